@@ -3,6 +3,7 @@
 //! One test, because the library has one state a process, and the order of its calls is what is asked here.
 
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, not their helpers.
 
 use std::os::raw::c_char;
 use std::path::{Path, PathBuf};

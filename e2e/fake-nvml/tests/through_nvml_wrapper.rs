@@ -1,5 +1,7 @@
 //! The library as its client sees it: loaded by path through `nvml-wrapper`, each time in a new process.
 
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, not their helpers.
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
