@@ -48,7 +48,8 @@ impl HealthServer {
         let listener = std::net::TcpListener::bind(address).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
         let bound = listener.local_addr().map_err(bind)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HealthError::Thread)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HealthError::Thread)?;
         let end = CancellationToken::new();
         let ended = end.clone();
         let app = router(registry, readiness);

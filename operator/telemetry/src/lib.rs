@@ -1,5 +1,5 @@
 //! What every long-running Koinon process shares: logs, a metrics registry, readiness, the health listener,
-//! an orderly stop, and a set of tasks none of which can die unseen.
+//! a bounded HTTP listener, an orderly stop, and a set of tasks none of which can die unseen.
 //!
 //! It is not a framework: a role gets a [`Process`] and uses the parts it needs. It knows neither Kubernetes nor Koinon.
 //!
@@ -12,6 +12,7 @@
 //! ```
 
 pub mod health;
+pub mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod process;

@@ -42,8 +42,8 @@ pub enum LogError {
 
 /// Sends events to standard error in the format asked for. Standard output stays free for what a command answers.
 pub fn init(args: &LogArgs) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|source| LogError::Filter { filter: args.log.clone(), source })?;
+    let filter =
+        EnvFilter::try_new(&args.log).map_err(|source| LogError::Filter { filter: args.log.clone(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match args.log_format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

@@ -81,7 +81,10 @@ mod tests {
         let stores = readiness.awaiting("stores", "first list");
         crds.met();
         assert!(!readiness.is_ready());
-        assert_eq!(readiness.pending().into_iter().collect::<Vec<_>>(), [("stores".to_owned(), "first list".to_owned())]);
+        assert_eq!(
+            readiness.pending().into_iter().collect::<Vec<_>>(),
+            [("stores".to_owned(), "first list".to_owned())]
+        );
         stores.met();
         assert!(readiness.is_ready());
     }
