@@ -1,0 +1,11 @@
+//! Writes the definitions into the repository, until `cargo xtask generate` does.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    for (path, text) in koinon_api::crd::files()? {
+        if let Some(folder) = std::path::Path::new(&path).parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, text)?;
+    }
+    Ok(())
+}

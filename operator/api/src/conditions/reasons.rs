@@ -1,0 +1,396 @@
+//! Why a condition has its value. A reason says what kind of thing happened; the numbers stand in the message.
+
+super::closed_set! {
+    /// The reason of a condition, an event or a refusal.
+    Reason {
+        // ---- several kinds
+        /// All is as it should be.
+        Ready,
+        /// The part that decides this has just started.
+        Starting,
+        /// It is being deleted.
+        Deleting,
+        /// The API server refused a write; the message says which.
+        WriteFailed,
+        /// An object could not be read; the others go on.
+        Undecodable,
+        /// A custom resource definition is missing or older than this operator.
+        CRDOutdated,
+
+        // ---- Cooperative: joining
+        /// This member is one of the founders.
+        Founded,
+        /// This member was admitted by a vote.
+        Admitted,
+        /// The application is with the sponsor.
+        Applying,
+        /// There is no invite to apply with.
+        InviteMissing,
+        /// The invite's secret was used before.
+        InviteUsed,
+        /// The invite's time is over.
+        InviteExpired,
+        /// The invite was made by another cooperative or for another member.
+        InviteForeign,
+        /// The sponsor knows no such invite.
+        InviteRefused,
+        /// The sponsor's history lacks the head that the invite names.
+        HistoryTruncated,
+        /// The sponsor does not answer.
+        SponsorUnreachable,
+        /// The cooperative voted against the application.
+        ApplicationRejected,
+        /// The application is malformed, or not signed by its own keys.
+        ApplicationInvalid,
+        /// The charter is malformed, not signed by every founder, or has another id.
+        CharterInvalid,
+        /// Another Cooperative in this namespace is older.
+        AnotherExists,
+        /// The operator's key is not the one that the charter or the application names.
+        KeyMismatch,
+        /// The member left.
+        Left,
+        /// The member was expelled.
+        Expelled,
+
+        // ---- Cooperative: signing
+        /// The operator signs.
+        Signing,
+        /// The key was made in another cluster; `kubectl koinon adopt` makes it this cluster's.
+        ClusterCloned,
+        /// The operator waits until a quorum has told it its own head.
+        RecoveringHead,
+        /// Too few members answer to learn the own head; `kubectl koinon resume` takes the risk.
+        ResumeNeeded,
+        /// There is no operator key.
+        KeyMissing,
+        /// The operator key is not admitted yet.
+        NotAdmitted,
+        /// The log is over its daily budget.
+        OverBudget,
+        /// Two entries of one log stand at one position.
+        LogForked,
+
+        // ---- Cooperative: surroundings
+        /// Every member is heard.
+        AllReachable,
+        /// A quorum is heard, but not every member.
+        QuorumReachable,
+        /// Fewer than a quorum are heard: what runs goes on, nothing new is placed or sealed.
+        Isolated,
+        /// There is no other member yet.
+        NoPeers,
+        /// The probe was held back.
+        Enforced,
+        /// The probe got through.
+        NotEnforced,
+        /// The probe got through, and the owner accepts that.
+        AcceptedUnenforced,
+        /// The probe could not run.
+        ProbeFailed,
+        /// The probe has not run yet.
+        NotProbed,
+        /// Foreign work is accepted.
+        AcceptingGuests,
+        /// Foreign work may end in its own time; nothing new comes.
+        DrainingGuests,
+        /// All foreign work is ended.
+        GuestsStopped,
+        /// This member has no gateway endpoint, so it can be a home only.
+        HomeOnly,
+        /// The weights cache answers.
+        CacheReady,
+        /// The weights cache does not answer.
+        CacheUnreachable,
+        /// The clock is within tolerance.
+        ClockInTolerance,
+        /// The clock is off by more than the charter tolerates.
+        ClockOffset,
+
+        // ---- Member
+        /// Heard recently.
+        Fresh,
+        /// Not heard for a while: no new work.
+        Suspect,
+        /// Not heard for long: its replicas are placed elsewhere.
+        Lost,
+        /// Never heard since this operator started.
+        NeverHeard,
+        /// Active in the current membership.
+        Active,
+        /// Suspended by a vote.
+        Suspended,
+        /// The local owner cordoned it.
+        Cordoned,
+        /// The log is whole.
+        LogWhole,
+        /// Entries of the log are missing.
+        LogGap,
+        /// It quotes other policy heads than this member holds.
+        HeadsDiffer,
+        /// It uses rules that this version does not know.
+        UnsupportedRules,
+
+        // ---- GPUNode
+        /// The library answers.
+        NVMLAnswers,
+        /// There is no NVML library where the agent looked.
+        LibraryMissing,
+        /// The library lacks a function that the survey needs.
+        SymbolMissing,
+        /// The kernel has no NVIDIA driver loaded.
+        DriverNotLoaded,
+        /// The agent may not open the devices.
+        PermissionDenied,
+        /// Library and driver are of different versions.
+        VersionMismatch,
+        /// The survey did not end in time and was killed.
+        Unresponsive,
+        /// NVML answered with an error.
+        NVMLError,
+        /// The agent's heartbeat is too old.
+        AgentSilent,
+        /// All devices are healthy.
+        AllHealthy,
+        /// Some device is not healthy or not known to be.
+        DeviceUnhealthy,
+        /// The node has no GPU.
+        NoDevices,
+
+        // ---- GPUPool, GPUOffer
+        /// GPUs are shared.
+        Sharing,
+        /// All that could be shared is in use or reserved.
+        NothingFree,
+        /// No node matches the pool's selector.
+        NoMatchingNodes,
+        /// Devices belong to an older pool.
+        Overlaps,
+        /// No other pool has these devices.
+        Exclusive,
+        /// Outside the owner's hours.
+        OutsideHours,
+        /// Figures of some node are too old to be used.
+        StaleNodes,
+        /// NVML and scheduler agree.
+        Consistent,
+        /// The scheduler knows fewer devices than NVML.
+        ResourceNotRegistered,
+        /// NVML sees fewer devices than the scheduler gives out.
+        FewerInNVML,
+        /// The offer is past its `notAfterTime`.
+        Expired,
+        /// The offer's member is not Active, or is cordoned here.
+        MemberNotUsable,
+
+        // ---- Proposal, Vote
+        /// It is signed.
+        Signed,
+        /// It is a draft; the message prints the command that signs it.
+        Unsigned,
+        /// It is valid.
+        Valid,
+        /// The fields differ from the signed payload.
+        EnvelopeMismatch,
+        /// A signature does not verify.
+        InvalidSignature,
+        /// The payload is not what its type says.
+        PayloadMalformed,
+        /// The payload is larger than allowed.
+        PayloadTooLarge,
+        /// It is for another cooperative.
+        ForeignCooperative,
+        /// It is signed by a key that is not its author's.
+        UnknownKey,
+        /// It is signed by an operator key, and only people may do this.
+        OperatorKeyNotAllowed,
+        /// The author has no vote here.
+        NotElector,
+        /// The electorate or the parent version is not known.
+        UnknownParent,
+        /// The times do not fit the class.
+        TimesInvalid,
+        /// The action is malformed, or contradicts what is already decided.
+        ActionInvalid,
+        /// Its author has too many open proposals.
+        TooManyOpen,
+        /// It is anchored.
+        Anchored,
+        /// This cluster is not the seat of the author, whose operator anchors it.
+        NotSeat,
+        /// It is not anchored yet.
+        AwaitingAnchor,
+        /// The proposal opens later.
+        Pending,
+        /// The proposal is open for votes.
+        Open,
+        /// The poll is over, the ballot box is being sealed.
+        AwaitingSeals,
+        /// It passed; its time lock runs.
+        AwaitingTimelock,
+        /// It passed; enacting seals are being gathered.
+        AwaitingEnactment,
+        /// It is enacted.
+        Enacted,
+        /// More voted against it than for it.
+        Rejected,
+        /// Too few voted.
+        QuorumNotMet,
+        /// It was vetoed.
+        Vetoed,
+        /// Its author took it back.
+        Withdrawn,
+        /// It rests on a version that is no longer in force.
+        Stale,
+        /// It repeats what was rejected a short while ago.
+        CoolDown,
+        /// No quorum sealed it in time.
+        Stalled,
+        /// Another proposal took its slot.
+        Superseded,
+        /// It was cancelled by a vote.
+        Cancelled,
+        /// The vote is in the tally.
+        Counted,
+        /// The vote waits for its proposal to be known.
+        UnknownProposal,
+        /// The vote was signed before the poll opened.
+        TooEarly,
+        /// The vote was signed after the poll closed.
+        TooLate,
+        /// A later vote of the same member counts.
+        SupersededByVote,
+        /// The vote reached no sealed ballot box.
+        NotInBox,
+
+        // ---- ModelRelease, PolicyVersion, Statement
+        /// No vote approved it.
+        NotEnacted,
+        /// The local owner denies it.
+        DeniedLocally,
+        /// A newer version is in force.
+        Superseding,
+        /// Its kind is not known to this version; it is kept and passed on.
+        KindUnknown,
+
+        // ---- InferenceJob
+        /// The namespace lacks the label that lets jobs run in it.
+        NamespaceNotAllowed,
+        /// Another job of the namespace has this served name.
+        ServedNameTaken,
+        /// The catalogue has no such engine.
+        EngineUnknown,
+        /// The engine is not among those that the release names.
+        EngineNotAllowed,
+        /// The engine has no such option.
+        EngineOptionUnknown,
+        /// The engine's option does not take this value.
+        EngineOptionInvalid,
+        /// The cooperative approved the release.
+        ReleaseEnacted,
+        /// The job stays in its own cluster, which needs no approval.
+        LocalScope,
+        /// The cooperative approved no release with this digest and quantisation.
+        ReleaseNotEnacted,
+        /// The cooperative withdrew the release.
+        ReleaseWithdrawn,
+        /// Every replica has its host.
+        AllPlaced,
+        /// Some replicas have their host.
+        PartlyPlaced,
+        /// No replica is wanted.
+        ScaledToZero,
+        /// No member shares GPUs of this class.
+        ClassUnknown,
+        /// No node has as many GPUs as one replica needs.
+        ExceedsLargestNode,
+        /// No member has enough free GPUs at present.
+        NoCapacity,
+        /// No member passes the job's own rules.
+        NoEligibleMember,
+        /// No offer has arrived yet.
+        NoOffers,
+        /// A host was asked and has not answered.
+        AwaitingGrant,
+        /// The hosts that were asked refused.
+        RefusedByHosts,
+        /// Its host is gone; another is being found.
+        Replacing,
+        /// So many members vanished at once that the fault is probably here; nothing is moved.
+        MassLossGuard,
+
+        // ---- Placement: granting
+        /// The host granted it.
+        Granted,
+        /// The home is not an Active member.
+        NotAMember,
+        /// The home is suspended.
+        MemberSuspended,
+        /// The pool does not serve this home.
+        NotAllowedByPool,
+        /// The home holds as many GPUs of the pool as it may.
+        MemberLimit,
+        /// The host does not confine guests, and its owner does not accept that.
+        NetworkPolicyUnenforced,
+        /// A higher epoch was seen; the message names it.
+        EpochTooLow,
+        /// Another request took the GPUs in the same instant.
+        ReservationConflict,
+        /// The request is malformed.
+        RequestInvalid,
+        /// Host rules and request ask for different partitions or lease times.
+        LeaseNotAllowed,
+
+        // ---- Placement: loading and running
+        /// Weights are being fetched.
+        WeightsLoading,
+        /// Weights are complete and verified.
+        WeightsVerified,
+        /// The weights' digest is not the one that was approved.
+        DigestMismatch,
+        /// The source of the weights does not answer.
+        SourceUnreachable,
+        /// The owner's sources have none for this URI.
+        SourceUnknown,
+        /// The cache has no room.
+        CacheFull,
+        /// The pod waits for a node.
+        Unschedulable,
+        /// The image cannot be pulled.
+        ImagePullFailed,
+        /// Admission refused the pod.
+        PodRefused,
+        /// The engine starts.
+        EngineStarting,
+        /// The engine answers its probe.
+        EngineReady,
+        /// The engine ended or fails its probe.
+        EngineFailed,
+
+        // ---- Placement: routing and ending
+        /// Calls are routed to it.
+        Routable,
+        /// The engine is not ready.
+        NotReady,
+        /// The host is not heard, so no call is sent there.
+        HostSuspect,
+        /// The host is lost.
+        HostLost,
+        /// The host's grant ran out.
+        LeaseLapsed,
+        /// A copy with a higher epoch serves.
+        EpochFenced,
+        /// The home withdrew the route.
+        RouteWithdrawn,
+        /// The home no longer lists it.
+        OmittedByHome,
+        /// The job is gone or needs fewer replicas.
+        NoLongerWanted,
+        /// The owner needs the GPUs.
+        ReclaimedByOwner,
+        /// It is given its time to finish.
+        Draining,
+        /// It has ended; nothing is held.
+        Released,
+    }
+}

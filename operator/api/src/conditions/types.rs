@@ -1,0 +1,69 @@
+//! What conditions are about. Every one is phrased so that True is the good case.
+
+super::closed_set! {
+    /// The type of a condition.
+    ConditionType {
+        /// The summary of a resource: it does what it is there for.
+        Ready,
+
+        /// `Cooperative`: this cluster belongs to the cooperative.
+        Joined,
+        /// `Cooperative`: this operator may sign statements.
+        Signing,
+        /// `Cooperative`: enough members are heard directly to decide together.
+        PeersReachable,
+        /// `Cooperative`: NetworkPolicies hold back a probe.
+        NetworkPolicyEnforced,
+        /// `Cooperative`: foreign work may come and stay.
+        AcceptingGuests,
+        /// `Cooperative`: the weights cache answers.
+        WeightsCacheReady,
+        /// `Cooperative`: this clock agrees with the peers' within the charter's tolerance.
+        ClockSynced,
+
+        /// `Member`: it was heard within the charter's limits.
+        Reachable,
+        /// `Member`: it is Active in the current membership and not cordoned here.
+        Usable,
+        /// `Member`: its log is one gapless chain within its budget.
+        LogIntact,
+
+        /// `GPUNode`: the driver's library answers.
+        NVMLAvailable,
+        /// `GPUNode`: every device is healthy.
+        DevicesHealthy,
+        /// `GPUPool`: no device of it belongs to an older pool.
+        Exclusive,
+        /// `GPUPool`, `GPUOffer`: the figures are recent.
+        Fresh,
+        /// `GPUPool`: NVML and the scheduler tell the same story.
+        SchedulerConsistent,
+
+        /// `Proposal`, `Vote`: it carries a signed envelope.
+        Signed,
+        /// `Proposal`, `Vote`, `InferenceJob`: it is well formed and allowed.
+        Accepted,
+        /// `Proposal`, `Vote`: it stands in a member's log, from where it counts.
+        Anchored,
+        /// `Proposal`, `ModelRelease`, `PolicyVersion`: the cooperative decided so.
+        Enacted,
+        /// `Vote`: it is part of the tally.
+        Counted,
+        /// `Statement`: it is part of its author's log or ballot and understood.
+        Effective,
+
+        /// `InferenceJob`: its model may be served at its scope.
+        Approved,
+        /// `InferenceJob`: every replica has a host that granted it.
+        Placed,
+
+        /// `Placement`: the host reserved the GPUs and said so.
+        Granted,
+        /// `Placement`: the weights are complete and verified at the host.
+        Loaded,
+        /// `Placement`: the home's gateways send calls to it.
+        Routable,
+        /// `Placement`: it has ended and holds nothing any more.
+        Released,
+    }
+}

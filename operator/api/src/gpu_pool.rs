@@ -1,0 +1,298 @@
+//! `GPUPool`: what an owner shares.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::Evidence;
+
+/// The GPUs that an owner shares with the cooperative. A device belongs to one pool: where two select the same node, the
+/// older pool has its devices and the other says Overlaps.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "koinon.dev",
+    version = "v1alpha1",
+    kind = "GPUPool",
+    plural = "gpupools",
+    namespaced,
+    status = "GPUPoolStatus",
+    derive = "PartialEq",
+    cel,
+    shortname = "kpool",
+    category = "koinon",
+    doc = "The GPUs that an owner shares with the cooperative.",
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(name = "Installed", type_ = "integer", json_path = ".status.installed"),
+    printcolumn(name = "Leased", type_ = "integer", json_path = ".status.leased"),
+    printcolumn(name = "Offered", type_ = "integer", json_path = ".status.offered"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "AsOf", type_ = "date", json_path = ".status.asOfTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct GPUPoolSpec {
+    /// Labels of the nodes whose GPUs are shared. Empty: every node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Classes that are shared, as `h100-80`. Empty: every class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::gpu_classes")]
+    pub classes: Vec<String>,
+    /// GPUs of each class that stay free for the owner.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub reserve: i32,
+    /// When GPUs are shared, in UTC. Empty: always. Outside of it nothing new comes; what runs stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 28))]
+    pub hours: Vec<Hours>,
+    /// How long foreign work may go on after the owner asks for a GPU back.
+    #[serde(default = "default_reclaim")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub reclaim_notice_seconds: i32,
+    /// Whom they are shared with.
+    #[serde(default)]
+    pub members: PoolMembers,
+    /// What pods need to run on these nodes.
+    #[serde(default)]
+    pub pod: PoolPod,
+}
+
+fn default_reclaim() -> i32 {
+    3600
+}
+
+/// A span of time in the week, in UTC.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.from != self.to").message("from and to must differ; leave hours out to share always"))]
+pub struct Hours {
+    /// The days on which the span begins. Empty: every day.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 7))]
+    pub days: Vec<Weekday>,
+    /// When it begins, as `20:00`.
+    #[schemars(schema_with = "clock")]
+    pub from: String,
+    /// When it ends, as `06:00`. Earlier than `from` means the next day.
+    #[schemars(schema_with = "clock")]
+    pub to: String,
+}
+
+/// A day of the week.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[allow(missing_docs)]
+pub enum Weekday {
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
+    Sunday,
+}
+
+/// Whom a pool is shared with.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolMembers {
+    /// The members that may use it. Empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::members")]
+    pub allow: Vec<String>,
+    /// The most GPUs of this pool that one member may hold at a time. Absent: no such limit.
+    #[serde(default, rename = "maxGPUsEach", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_gpus_each: Option<i32>,
+}
+
+/// What engine pods need to run on a pool's nodes.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolPod {
+    /// Taints that engine pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub tolerations: Vec<Toleration>,
+    /// The runtime class of engine pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::object_name")]
+    pub runtime_class_name: Option<String>,
+    /// The priority class of engine pods: below the owner's own work, so that the owner's pods push foreign ones out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::object_name")]
+    pub priority_class_name: Option<String>,
+    /// The resource that the device plugin registers.
+    #[serde(default = "default_resource")]
+    #[schemars(schema_with = "resource")]
+    pub resource_name: String,
+}
+
+impl Default for PoolPod {
+    fn default() -> Self {
+        Self {
+            tolerations: Vec::new(),
+            runtime_class_name: None,
+            priority_class_name: None,
+            resource_name: default_resource(),
+        }
+    }
+}
+
+fn default_resource() -> String {
+    crate::labels::GPU_RESOURCE.to_owned()
+}
+
+/// What a pool amounts to.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GPUPoolStatus {
+    /// The generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many nodes the pool has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub nodes: Option<i32>,
+    /// How many of them have figures that are too old to be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub stale_nodes: Option<i32>,
+    /// All devices, over all classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub installed: Option<i32>,
+    /// Devices that foreign work holds, over all classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub leased: Option<i32>,
+    /// Devices that others may ask for, over all classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub offered: Option<i32>,
+    /// The figures, by class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["class".into()]))]
+    #[schemars(length(max = 64))]
+    pub classes: Vec<PoolClass>,
+    /// When the oldest figure in here was true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of_time: Option<Time>,
+    /// Exclusive, Fresh, SchedulerConsistent, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The devices of one class in a pool. Every device is counted once by health, and at most once by use.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.healthy + self.degraded + self.unhealthy + self.unknown == self.installed").message("healthy, degraded, unhealthy and unknown devices must add up to the installed ones"))]
+#[x_kube(validation = Rule::new("self.offered + self.leased + self.ownerRequested + self.orphaned <= self.installed").message("offered, leased, owner-requested and orphaned devices cannot exceed the installed ones"))]
+#[x_kube(validation = Rule::new("self.offered <= self.healthy && self.largestNode <= self.offered").message("only healthy devices are offered, and no node offers more than all together"))]
+pub struct PoolClass {
+    /// The class, as `h100-80`.
+    #[schemars(schema_with = "crate::schema::gpu_class")]
+    pub class: String,
+    /// The product.
+    #[schemars(schema_with = "crate::schema::line")]
+    pub product: String,
+    /// The memory of one device.
+    #[schemars(range(min = 0))]
+    pub memory_bytes: i64,
+    /// How well the figures are supported.
+    pub evidence: Evidence,
+    /// All devices.
+    #[schemars(range(min = 0))]
+    pub installed: i32,
+    /// Devices that work.
+    #[schemars(range(min = 0))]
+    pub healthy: i32,
+    /// Devices that work, and should be looked at.
+    #[schemars(range(min = 0))]
+    pub degraded: i32,
+    /// Devices that must not be used.
+    #[schemars(range(min = 0))]
+    pub unhealthy: i32,
+    /// Devices of which nobody can tell.
+    #[schemars(range(min = 0))]
+    pub unknown: i32,
+    /// Devices that the owner's own pods hold.
+    #[schemars(range(min = 0))]
+    pub owner_requested: i32,
+    /// Devices kept free for the owner.
+    #[schemars(range(min = 0))]
+    pub owner_reserve: i32,
+    /// Devices reserved for or held by foreign work.
+    #[schemars(range(min = 0))]
+    pub leased: i32,
+    /// Devices in use by something that no pod accounts for.
+    #[schemars(range(min = 0))]
+    pub orphaned: i32,
+    /// Devices that others may ask for.
+    #[schemars(range(min = 0))]
+    pub offered: i32,
+    /// The most of these on one node: the largest single job that fits.
+    #[schemars(range(min = 0))]
+    pub largest_node: i32,
+}
+
+fn clock(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$", "maxLength": 5})
+}
+
+fn resource(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "maxLength": 253,
+        "pattern": "^[a-z0-9][-a-z0-9.]*\\.[a-z]+/[A-Za-z0-9][-A-Za-z0-9_.]*$"})
+}
+
+const MINUTES_A_DAY: i64 = 24 * 60;
+
+impl GPUPoolSpec {
+    /// Whether the owner's hours let new foreign work in at this moment (Unix seconds). A span that cannot be read is
+    /// closed: its pattern is enforced by the API server, so what arrives here unreadable came around it.
+    #[must_use]
+    pub fn open_at(&self, unix_seconds: i64) -> bool {
+        self.hours.is_empty() || self.hours.iter().any(|h| h.contains(unix_seconds))
+    }
+}
+
+impl Hours {
+    fn contains(&self, unix_seconds: i64) -> bool {
+        let (Some(from), Some(to)) = (minute_of_day(&self.from), minute_of_day(&self.to)) else { return false };
+        let minutes = unix_seconds.div_euclid(60);
+        let (day, minute) = (minutes.div_euclid(MINUTES_A_DAY), minutes.rem_euclid(MINUTES_A_DAY));
+        if from < to {
+            self.begins_on(day) && (from..to).contains(&minute)
+        } else {
+            (self.begins_on(day) && minute >= from) || (self.begins_on(day - 1) && minute < to)
+        }
+    }
+
+    fn begins_on(&self, day: i64) -> bool {
+        use Weekday::{Friday, Monday, Saturday, Sunday, Thursday, Tuesday, Wednesday};
+        // Day 0 of Unix time was a Thursday.
+        let weekday = match day.rem_euclid(7) {
+            0 => Thursday,
+            1 => Friday,
+            2 => Saturday,
+            3 => Sunday,
+            4 => Monday,
+            5 => Tuesday,
+            _ => Wednesday,
+        };
+        self.days.is_empty() || self.days.contains(&weekday)
+    }
+}
+
+fn minute_of_day(clock: &str) -> Option<i64> {
+    let (hours, minutes) = clock.split_once(':')?;
+    let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
+    ((0..24).contains(&hours) && (0..60).contains(&minutes)).then_some(hours * 60 + minutes)
+}

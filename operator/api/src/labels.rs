@@ -1,0 +1,132 @@
+//! Every label, annotation, finalizer, port and fixed name that two parts must agree on.
+
+/// Finalizer on what must be wound up before it goes. It waits for publication, never for a peer.
+pub const FINALIZER: &str = "koinon.dev/cleanup";
+
+// ---- labels on namespaces
+
+/// On a guest namespace: the home member whose work runs there. Gate 2 looks for it.
+pub const GUEST_OF: &str = "koinon.dev/guest-of";
+/// On a namespace: an admin lets jobs run here. Its value is [`JOBS_ALLOWED`].
+pub const JOBS: &str = "koinon.dev/jobs";
+/// The value of [`JOBS`].
+pub const JOBS_ALLOWED: &str = "allowed";
+
+// ---- labels on rendered objects
+
+/// The name of the Placement that an object was rendered for.
+pub const PLACEMENT: &str = "koinon.dev/placement";
+/// What part of a Placement, or of the installation, an object is. See [`PART_ENGINE`].
+pub const PART: &str = "koinon.dev/part";
+/// The value of [`PART`] on engine pods and what belongs to them.
+pub const PART_ENGINE: &str = "engine";
+/// The value of [`PART`] on the pods of the NetworkPolicy probe.
+pub const PART_PROBE: &str = "probe";
+/// On a Placement: the name of its job at home.
+pub const JOB: &str = "koinon.dev/job";
+/// On a Placement: the UID of its job at home.
+pub const JOB_UID: &str = "koinon.dev/job-uid";
+/// On a Placement: the number of its replica.
+pub const REPLICA: &str = "koinon.dev/replica";
+
+// ---- labels on statements and what mirrors them
+
+/// The member that signed.
+pub const AUTHOR: &str = "koinon.dev/author";
+/// The kind of statement, in kebab-case.
+pub const KIND: &str = "koinon.dev/kind";
+/// The log of an entry: the first 12 hex digits of its operator key.
+pub const LOG: &str = "koinon.dev/log";
+/// On a Proposal or Vote that the operator wrote from a foreign statement.
+pub const MIRROR: &str = "koinon.dev/mirror";
+/// The proposal that a Vote is about: the first 40 hex digits of its id.
+pub const PROPOSAL: &str = "koinon.dev/proposal";
+
+// ---- labels on Secrets
+
+/// On a Secret that holds the hash of an API key.
+pub const API_KEY: &str = "koinon.dev/apikey";
+/// On a Secret that holds the hash of an invite.
+pub const INVITE: &str = "koinon.dev/invite";
+/// The value of [`MIRROR`], [`API_KEY`] and [`INVITE`].
+pub const TRUE: &str = "true";
+
+// ---- annotations
+
+/// On the operator key: the UID of `kube-system` where it was made, by which a clone is noticed.
+pub const CLUSTER_UID: &str = "koinon.dev/cluster-uid";
+/// On the operator key: its public half.
+pub const PUBLIC_KEY: &str = "koinon.dev/public-key";
+/// On an invite: who used it.
+pub const USED_BY: &str = "koinon.dev/used-by";
+/// On an object that an owner reclaims: the Placement drains.
+pub const RECLAIM: &str = "koinon.dev/reclaim";
+
+// ---- fixed names
+
+/// The release's name, which begins the names of its parts.
+pub const RELEASE: &str = "koinon";
+/// The namespace that the release is installed in unless the admin chooses another.
+pub const RELEASE_NAMESPACE: &str = "koinon-system";
+/// The namespace of the agents, whose privileges need one of their own.
+pub const AGENT_NAMESPACE: &str = "koinon-agent";
+/// The operator's service account and its Deployment.
+pub const OPERATOR: &str = "koinon-operator";
+/// The gateway's service account and its Deployment.
+pub const GATEWAY: &str = "koinon-gateway";
+/// The weights cache's service account, its StatefulSet and its Service.
+pub const WEIGHTS: &str = "koinon-weights";
+/// The agent's service account and its DaemonSet.
+pub const AGENT: &str = "koinon-agent";
+/// The Service of the peer endpoint.
+pub const PEER_SERVICE: &str = "koinon-peer";
+/// The Service of the gateway for members.
+pub const GATEWAY_PEER_SERVICE: &str = "koinon-gateway-peer";
+/// The Secret with the operator key.
+pub const OPERATOR_KEY_SECRET: &str = "koinon-operator-key";
+/// The entry of [`OPERATOR_KEY_SECRET`] with the key in PKCS#8.
+pub const OPERATOR_KEY_ENTRY: &str = "key.pem";
+/// The Secret with the gateway's certificate, which the operator renews.
+pub const GATEWAY_TLS_SECRET: &str = "koinon-gateway-tls";
+/// The Lease by which one of the operators leads.
+pub const LEADER_LEASE: &str = "koinon-operator";
+/// The entry of a reservation ConfigMap.
+pub const RESERVATIONS_ENTRY: &str = "reservations.json";
+/// The extended resource that NVIDIA's device plugin registers.
+pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
+
+// ---- rendered pods
+
+/// The init container that copies and verifies the weights.
+pub const WEIGHTS_CONTAINER: &str = "weights";
+/// The container of the engine.
+pub const ENGINE_CONTAINER: &str = "engine";
+/// Where the weights lie in an engine pod.
+pub const MODELS_PATH: &str = "/models";
+/// The engine's home folder.
+pub const HOME_PATH: &str = "/home/koinon";
+/// The user and group that engine pods run as unless their image says another number.
+pub const ENGINE_UID: i64 = 65532;
+
+// ---- ports
+
+/// The peer endpoint.
+pub const PEER_PORT: i32 = 7443;
+/// The gateway for members.
+pub const GATEWAY_PEER_PORT: i32 = 7444;
+/// The gateway for applications, in its pod.
+pub const GATEWAY_PORT: i32 = 8080;
+/// The gateway for applications, at its Service.
+pub const GATEWAY_SERVICE_PORT: i32 = 80;
+/// The weights cache.
+pub const WEIGHTS_PORT: i32 = 8081;
+/// The port of the Service before an engine, whatever the engine listens on.
+pub const ENGINE_SERVICE_PORT: i32 = 8000;
+/// Health and metrics of the operator.
+pub const OPERATOR_METRICS_PORT: i32 = 9090;
+/// Health and metrics of the agent.
+pub const AGENT_METRICS_PORT: i32 = 9091;
+/// Health and metrics of the gateway.
+pub const GATEWAY_METRICS_PORT: i32 = 9092;
+/// Health and metrics of the weights cache.
+pub const WEIGHTS_METRICS_PORT: i32 = 9093;
