@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The pure domain of Koinon.
+//!
+//! Everything that members must agree on is computed here from values: what a statement is, which of them form a
+//! log, what was decided, where a job may run, who may hold a GPU. There is no clock, no randomness, no I/O, no
+//! Kubernetes and no float in any outcome, so every member computes the same bytes from the same statements.
+//!
+//! ```text
+//! bytes ─▶ dsse ─▶ statement ─▶ log ─▶ policy (tally, sealing)      decisions
+//!                      └──────▶ latest ─▶ liveness, planner, placement   work
+//! ```
+
+pub mod body;
+pub mod dsse;
+pub mod founding;
+pub mod ids;
+pub mod json;
+pub mod kind;
+pub mod liveness;
+pub mod manifest;
+pub mod placement;
+pub mod planner;
+pub mod presets;
+pub mod sizing;
+pub mod statement;
+#[cfg(test)]
+pub mod testkit;

@@ -1,0 +1,148 @@
+//! What statements say. Bodies that decide are closed: an unknown field makes them invalid, because a reader that
+//! skips what it does not know would decide something else than its neighbour. Bodies of Latest statements are open.
+
+pub mod catalogue;
+pub mod charter;
+pub mod entry;
+pub mod latest;
+pub mod member;
+pub mod proposal;
+
+use serde_json::Value;
+
+use crate::json::shorten;
+use crate::kind::Kind;
+
+pub use catalogue::{Engine, ModelRelease};
+pub use charter::{Charter, Class, ClassRules, Parameters};
+pub use entry::{Anchor, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot};
+pub use latest::{Beacon, Grants, Offer, Requests};
+pub use member::{Application, Member};
+pub use proposal::{Action, Leave, Proposal, Scope, Vote};
+
+/// The version of the rules that this code decides by.
+pub const RULES: u32 = 1;
+
+/// A body that was read, or why it has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The founding charter.
+    Charter(Box<Charter>),
+    /// A request to be admitted.
+    Application(Box<Application>),
+    /// Something to vote on.
+    Proposal(Box<Proposal>),
+    /// A vote.
+    Vote(Vote),
+    /// A member's own leaving.
+    Leave(Leave),
+    /// A human statement's place in a log.
+    Anchor(Box<Anchor>),
+    /// What one operator sealed as the content of a ballot box.
+    CloseSeal(CloseSeal),
+    /// One operator's signature under an enactment.
+    EnactSeal(EnactSeal),
+    /// Proof that a log forked.
+    Evidence(Box<Evidence>),
+    /// A new log after the old one was lost.
+    LogResume(LogResume),
+    /// A sign of life with the heads of logs and policies.
+    Beacon(Box<Beacon>),
+    /// What a member offers.
+    Offer(Box<Offer>),
+    /// All that a home asks of one host.
+    Requests(Box<Requests>),
+    /// All that a host holds for one home.
+    Grants(Box<Grants>),
+    /// Stored and relayed, without effect.
+    Opaque(Opaque),
+}
+
+/// Why a statement with a good signature has no effect here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Opaque {
+    /// A kind of a later version.
+    #[error("its kind is not known to this version")]
+    UnknownKind,
+    /// Rules of a later version.
+    #[error("it follows rules {0}, this version decides by rules {RULES}")]
+    UnsupportedRules(u32),
+    /// The body breaks its schema.
+    #[error("its body is not valid: {0}")]
+    Malformed(String),
+}
+
+impl Body {
+    /// The body as JSON; `None` for an opaque one, which exists only as the bytes that were signed.
+    pub fn to_json(&self) -> Option<Value> {
+        match self {
+            Self::Charter(b) => serde_json::to_value(b),
+            Self::Application(b) => serde_json::to_value(b),
+            Self::Proposal(b) => serde_json::to_value(b),
+            Self::Vote(b) => serde_json::to_value(b),
+            Self::Leave(b) => serde_json::to_value(b),
+            Self::Anchor(b) => serde_json::to_value(b),
+            Self::CloseSeal(b) => serde_json::to_value(b),
+            Self::EnactSeal(b) => serde_json::to_value(b),
+            Self::Evidence(b) => serde_json::to_value(b),
+            Self::LogResume(b) => serde_json::to_value(b),
+            Self::Beacon(b) => serde_json::to_value(b),
+            Self::Offer(b) => serde_json::to_value(b),
+            Self::Requests(b) => serde_json::to_value(b),
+            Self::Grants(b) => serde_json::to_value(b),
+            Self::Opaque(_) => return None,
+        }
+        .ok()
+    }
+
+    /// The kind of statement this is the body of; `None` for an opaque one.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Charter(_) => Kind::Charter,
+            Self::Application(_) => Kind::Application,
+            Self::Proposal(_) => Kind::Proposal,
+            Self::Vote(_) => Kind::Vote,
+            Self::Leave(_) => Kind::Leave,
+            Self::Anchor(_) => Kind::Anchor,
+            Self::CloseSeal(_) => Kind::CloseSeal,
+            Self::EnactSeal(_) => Kind::EnactSeal,
+            Self::Evidence(_) => Kind::Evidence,
+            Self::LogResume(_) => Kind::LogResume,
+            Self::Beacon(_) => Kind::Beacon,
+            Self::Offer(_) => Kind::Offer,
+            Self::Requests(_) => Kind::Requests,
+            Self::Grants(_) => Kind::Grants,
+            Self::Opaque(_) => return None,
+        })
+    }
+
+    /// Reads the body of a statement of `kind` under `rules`.
+    pub(crate) fn read(kind: &Kind, rules: u32, value: Value) -> Self {
+        if rules != RULES {
+            return Self::Opaque(Opaque::UnsupportedRules(rules));
+        }
+        fn typed<T: serde::de::DeserializeOwned>(value: Value, wrap: fn(T) -> Body) -> Body {
+            match serde_json::from_value(value) {
+                Ok(body) => wrap(body),
+                Err(error) => Body::Opaque(Opaque::Malformed(shorten(&error.to_string()))),
+            }
+        }
+        match kind {
+            Kind::Charter => typed(value, Self::Charter),
+            Kind::Application => typed(value, Self::Application),
+            Kind::Proposal => typed(value, Self::Proposal),
+            Kind::Vote => typed(value, Self::Vote),
+            Kind::Leave => typed(value, Self::Leave),
+            Kind::Anchor => typed(value, Self::Anchor),
+            Kind::CloseSeal => typed(value, Self::CloseSeal),
+            Kind::EnactSeal => typed(value, Self::EnactSeal),
+            Kind::Evidence => typed(value, Self::Evidence),
+            Kind::LogResume => typed(value, Self::LogResume),
+            Kind::Beacon => typed(value, Self::Beacon),
+            Kind::Offer => typed(value, Self::Offer),
+            Kind::Requests => typed(value, Self::Requests),
+            Kind::Grants => typed(value, Self::Grants),
+            Kind::Other(_) => Self::Opaque(Opaque::UnknownKind),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Strict JSON: what two careful readers could understand differently is an error.
+//!
+//! Signed bytes are read by independent programs. A duplicate key, a float, a number beyond 64 bits or nesting
+//! without bound would let one payload mean two things, so all of them are refused before any typed reading.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+/// Deepest nesting of a payload.
+pub const MAX_DEPTH: usize = 32;
+
+/// Why bytes are not strict JSON of the expected shape.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// More bytes than the limit of this sort of document.
+    #[error("cannot read a document of {seen} bytes: at most {allowed} are allowed")]
+    TooLarge {
+        /// The limit.
+        allowed: usize,
+        /// What came.
+        seen: usize,
+    },
+    /// Not JSON, or JSON with duplicate keys, floats, deep nesting or trailing bytes.
+    #[error("cannot read strict JSON: {0}")]
+    NotStrict(String),
+    /// Strict JSON of another shape than expected.
+    #[error("cannot read {what}: {why}")]
+    Shape {
+        /// What was expected.
+        what: &'static str,
+        /// The first difference.
+        why: String,
+    },
+}
+
+/// Checks that `bytes` are strict JSON.
+pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
+    let not_strict = |error: serde_json::Error| JsonError::NotStrict(shorten(&error.to_string()));
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    Strict { depth: 0 }.deserialize(&mut reader).map_err(not_strict)?;
+    reader.end().map_err(not_strict)
+}
+
+/// Reads a `T` from at most `limit` bytes of strict JSON.
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], limit: usize, what: &'static str) -> Result<T, JsonError> {
+    if bytes.len() > limit {
+        return Err(JsonError::TooLarge { allowed: limit, seen: bytes.len() });
+    }
+    check(bytes)?;
+    serde_json::from_slice(bytes).map_err(|error| JsonError::Shape { what, why: shorten(&error.to_string()) })
+}
+
+/// Hostile text travels inside serde's messages; conditions and logs get its beginning only.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("strict JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
+        // Kubernetes and half of the world's JSON readers stop at a signed 64 bit number.
+        if i64::try_from(number).is_err() {
+            return Err(E::custom(format_args!("number {number} is beyond 64 bits with sign")));
+        }
+        Ok(())
+    }
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
+        Err(E::custom(format_args!("number {number} is not an integer")))
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while items.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        let mut keys = BTreeSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if keys.contains(&key) {
+                return Err(A::Error::custom(format_args!("duplicate key {:?}", shorten(&key))));
+            }
+            keys.insert(key);
+            entries.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, because: &str) {
+        let error = check(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(because), "{text}: {error}");
+    }
+
+    #[test]
+    fn plain_documents_are_read() {
+        check(br#" {"a":[1,-2,true,null,"x\u00e9"],"b":{"a":9223372036854775807}} "#).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_refused_also_when_it_is_spelled_differently() {
+        refused(r#"{"a":1,"a":1}"#, "duplicate key");
+        refused(r#"{"a":1,"\u0061":1}"#, "duplicate key");
+        refused(r#"[{"x":{"a":1,"b":2,"a":3}}]"#, "duplicate key");
+    }
+
+    #[test]
+    fn anything_but_an_integer_of_64_bits_is_refused() {
+        for float in ["1.0", "1e2", "-0", "0.5", "9223372036854775808", "123456789012345678901234567890"] {
+            assert!(check(float.as_bytes()).is_err(), "{float}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        check(nested(MAX_DEPTH).as_bytes()).unwrap();
+        refused(&nested(MAX_DEPTH + 1), "nested deeper");
+        refused(&"[".repeat(100_000), "nested deeper");
+    }
+
+    #[test]
+    fn trailing_bytes_byte_order_marks_and_broken_text_are_refused() {
+        refused("{} {}", "trailing");
+        assert!(check(b"\xef\xbb\xbf{}").is_err());
+        assert!(check(b"{\"a\":\"\xff\"}").is_err());
+        assert!(check(br#"{"a":"\ud800"}"#).is_err());
+        assert!(check(b"").is_err());
+    }
+
+    #[test]
+    fn the_limit_is_named() {
+        let error = from_slice::<Vec<i64>>(b"[1,2,3]", 3, "numbers").unwrap_err();
+        assert_eq!(error, JsonError::TooLarge { allowed: 3, seen: 7 });
+    }
+}

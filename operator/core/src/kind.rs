@@ -1,0 +1,157 @@
+//! The kinds of statements and where each of them stands.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::dsse::{MAX_DOCUMENT, MAX_HUMAN_PAYLOAD, MAX_PAYLOAD};
+use crate::ids::{IdError, as_string};
+
+/// What a statement is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Human: the founding charter.
+    Charter,
+    /// Human: a request to be admitted.
+    Application,
+    /// Human: something to vote on.
+    Proposal,
+    /// Human: a vote.
+    Vote,
+    /// Human: a member's own leaving.
+    Leave,
+    /// Log: a human statement's place.
+    Anchor,
+    /// Log: the content of a ballot box as one operator sealed it.
+    CloseSeal,
+    /// Log: one operator's signature under an enactment.
+    EnactSeal,
+    /// Log: proof of a fork.
+    Evidence,
+    /// Log: names the head of a lost log.
+    LogResume,
+    /// Latest: a sign of life.
+    Beacon,
+    /// Latest: capacity on offer.
+    Offer,
+    /// Latest: all that a home asks of one host.
+    Requests,
+    /// Latest: all that a host holds for one home.
+    Grants,
+    /// A kind of a later version: stored and relayed, without effect.
+    Other(OtherKind),
+}
+
+/// The name of a kind that this version does not know.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OtherKind(String);
+
+/// Where statements of a kind stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Signed by people, without a position.
+    Human,
+    /// An entry of a log.
+    Log,
+    /// The newest of its subject counts.
+    Latest,
+}
+
+/// The kinds with a meaning, and their names on the wire.
+const KNOWN: [(Kind, &str, Place); 14] = [
+    (Kind::Charter, "charter", Place::Human),
+    (Kind::Application, "application", Place::Human),
+    (Kind::Proposal, "proposal", Place::Human),
+    (Kind::Vote, "vote", Place::Human),
+    (Kind::Leave, "leave", Place::Human),
+    (Kind::Anchor, "anchor", Place::Log),
+    (Kind::CloseSeal, "close-seal", Place::Log),
+    (Kind::EnactSeal, "enact-seal", Place::Log),
+    (Kind::Evidence, "evidence", Place::Log),
+    (Kind::LogResume, "log-resume", Place::Log),
+    (Kind::Beacon, "beacon", Place::Latest),
+    (Kind::Offer, "offer", Place::Latest),
+    (Kind::Requests, "requests", Place::Latest),
+    (Kind::Grants, "grants", Place::Latest),
+];
+
+impl Kind {
+    /// The name on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(OtherKind(name)) => name,
+            known => KNOWN.iter().find(|(kind, ..)| kind == known).map_or("", |(_, name, _)| name),
+        }
+    }
+
+    /// Where statements of this kind stand; `None` if only a later version knows.
+    pub fn place(&self) -> Option<Place> {
+        KNOWN.iter().find(|(kind, ..)| kind == self).map(|(_, _, place)| *place)
+    }
+
+    /// The media type of its envelopes.
+    pub fn payload_type(&self) -> String {
+        format!("application/vnd.koinon.{self}.v1+json")
+    }
+
+    /// The kind whose media type `payload_type` is.
+    pub fn of_payload_type(payload_type: &str) -> Option<Self> {
+        payload_type.strip_prefix("application/vnd.koinon.")?.strip_suffix(".v1+json")?.parse().ok()
+    }
+
+    /// Largest payload of this kind. An application travels inside a proposal, and that inside an anchor.
+    pub fn max_payload(&self) -> usize {
+        match (self, self.place()) {
+            (Self::Charter, _) => MAX_DOCUMENT,
+            (Self::Application, _) => 16 * 1024,
+            (_, Some(Place::Human)) => MAX_HUMAN_PAYLOAD,
+            _ => MAX_PAYLOAD,
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if let Some((kind, ..)) = KNOWN.iter().find(|(_, name, _)| *name == text) {
+            return Ok(kind.clone());
+        }
+        let bytes = text.as_bytes();
+        let good = bytes.first().is_some_and(u8::is_ascii_lowercase)
+            && bytes.len() <= 40
+            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+        if good {
+            Ok(Self::Other(OtherKind(text.to_owned())))
+        } else {
+            Err(IdError::new("a kind", "must be lower case letters, digits and '-', at most 40 characters", text))
+        }
+    }
+}
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+as_string!(Kind);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_keep_their_names() {
+        for (kind, name, _) in KNOWN {
+            assert_eq!(kind.as_str(), name);
+            assert_eq!(name.parse::<Kind>().unwrap(), kind);
+            assert_eq!(Kind::of_payload_type(&kind.payload_type()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn a_later_kind_is_carried_by_name() {
+        let later: Kind = "key-update".parse().unwrap();
+        assert_eq!((later.as_str(), later.place()), ("key-update", None));
+        for bad in ["", "Vote", "a b", "-x", &"x".repeat(41)] {
+            assert!(bad.parse::<Kind>().is_err(), "{bad}");
+        }
+    }
+}
