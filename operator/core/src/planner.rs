@@ -1,0 +1,411 @@
+//! Which member is asked to host a replica, and why not each of the others.
+//!
+//! Filters first, each refusal with the numbers that decided; then a simple score among those that are left. The
+//! report is what conditions, `kubectl koinon plan` and `kubectl koinon explain` print.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::body::latest::{EvidenceLevel, GpuNeed, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
+use crate::ids::{Jurisdiction, ManifestDigest, MemberId, Seconds};
+use crate::liveness::Liveness;
+
+/// What one replica needs, and what its team allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The model, for the preference of hosts that hold its weights.
+    pub model: ManifestDigest,
+    /// The GPUs, all on one node.
+    pub gpu: GpuNeed,
+    /// Only these members; empty means any.
+    pub members: BTreeSet<MemberId>,
+    /// Never these.
+    pub exclude_members: BTreeSet<MemberId>,
+    /// Only in these jurisdictions; empty means any.
+    pub jurisdictions: BTreeSet<Jurisdiction>,
+    /// The weakest evidence of capacity that is accepted.
+    pub min_evidence: EvidenceLevel,
+    /// Most replicas of the job at one member.
+    pub max_per_member: Option<u32>,
+}
+
+/// One member as the home sees it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The member.
+    pub member: MemberId,
+    /// How it is heard; `None` for the home itself.
+    pub liveness: Option<Liveness>,
+    /// Whether it is an Active member in good standing.
+    pub active: bool,
+    /// Whether the home's owner keeps work away from it.
+    pub cordoned: bool,
+    /// Its newest offer and the age of that; `None` where none was heard or it has expired.
+    pub offer: Option<(Offer, Seconds)>,
+    /// Replicas of this job that it hosts already.
+    pub replicas_here: u32,
+    /// Why it refused a short while ago, in its own words.
+    pub refused_lately: Option<String>,
+}
+
+/// Why a member cannot host the replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// Not an Active member in good standing.
+    NotActive,
+    /// Not among `placement.members`.
+    NotListed,
+    /// Among `placement.excludeMembers`.
+    Excluded,
+    /// The home's owner cordoned it.
+    Cordoned,
+    /// It was not heard lately.
+    NotHeard(Liveness),
+    /// It refused a short while ago.
+    RefusedLately(String),
+    /// No valid offer of it is known.
+    NoOffer,
+    /// Its site is elsewhere.
+    Jurisdiction {
+        /// Where it is.
+        is: Jurisdiction,
+    },
+    /// It takes no guests.
+    Guests(GuestsMode),
+    /// It cannot confine guests.
+    NetworkPolicy(NetworkPolicyState),
+    /// It has no GPU of the class.
+    NoClass,
+    /// Its figures are believed less than the job asks for.
+    Evidence {
+        /// How far they are believed.
+        is: EvidenceLevel,
+    },
+    /// No node of it has that many GPUs, free or not.
+    NodeTooSmall {
+        /// The most that one node has.
+        largest_node: u32,
+    },
+    /// Not that many are free on one node now.
+    TooFewFree {
+        /// The most that are free on one node.
+        largest_block: u32,
+        /// How many are free in all.
+        offered: u32,
+    },
+    /// It hosts as many replicas as the job allows.
+    MaxPerMember {
+        /// How many.
+        replicas: u32,
+    },
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotActive => f.write_str("is not an Active member"),
+            Self::NotListed => f.write_str("is not in placement.members"),
+            Self::Excluded => f.write_str("is in placement.excludeMembers"),
+            Self::Cordoned => f.write_str("is cordoned by this member"),
+            Self::NotHeard(liveness) => write!(f, "is {liveness:?}"),
+            Self::RefusedLately(why) => write!(f, "refused a short while ago: {why}"),
+            Self::NoOffer => f.write_str("has no valid offer"),
+            Self::Jurisdiction { is } => write!(f, "is in {is}, which placement.jurisdictions does not list"),
+            Self::Guests(mode) => write!(f, "takes no guests now (guests.mode {mode:?})"),
+            Self::NetworkPolicy(state) => write!(f, "cannot confine guests (network policy {state:?})"),
+            Self::NoClass => f.write_str("has no GPU of the class"),
+            Self::Evidence { is } => write!(f, "its figures are only {is:?}"),
+            Self::NodeTooSmall { largest_node } => write!(f, "its largest node has {largest_node}"),
+            Self::TooFewFree { largest_block, offered } => {
+                write!(f, "has {largest_block} free on one node ({offered} in all)")
+            }
+            Self::MaxPerMember { replicas } => write!(f, "hosts {replicas} replicas of the job already"),
+        }
+    }
+}
+
+/// The parts of a score, the more important first; greater is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Score {
+    /// Fewer replicas of the same job there: a lost member takes fewer with it.
+    pub spread: std::cmp::Reverse<u32>,
+    /// The weights are there already: minutes to hours sooner.
+    pub weights_cached: bool,
+    /// The smallest sufficient block: large blocks stay whole for jobs that need them.
+    pub left_over: std::cmp::Reverse<u32>,
+}
+
+/// What the planner found about one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It can host the replica.
+    Fits(Score),
+    /// It cannot.
+    Rejected(Rejection),
+}
+
+/// The planner's choice and its reasons.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanReport {
+    /// Who is asked; `None` where nobody fits.
+    pub chosen: Option<MemberId>,
+    /// What was found about each member.
+    pub findings: BTreeMap<MemberId, Finding>,
+    gpu: GpuNeed,
+}
+
+impl PlanReport {
+    /// The most GPUs of the class that any one node of any member has, where that is known, and whose it is.
+    #[must_use]
+    pub fn largest_node(&self) -> Option<(u32, &MemberId)> {
+        self.findings
+            .iter()
+            .filter_map(|(member, finding)| match finding {
+                Finding::Rejected(Rejection::NodeTooSmall { largest_node }) => Some((*largest_node, member)),
+                _ => None,
+            })
+            .max_by_key(|(largest, member)| (*largest, std::cmp::Reverse(*member)))
+    }
+
+    /// Whether no member could host it even if everything were free: more GPUs on one node than any node has.
+    #[must_use]
+    pub fn larger_than_any_node(&self) -> bool {
+        self.chosen.is_none()
+            && self.largest_node().is_some()
+            && self.findings.values().all(|finding| {
+                matches!(finding, Finding::Rejected(Rejection::NodeTooSmall { .. } | Rejection::NoClass))
+            })
+    }
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GpuNeed { class, count } = &self.gpu;
+        match (&self.chosen, self.largest_node()) {
+            (Some(member), _) => write!(f, "{member} is asked for {count} {class} on one node")?,
+            (None, Some((largest, member))) if self.larger_than_any_node() => {
+                write!(f, "asks for {count} {class} on one node; the largest has {largest} ({member})")?;
+            }
+            (None, _) => write!(f, "no member can host {count} {class} on one node")?,
+        }
+        for (member, finding) in &self.findings {
+            match finding {
+                Finding::Fits(_) if self.chosen.as_ref() == Some(member) => {}
+                Finding::Fits(_) => write!(f, "; {member} would do too")?,
+                Finding::Rejected(rejection) => write!(f, "; {member} {rejection}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses a host among `candidates`.
+///
+/// # Guarantees
+/// The same inputs give the same report, in whatever order the candidates come. Ties go to the member whose id
+/// sorts first.
+pub fn plan(need: &Need, candidates: &[Candidate]) -> PlanReport {
+    let findings: BTreeMap<MemberId, Finding> =
+        candidates.iter().map(|candidate| (candidate.member.clone(), find(need, candidate))).collect();
+    let chosen = findings
+        .iter()
+        .filter_map(|(member, finding)| match finding {
+            Finding::Fits(score) => Some((score, std::cmp::Reverse(member))),
+            Finding::Rejected(_) => None,
+        })
+        .max()
+        .map(|(_, std::cmp::Reverse(member))| member.clone());
+    PlanReport { chosen, findings, gpu: need.gpu.clone() }
+}
+
+fn find(need: &Need, candidate: &Candidate) -> Finding {
+    match fit(need, candidate) {
+        Ok(score) => Finding::Fits(score),
+        Err(rejection) => Finding::Rejected(rejection),
+    }
+}
+
+fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
+    let member = &candidate.member;
+    if !candidate.active {
+        return Err(Rejection::NotActive);
+    }
+    if !need.members.is_empty() && !need.members.contains(member) {
+        return Err(Rejection::NotListed);
+    }
+    if need.exclude_members.contains(member) {
+        return Err(Rejection::Excluded);
+    }
+    if candidate.cordoned {
+        return Err(Rejection::Cordoned);
+    }
+    if let Some(liveness @ (Liveness::Suspect | Liveness::Lost)) = candidate.liveness {
+        return Err(Rejection::NotHeard(liveness));
+    }
+    if let Some(why) = &candidate.refused_lately {
+        return Err(Rejection::RefusedLately(why.clone()));
+    }
+    let (offer, _age) = candidate.offer.as_ref().ok_or(Rejection::NoOffer)?;
+    if !need.jurisdictions.is_empty() && !need.jurisdictions.contains(&offer.jurisdiction) {
+        return Err(Rejection::Jurisdiction { is: offer.jurisdiction.clone() });
+    }
+    let foreign = candidate.liveness.is_some();
+    if foreign && offer.guests != GuestsMode::Accept {
+        return Err(Rejection::Guests(offer.guests));
+    }
+    if foreign && !matches!(offer.network_policy, NetworkPolicyState::Enforced | NetworkPolicyState::AcceptedUnenforced)
+    {
+        return Err(Rejection::NetworkPolicy(offer.network_policy));
+    }
+    let class = best_class(need, offer)?;
+    if need.max_per_member.is_some_and(|most| candidate.replicas_here >= most) {
+        return Err(Rejection::MaxPerMember { replicas: candidate.replicas_here });
+    }
+    Ok(Score {
+        spread: std::cmp::Reverse(candidate.replicas_here),
+        weights_cached: offer.weights.contains(&need.model),
+        left_over: std::cmp::Reverse(class.largest_block.saturating_sub(need.gpu.count)),
+    })
+}
+
+/// The offered class that fits best, or what is wrong with the nearest one.
+fn best_class<'a>(need: &Need, offer: &'a Offer) -> Result<&'a OfferedClass, Rejection> {
+    let mut nearest = Rejection::NoClass;
+    let mut of_class: Vec<&OfferedClass> = offer.classes.iter().filter(|c| c.class == need.gpu.class).collect();
+    of_class.sort_by_key(|class| class.largest_block);
+    for class in of_class {
+        if class.evidence < need.min_evidence {
+            nearest = Rejection::Evidence { is: class.evidence };
+        } else if let Some(largest_node) = class.largest_node.filter(|&largest| largest < need.gpu.count) {
+            nearest = Rejection::NodeTooSmall { largest_node };
+        } else if class.largest_block.min(class.offered) < need.gpu.count {
+            nearest = Rejection::TooFewFree { largest_block: class.largest_block, offered: class.offered };
+        } else {
+            return Ok(class);
+        }
+    }
+    Err(nearest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Bytes, Digest};
+
+    fn need(count: u32) -> Need {
+        Need {
+            model: ManifestDigest(Digest([7; 32])),
+            gpu: GpuNeed { class: "h100-80".parse().unwrap(), count },
+            members: BTreeSet::new(),
+            exclude_members: BTreeSet::new(),
+            jurisdictions: BTreeSet::new(),
+            min_evidence: EvidenceLevel::Claimed,
+            max_per_member: None,
+        }
+    }
+
+    fn offer(free: u32, node: u32) -> Offer {
+        Offer {
+            classes: vec![OfferedClass {
+                class: "h100-80".parse().unwrap(),
+                product: "NVIDIA H100 80GB HBM3".parse().unwrap(),
+                memory_bytes: Bytes(80 << 30),
+                offered: free,
+                largest_block: free,
+                largest_node: Some(node),
+                evidence: EvidenceLevel::SchedulerConsistent,
+            }],
+            guests: GuestsMode::Accept,
+            network_policy: NetworkPolicyState::Enforced,
+            weights: vec![],
+            gateway: vec![],
+            jurisdiction: "ES".parse().unwrap(),
+        }
+    }
+
+    fn candidate(name: &str, free: u32, node: u32) -> Candidate {
+        Candidate {
+            member: name.parse().unwrap(),
+            liveness: Some(Liveness::Fresh),
+            active: true,
+            cordoned: false,
+            offer: Some((offer(free, node), Seconds(3))),
+            replicas_here: 0,
+            refused_lately: None,
+        }
+    }
+
+    fn rejection(need: &Need, candidate: Candidate) -> Rejection {
+        match find(need, &candidate) {
+            Finding::Rejected(rejection) => rejection,
+            Finding::Fits(score) => panic!("fits with {score:?}"),
+        }
+    }
+
+    #[test]
+    fn the_smallest_sufficient_block_is_chosen() {
+        let report = plan(&need(2), &[candidate("bilbao", 8, 8), candidate("cork", 4, 4)]);
+        assert_eq!(report.chosen, Some("cork".parse().unwrap()));
+        assert_eq!(report.to_string(), "cork is asked for 2 h100-80 on one node; bilbao would do too");
+    }
+
+    #[test]
+    fn a_host_with_the_weights_is_preferred() {
+        let mut bilbao = candidate("bilbao", 8, 8);
+        bilbao.offer.as_mut().unwrap().0.weights = vec![need(1).model];
+        assert_eq!(plan(&need(2), &[bilbao, candidate("cork", 4, 4)]).chosen, Some("bilbao".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_job_larger_than_any_node_is_told_how_many_the_largest_has() {
+        let report = plan(&need(9), &[candidate("bilbao", 8, 8), candidate("cork", 4, 4)]);
+        assert!(report.larger_than_any_node());
+        let told = "asks for 9 h100-80 on one node; the largest has 8 (bilbao); bilbao its largest node has 8; cork its largest node has 4";
+        assert_eq!(report.to_string(), told);
+    }
+
+    #[test]
+    fn the_report_does_not_depend_on_the_order_of_the_candidates() {
+        let (bilbao, cork) = (candidate("bilbao", 4, 4), candidate("cork", 4, 4));
+        assert_eq!(plan(&need(2), &[bilbao.clone(), cork.clone()]), plan(&need(2), &[cork, bilbao]));
+    }
+
+    #[test]
+    fn each_rule_rejects_with_its_numbers() {
+        let plain = || candidate("bilbao", 4, 8);
+        assert_eq!(rejection(&need(6), plain()), Rejection::TooFewFree { largest_block: 4, offered: 4 });
+        assert_eq!(rejection(&need(1), Candidate { active: false, ..plain() }), Rejection::NotActive);
+        assert_eq!(rejection(&need(1), Candidate { cordoned: true, ..plain() }), Rejection::Cordoned);
+        assert_eq!(rejection(&need(1), Candidate { offer: None, ..plain() }), Rejection::NoOffer);
+        let suspect = Candidate { liveness: Some(Liveness::Suspect), ..plain() };
+        assert_eq!(rejection(&need(1), suspect), Rejection::NotHeard(Liveness::Suspect));
+        let full = Need { max_per_member: Some(2), ..need(1) };
+        assert_eq!(
+            rejection(&full, Candidate { replicas_here: 2, ..plain() }),
+            Rejection::MaxPerMember { replicas: 2 }
+        );
+        let elsewhere = Need { jurisdictions: ["IE".parse().unwrap()].into(), ..need(1) };
+        assert_eq!(rejection(&elsewhere, plain()), Rejection::Jurisdiction { is: "ES".parse().unwrap() });
+        let listed = Need { members: ["cork".parse().unwrap()].into(), ..need(1) };
+        assert_eq!(rejection(&listed, plain()), Rejection::NotListed);
+        let excluded = Need { exclude_members: ["bilbao".parse().unwrap()].into(), ..need(1) };
+        assert_eq!(rejection(&excluded, plain()), Rejection::Excluded);
+        let strict = Need { min_evidence: EvidenceLevel::Attested, ..need(1) };
+        assert_eq!(rejection(&strict, plain()), Rejection::Evidence { is: EvidenceLevel::SchedulerConsistent });
+        let other = Need { gpu: GpuNeed { class: "l40s-48".parse().unwrap(), count: 1 }, ..need(1) };
+        assert_eq!(rejection(&other, plain()), Rejection::NoClass);
+    }
+
+    #[test]
+    fn guests_rules_bind_foreign_work_and_not_the_owner_s() {
+        let mut stopped = candidate("bilbao", 4, 8);
+        stopped.offer.as_mut().unwrap().0.guests = GuestsMode::Stop;
+        assert_eq!(rejection(&need(1), stopped.clone()), Rejection::Guests(GuestsMode::Stop));
+        stopped.liveness = None;
+        assert!(matches!(find(&need(1), &stopped), Finding::Fits(_)));
+        let mut open = candidate("bilbao", 4, 8);
+        open.offer.as_mut().unwrap().0.network_policy = NetworkPolicyState::Unknown;
+        assert_eq!(rejection(&need(1), open), Rejection::NetworkPolicy(NetworkPolicyState::Unknown));
+    }
+}
