@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Devices", type_ = "integer", json_path = ".status.installed"),
     printcolumn(name = "Healthy", type_ = "integer", json_path = ".status.healthy"),
     printcolumn(name = "Driver", type_ = "string", json_path = ".status.driver.version"),
-    printcolumn(name = "Surveyed", type_ = "date", json_path = ".status.surveyTime"),
+    printcolumn(name = "Changed", type_ = "date", json_path = ".status.surveyTime"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -43,7 +43,8 @@ pub struct GPUNodeStatus {
     /// The driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<Driver>,
-    /// When the devices were last read. Written when anything else changes and at most once a minute otherwise.
+    /// When a survey first found what stands here. That it still holds is what the agent's Lease says, which is renewed
+    /// only while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub survey_time: Option<Time>,
     /// How many devices the last survey found. Absent if it found out nothing, which is not the same as none.
@@ -110,6 +111,8 @@ pub enum NvmlState {
     VersionMismatch,
     /// The survey did not end in time and was killed.
     Unresponsive,
+    /// The library crashed the surveying process.
+    Crashed,
     /// Any other error.
     #[default]
     Error,
@@ -141,19 +144,22 @@ pub struct Device {
     /// Its place in NVML's list, which does not.
     #[schemars(range(min = 0))]
     pub index: i32,
-    /// The product, as `NVIDIA H100 80GB HBM3`.
+    /// The product, as `NVIDIA H100 80GB HBM3`. Absent if it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::line")]
-    pub product: String,
-    /// The class that follows from product and memory, as `h100-80`.
+    pub product: Option<String>,
+    /// The class that follows from product and memory, as `h100-80`. Absent if either is; such a device is not offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::gpu_class")]
-    pub class: String,
+    pub class: Option<String>,
     /// Its address on the bus.
     #[serde(default, rename = "pciBusID", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::line")]
     pub pci_bus_id: Option<String>,
-    /// Its memory.
-    pub memory: DeviceMemory,
-    /// Whether it is divided.
+    /// Its memory. Absent if it could not be read, which is not the same as none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<DeviceMemory>,
+    /// Whether it is divided. Absent if that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig: Option<Mig>,
     /// Whether it works.
@@ -188,7 +194,7 @@ pub enum MigMode {
     Disabled,
     /// It may be divided.
     Enabled,
-    /// It cannot be divided, or does not say.
+    /// It cannot be divided.
     #[default]
     NotSupported,
 }
