@@ -13,6 +13,7 @@ pub mod body;
 pub mod dsse;
 pub mod founding;
 pub mod ids;
+pub mod invite;
 pub mod json;
 pub mod kind;
 pub mod liveness;
