@@ -44,7 +44,8 @@ impl Cache {
         let root = match std::env::var_os("KOINON_CACHE") {
             Some(dir) => PathBuf::from(dir),
             None => {
-                let home = std::env::var_os("HOME").context("neither KOINON_CACHE nor HOME is set; set KOINON_CACHE")?;
+                let home =
+                    std::env::var_os("HOME").context("neither KOINON_CACHE nor HOME is set; set KOINON_CACHE")?;
                 Path::new(&home).join(".cache/koinon")
             }
         };

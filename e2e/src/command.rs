@@ -8,20 +8,29 @@ use anyhow::{Context as _, Result, bail};
 /// As much of a command's complaint as fits on a screen; the rest is in the log file.
 const SHOWN_OUTPUT: usize = 4000;
 
-/// The command line as a person would type it.
+/// The end of the script with which a process enters its home before it becomes the program that was asked for.
+pub const BECOME: &str = "exec \"$@\"";
+
+/// The command line as a person would type it: without the way into a namespace.
 pub fn command_line(command: &Command) -> String {
-    let mut line = quote(command.get_program());
-    for argument in command.get_args() {
-        line.push(' ');
-        line.push_str(&quote(argument));
+    let words: Vec<&OsStr> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let entered = words.get(2).is_some_and(|script| script.to_string_lossy().ends_with(BECOME));
+    let mut shown = if entered { &words[4.min(words.len())..] } else { &words[..] };
+    if entered && shown.first().is_some_and(|word| *word == "nsenter") {
+        let end = shown.iter().position(|word| *word == "--").unwrap_or(0);
+        shown = &shown[end + 1..];
     }
-    line
+    shown.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn quote(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%{}[]".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Runs to the end and returns standard output; a failure shows the command line and what it wrote.
@@ -73,6 +82,22 @@ mod tests {
         assert!(error.contains("sh -c 'echo no such wire >&2; exit 3'"), "{error}");
         assert!(error.contains("no such wire"), "{error}");
         assert!(error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn the_way_into_a_namespace_is_not_shown() {
+        let mut command = Command::new("/bin/sh");
+        command.args([
+            "-c",
+            &format!("echo $$ > /x && {BECOME}"),
+            "sh",
+            "nsenter",
+            "--net=/run/netns/a",
+            "--",
+            "ip",
+            "link",
+        ]);
+        assert_eq!(command_line(&command), "ip link");
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Poll<T> {
     Ready(T),
     /// Not yet, and this is what there was instead.
     NotYet(String),
+    /// It cannot become so any more; stop waiting, and this is why.
+    Never(String),
 }
 
 impl<T> Poll<T> {
@@ -44,6 +46,7 @@ where
         match tokio::time::timeout(left.max(BETWEEN_LOOKS), look()).await {
             Ok(Poll::Ready(value)) => return Ok(value),
             Ok(Poll::NotYet(seen)) => last = seen,
+            Ok(Poll::Never(why)) => bail!("waiting for {what} is in vain: {why}"),
             Err(_) => last = format!("no answer to the last look; before it: {last}"),
         }
         if started.elapsed() >= timeout {
@@ -74,6 +77,14 @@ mod tests {
         let look = || async { Poll::<()>::not_yet("2 of 3 members Active") };
         let error = wait_until("three active members", Duration::from_millis(300), look).await.unwrap_err().to_string();
         assert!(error.contains("three active members") && error.contains("2 of 3 members Active"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_come_any_more_is_not_waited_for() {
+        let look = || async { Poll::<()>::Never("etcd ended".into()) };
+        let started = Instant::now();
+        let error = wait_until("the API server", Duration::from_secs(60), look).await.unwrap_err().to_string();
+        assert!(error.contains("etcd ended") && started.elapsed() < Duration::from_secs(5), "{error}");
     }
 
     #[tokio::test]

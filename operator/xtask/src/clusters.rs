@@ -1,0 +1,79 @@
+//! Setting up, starting and removing datacenters.
+
+use anyhow::Result;
+use clap::Args;
+use koinon_e2e::cache::Cache;
+use koinon_e2e::fleet::{self, Fleet};
+use koinon_e2e::{Toolchain, image, preflight, toolchain};
+
+use crate::progress::Progress;
+
+/// Arguments of `setup`.
+#[derive(Debug, Args)]
+pub struct Setup {}
+
+impl Setup {
+    /// Checks the machine, then makes what is missing.
+    pub fn run(self) -> Result<()> {
+        let Self {} = self;
+        let progress = Progress::begin();
+        for finding in preflight::look() {
+            match finding.result {
+                Ok(found) => progress.say(&format!("{}: {found}", finding.what)),
+                Err(problem) => progress.say(&format!("{}: NOT READY: {problem}", finding.what)),
+            }
+        }
+        preflight::check()?;
+        let cache = Cache::from_env()?;
+        let report = |what: &str| progress.say(what);
+        toolchain::ensure_system_packages(&report)?;
+        Toolchain::ensure(&cache, &report)?;
+        for image in [image::pause(&cache, &report)?, image::busybox(&cache, &report)?] {
+            progress.say(&format!("image {image} is {}", image.digest()));
+        }
+        progress.say(&format!("everything is there, in {}", cache.root().display()));
+        Ok(())
+    }
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Their names, at most nine.
+    #[arg(default_values_t = ["aarhus", "bilbao", "cork"].map(String::from))]
+    names: Vec<String>,
+    /// Start API servers only, without nodes: ready in a few seconds.
+    #[arg(long)]
+    no_nodes: bool,
+}
+
+impl Up {
+    /// Starts the datacenters and prints how to reach them.
+    pub async fn run(self) -> Result<()> {
+        let Self { names, no_nodes } = self;
+        let progress = Progress::begin();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        progress.say(&format!("starting {} (about 30 s once everything is built)", names.join(", ")));
+        let adjust = |spec: koinon_e2e::DatacenterSpec| if no_nodes { spec.without_node() } else { spec };
+        let fleet = Fleet::start_with(&names, &|what: &str| progress.say(what), adjust).await?;
+        progress.say("running; leave with `cargo xtask down`");
+        for datacenter in fleet.datacenters() {
+            println!("export KUBECONFIG={}   # {}", datacenter.kubeconfig().display(), datacenter.name());
+        }
+        Ok(())
+    }
+}
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct Down {}
+
+impl Down {
+    /// Removes what stands.
+    pub fn run(self) -> Result<()> {
+        let Self {} = self;
+        let progress = Progress::begin();
+        progress.say(if fleet::down()? { "everything of the run is removed" } else { "there was nothing to remove" });
+        Ok(())
+    }
+}
