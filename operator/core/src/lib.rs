@@ -10,6 +10,7 @@
 //! ```
 
 pub mod body;
+pub mod capacity;
 pub mod dsse;
 pub mod founding;
 pub mod ids;
@@ -23,5 +24,5 @@ pub mod planner;
 pub mod presets;
 pub mod sizing;
 pub mod statement;
-#[cfg(test)]
+#[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -1,0 +1,55 @@
+//! Flags of `koinon operator`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+/// Flags of `koinon operator`. Inside a cluster the chart sets them all.
+#[derive(Args, Clone, Debug)]
+pub struct OperatorArgs {
+    /// The release namespace: where the Cooperative and everything that belongs to it stands.
+    #[arg(long, env = "KOINON_NAMESPACE", default_value = "koinon-system")]
+    pub namespace: String,
+
+    /// The name of the Helm release, by which the parts of one install find each other.
+    #[arg(long, env = "KOINON_RELEASE", default_value = "koinon")]
+    pub release: String,
+
+    /// The name of this pod, shown as the holder of the leader lease.
+    #[arg(long, env = "KOINON_POD_NAME", default_value = "koinon-operator")]
+    pub pod_name: String,
+
+    /// The namespace of the agents, in which each of them keeps its heartbeat.
+    #[arg(long, env = "KOINON_AGENT_NAMESPACE", default_value = "koinon-agent")]
+    pub agent_namespace: String,
+
+    /// Where the peer endpoint listens while this replica leads.
+    #[arg(long, env = "KOINON_PEER_LISTEN", default_value = "0.0.0.0:7443")]
+    pub peer_listen: SocketAddr,
+
+    /// The image of this operator, from which the init container of a placement is run.
+    #[arg(long, env = "KOINON_IMAGE", default_value = "koinon:dev")]
+    pub image: String,
+
+    /// Where the weights cache of this cluster answers.
+    #[arg(long, env = "KOINON_WEIGHTS_URL", default_value = "http://koinon-weights:8081")]
+    pub weights_url: String,
+
+    /// Seconds for which the leader lease holds without a renewal.
+    #[arg(long, env = "KOINON_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=300))]
+    pub lease_seconds: u32,
+
+    /// The most bytes of one author's statements that are kept here, whatever the charter's budgets allow. Beyond it that
+    /// author's newer statements are not stored, and its Member says so.
+    #[arg(long, env = "KOINON_AUTHOR_CAP_BYTES", default_value_t = 512 * 1024 * 1024)]
+    pub author_cap_bytes: u64,
+}
+
+impl OperatorArgs {
+    /// The leader lease's duration.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.into())
+    }
+}

@@ -1,0 +1,281 @@
+//! What the API server holds of one kind, as a complete set in memory.
+//!
+//! Guarantees: before [`Cache::synced`] returns nothing may be concluded from absence; after it the set is always a
+//! complete one (a relist is swapped in whole). An object that cannot be decoded does not stop the others: it is listed
+//! by [`Cache::undecodable`], so that "all of them" is never concluded from a set with a hole in it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, ResourceExt};
+use kube::core::{DeserializeGuard, Resource};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::metrics::WatchMetrics;
+
+/// A watch that says nothing for this long is opened anew, so a connection that died silently is noticed.
+const WATCH_SECONDS: u32 = 60;
+/// An error message of a foreign object, cut to what fits an event.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+pub type Key = (String, String);
+
+/// An object that is there but cannot be read by this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecodable {
+    /// What serde said about it.
+    pub error: String,
+    /// The object's uid, to attach an event to it.
+    pub uid: Option<String>,
+}
+
+#[derive(Debug)]
+struct Content<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    undecodable: BTreeMap<Key, Undecodable>,
+}
+
+impl<K> Default for Content<K> {
+    fn default() -> Self {
+        Content { objects: BTreeMap::new(), undecodable: BTreeMap::new() }
+    }
+}
+
+impl<K: Resource + Clone> Content<K> {
+    fn put(&mut self, guarded: DeserializeGuard<K>) {
+        let key = key_of(&guarded);
+        match guarded.0 {
+            Ok(object) => {
+                self.undecodable.remove(&key);
+                self.objects.insert(key, Arc::new(object));
+            }
+            Err(invalid) => {
+                self.objects.remove(&key);
+                let error = invalid.error.chars().take(MAX_ERROR_CHARS).collect();
+                self.undecodable.insert(key, Undecodable { error, uid: invalid.metadata.uid });
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.objects.remove(key);
+        self.undecodable.remove(key);
+    }
+}
+
+/// A readable handle to all objects of a kind. Clones share the content.
+#[derive(Debug)]
+pub struct Cache<K> {
+    content: Arc<RwLock<Content<K>>>,
+    /// Version of the content; 0 until the first complete list.
+    version: watch::Receiver<u64>,
+}
+
+impl<K> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Cache { content: self.content.clone(), version: self.version.clone() }
+    }
+}
+
+impl<K> Cache<K> {
+    /// All objects that can be read, in the order of namespace and name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read(|content| content.objects.values().cloned().collect())
+    }
+
+    /// One object. `namespace` is empty for cluster-scoped kinds.
+    #[must_use]
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.read(|content| content.objects.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    /// The objects that are there but cannot be read. While there are any, "not in [`Cache::all`]" proves nothing.
+    #[must_use]
+    pub fn undecodable(&self) -> BTreeMap<Key, Undecodable> {
+        self.read(|content| content.undecodable.clone())
+    }
+
+    /// Wakes at every change of the content. Level-triggered: look at the whole set, not at what changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+
+    /// Whether the first complete list has arrived.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        *self.version.borrow() > 0
+    }
+
+    /// Waits for the first complete list.
+    pub async fn synced(&self) {
+        let mut version = self.version.clone();
+        if version.wait_for(|version| *version > 0).await.is_err() {
+            // The watch is gone, and with it the process: its own stop ends this wait.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Content<K>) -> T) -> T {
+        look(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Fills a [`Cache`].
+#[derive(Debug)]
+pub struct Feeder<K> {
+    content: Arc<RwLock<Content<K>>>,
+    pending: Content<K>,
+    version: watch::Sender<u64>,
+}
+
+/// An empty cache and the means to fill it.
+#[must_use]
+pub fn cache<K>() -> (Cache<K>, Feeder<K>) {
+    let content = Arc::new(RwLock::new(Content::default()));
+    let (sender, version) = watch::channel(0);
+    (Cache { content: content.clone(), version }, Feeder { content, pending: Content::default(), version: sender })
+}
+
+impl<K: Resource + Clone> Feeder<K> {
+    /// Takes one event of the watch.
+    pub fn take(&mut self, event: watcher::Event<DeserializeGuard<K>>) {
+        match event {
+            watcher::Event::Init => self.pending = Content::default(),
+            watcher::Event::InitApply(object) => self.pending.put(object),
+            watcher::Event::InitDone => {
+                let complete = std::mem::take(&mut self.pending);
+                self.write(|content| *content = complete);
+            }
+            watcher::Event::Apply(object) => self.write(|content| content.put(object)),
+            watcher::Event::Delete(object) => {
+                let key = key_of(&object);
+                self.write(|content| content.remove(&key));
+            }
+        }
+    }
+
+    /// How many objects cannot be read at present.
+    #[must_use]
+    pub fn undecodable(&self) -> usize {
+        self.content.read().unwrap_or_else(PoisonError::into_inner).undecodable.len()
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Content<K>)) {
+        change(&mut self.content.write().unwrap_or_else(PoisonError::into_inner));
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+fn key_of<K: Resource>(object: &K) -> Key {
+    let meta = object.meta();
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// Keeps `feeder` in step with the API server for as long as it is polled. Errors are counted and tried again with a
+/// growing pause; a missing right or CRD shows in the log and in a cache that is not synced.
+pub async fn follow<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    mut feeder: Feeder<K>,
+    metrics: WatchMetrics,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let kind = K::kind(&()).into_owned();
+    let events = watcher(api, config.timeout(WATCH_SECONDS)).default_backoff();
+    let mut events = std::pin::pin!(events.map_ok(|event| {
+        event.modify(|object| {
+            // Half of an object's size, and nobody here reads it.
+            object.managed_fields_mut().clear();
+        })
+    }));
+    let mut reported = None;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                reported = None;
+                feeder.take(event);
+                metrics.undecodable(&kind, feeder.undecodable());
+            }
+            Err(error) => {
+                metrics.error(&kind);
+                let text = error.to_string();
+                // The same error every few seconds is one line, not a flood.
+                if reported.as_ref() != Some(&text) {
+                    tracing::warn!(%kind, error = %text, "watching failed, trying again");
+                    reported = Some(text);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(name: &str, data: serde_json::Value) -> DeserializeGuard<ConfigMap> {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "koinon-system", "uid": name}, "data": data}))
+            .unwrap()
+    }
+
+    fn names(cache: &Cache<ConfigMap>) -> Vec<String> {
+        cache.all().iter().map(|object| object.name_any()).collect()
+    }
+
+    #[test]
+    fn nothing_is_synced_before_the_first_complete_list() {
+        let (cache, mut feeder) = cache::<ConfigMap>();
+        feeder.take(watcher::Event::Init);
+        feeder.take(watcher::Event::InitApply(map("a", json!({}))));
+        assert!(!cache.is_synced() && cache.all().is_empty());
+        feeder.take(watcher::Event::InitDone);
+        assert!(cache.is_synced());
+        assert_eq!(names(&cache), ["a"]);
+    }
+
+    #[test]
+    fn a_relist_replaces_the_set_at_once_and_never_shows_it_half_empty() {
+        let (cache, mut feeder) = cache::<ConfigMap>();
+        for event in [watcher::Event::Init, watcher::Event::InitApply(map("a", json!({}))), watcher::Event::InitDone] {
+            feeder.take(event);
+        }
+        feeder.take(watcher::Event::Init);
+        assert_eq!(names(&cache), ["a"]);
+        feeder.take(watcher::Event::InitApply(map("b", json!({}))));
+        assert_eq!(names(&cache), ["a"]);
+        feeder.take(watcher::Event::InitDone);
+        assert_eq!(names(&cache), ["b"]);
+    }
+
+    #[test]
+    fn one_undecodable_object_is_named_and_the_others_go_on() {
+        let (cache, mut feeder) = cache::<ConfigMap>();
+        feeder.take(watcher::Event::Init);
+        feeder.take(watcher::Event::InitApply(map("bad", json!("no map"))));
+        feeder.take(watcher::Event::InitApply(map("good", json!({"k": "v"}))));
+        feeder.take(watcher::Event::InitDone);
+        assert_eq!(names(&cache), ["good"]);
+        let key = ("koinon-system".to_owned(), "bad".to_owned());
+        assert_eq!(cache.undecodable()[&key].uid.as_deref(), Some("bad"));
+
+        feeder.take(watcher::Event::Apply(map("bad", json!({}))));
+        assert_eq!(names(&cache), ["bad", "good"]);
+        assert!(cache.undecodable().is_empty());
+        feeder.take(watcher::Event::Apply(map("good", json!("spoilt"))));
+        feeder.take(watcher::Event::Delete(map("bad", json!({}))));
+        assert!(cache.all().is_empty() && cache.undecodable().len() == 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! The operator's metrics about the commons, its watches and its leadership.
+//!
+//! Labels are closed: members are at most 64 by the charter, everything else is an enum. A member that is gone is taken
+//! out, so that a dashboard does not show it as down for ever.
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Everything this crate's commons side measures. Clones share the figures.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// 1 on the replica that leads.
+    pub leader: IntGauge,
+    /// How often this process became leader.
+    pub leader_terms: IntCounter,
+    /// 1 while a connection to the member is open and heard.
+    pub peer_up: IntGaugeVec,
+    /// When the member's last beacon was heard over a connection to itself, in Unix time; absent if never.
+    pub peer_last_seen: GaugeVec,
+    /// 1 for the state that the member is in, 0 for the others.
+    pub member_state: IntGaugeVec,
+    /// Bytes of the statements that are kept of each member.
+    pub log_bytes: IntGaugeVec,
+    /// Entries that are known to exist in the member's log and are missing here.
+    pub log_gaps: IntGaugeVec,
+    /// Forks that were proven, by the member whose log forked.
+    pub forks: IntCounterVec,
+    /// The member's clock minus ours when its last beacon was heard.
+    pub clock_offset: GaugeVec,
+    /// Age of the offer that was last heard of the member.
+    pub offer_age: GaugeVec,
+    /// Proposals by state.
+    pub proposals: IntGaugeVec,
+    /// Statements that were refused, by reason.
+    pub refused: IntCounterVec,
+    /// Own entries that another process had already put at their position.
+    pub reservation_conflicts: IntCounter,
+    /// Events that could not be published.
+    pub events_dropped: IntCounter,
+    watch: WatchMetrics,
+}
+
+/// What the watches measure.
+#[derive(Clone, Debug)]
+pub struct WatchMetrics {
+    errors: IntCounterVec,
+    undecodable: IntGaugeVec,
+}
+
+impl WatchMetrics {
+    /// A watch failed and is tried again.
+    pub fn error(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// How many objects of the kind cannot be read.
+    pub fn undecodable(&self, kind: &str, count: usize) {
+        self.undecodable.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+impl Metrics {
+    /// Makes and registers all of them.
+    ///
+    /// # Errors
+    /// When one of the names is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let new = Registrar { registry };
+        let member = &["member"];
+        Ok(Metrics {
+            leader: new.gauge("koinon_leader", "1 on the replica that leads.")?,
+            leader_terms: new.counter("koinon_leader_terms_total", "How often this process became leader.")?,
+            peer_up: new.gauges("koinon_peer_up", "1 while a connection to the member is open and heard.", member)?,
+            peer_last_seen: new.floats(
+                "koinon_peer_last_seen_timestamp_seconds",
+                "When the member was last heard over a connection to itself, in Unix time.",
+                member,
+            )?,
+            member_state: new.gauges(
+                "koinon_member_state",
+                "1 for the state that the member is in, 0 for the others.",
+                &["member", "state"],
+            )?,
+            log_bytes: new.gauges("koinon_log_bytes", "Bytes of the statements kept of each member.", member)?,
+            log_gaps: new.gauges("koinon_log_gaps", "Entries of the member's log that are missing here.", member)?,
+            forks: new.counters("koinon_forks_total", "Proven forks, by the member whose log forked.", member)?,
+            clock_offset: new.floats(
+                "koinon_clock_offset_seconds",
+                "The member's clock minus ours, as of its last beacon.",
+                member,
+            )?,
+            offer_age: new.floats("koinon_offer_age_seconds", "Age of the member's last offer.", member)?,
+            proposals: new.gauges("koinon_proposals", "Proposals by state.", &["state"])?,
+            refused: new.counters("koinon_statements_refused_total", "Statements refused, by reason.", &["reason"])?,
+            reservation_conflicts: new.counter(
+                "koinon_log_reservation_conflicts_total",
+                "Own entries whose position another process had taken.",
+            )?,
+            events_dropped: new.counter("koinon_events_dropped_total", "Events that could not be published.")?,
+            watch: WatchMetrics {
+                errors: new.counters("koinon_watch_errors_total", "Failed watches, by kind.", &["kind"])?,
+                undecodable: new.gauges("koinon_undecodable_objects", "Objects that cannot be read.", &["kind"])?,
+            },
+        })
+    }
+
+    /// The part that the watches use.
+    #[must_use]
+    pub fn watch(&self) -> WatchMetrics {
+        self.watch.clone()
+    }
+
+    /// An event could not be published.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+}
+
+struct Registrar<'a> {
+    registry: &'a Registry,
+}
+
+impl Registrar<'_> {
+    fn keep<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.keep(IntGauge::new(name, help)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.keep(IntCounter::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn floats(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.keep(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_names_belong_to_koinon_and_register_once() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.watch().undecodable("Member", 2);
+        assert!(registry.gather().iter().all(|family| family.name().starts_with("koinon_")));
+        assert!(Metrics::register(&registry).is_err());
+    }
+}
