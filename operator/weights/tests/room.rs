@@ -1,0 +1,99 @@
+//! Who goes when room is needed, and what is said when nobody may.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use koinon_core::ids::ManifestDigest;
+use koinon_weights::wire::{FailureReason, ModelState};
+use koinon_weights::{Cache, Settings};
+use support::{Answer, Origin, digest_of, open, settings, settled, want};
+
+/// A model of 100 000 bytes.
+async fn fetch(cache: &Cache, origin: &Origin, name: &str, fill: u8) -> (ManifestDigest, ModelState) {
+    let content = vec![fill; 100_000];
+    origin.set(&format!("/{name}.gguf"), Answer::Good(Bytes::from(content.clone())));
+    let digest = digest_of(&format!("{name}.gguf"), &content);
+    cache.want(digest, want(&origin.uri(&format!("/{name}.gguf"))));
+    (digest, settled(cache, digest).await)
+}
+
+fn for_two() -> Settings {
+    Settings { capacity: Some(250_000), ..settings() }
+}
+
+#[tokio::test]
+async fn the_model_of_least_recent_use_makes_room() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, _stop) = open(folder.path(), for_two());
+    let (first, _) = fetch(&cache, &origin, "first", 1).await;
+    let (second, _) = fetch(&cache, &origin, "second", 2).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    drop(cache.hold(first));
+    let (_, third) = fetch(&cache, &origin, "third", 3).await;
+    assert_eq!(third, ModelState::Ready { bytes: 100_000 });
+    assert_eq!(cache.status(second).state, ModelState::Absent);
+    assert!(matches!(cache.status(first).state, ModelState::Ready { .. }));
+    assert!(!folder.path().join("models").join(second.hex()).exists());
+    assert_eq!(cache.metrics().evictions.get(), 1);
+}
+
+#[tokio::test]
+async fn a_model_in_use_is_never_removed_and_the_refusal_says_what_was_free() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, _stop) = open(folder.path(), for_two());
+    let (first, _) = fetch(&cache, &origin, "first", 1).await;
+    let (second, _) = fetch(&cache, &origin, "second", 2).await;
+    let held = [cache.hold(first).unwrap(), cache.hold(second).unwrap()];
+    let (third, state) = fetch(&cache, &origin, "third", 3).await;
+    let ModelState::Failed(failure) = state else { panic!("{state:?}") };
+    assert_eq!(
+        (failure.reason, failure.needed, failure.allowed),
+        (FailureReason::DiskFull, Some(100_000), Some(50_000))
+    );
+    assert!(failure.message.contains("spec.weights.size"), "{}", failure.message);
+    drop(held);
+    // Room alone does not hurry an unchanged request; another address does.
+    origin.set("/again/third.gguf", Answer::Good(Bytes::from(vec![3; 100_000])));
+    cache.want(third, want(&origin.uri("/again/third.gguf")));
+    assert!(matches!(settled(&cache, third).await, ModelState::Ready { .. }));
+}
+
+#[tokio::test]
+async fn a_model_that_was_just_asked_for_is_kept_for_a_while() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, _stop) = open(folder.path(), Settings { keep: Duration::from_secs(600), ..for_two() });
+    fetch(&cache, &origin, "first", 1).await;
+    fetch(&cache, &origin, "second", 2).await;
+    let (_, third) = fetch(&cache, &origin, "third", 3).await;
+    assert!(matches!(third, ModelState::Failed(failure) if failure.reason == FailureReason::DiskFull));
+}
+
+#[tokio::test]
+async fn nothing_is_removed_for_a_model_that_would_not_fit_even_then() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, _stop) = open(folder.path(), for_two());
+    let (first, _) = fetch(&cache, &origin, "first", 1).await;
+    let huge = digest_of("huge.gguf", b"huge");
+    origin.set("/huge.gguf", Answer::Claims(1_000_000));
+    cache.want(huge, want(&origin.uri("/huge.gguf")));
+    let state = settled(&cache, huge).await;
+    assert!(matches!(state, ModelState::Failed(failure) if failure.reason == FailureReason::DiskFull));
+    assert!(matches!(cache.status(first).state, ModelState::Ready { .. }));
+}
+
+#[tokio::test]
+async fn the_order_of_use_outlives_a_restart() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, stop) = open(folder.path(), for_two());
+    let (first, _) = fetch(&cache, &origin, "first", 1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (second, _) = fetch(&cache, &origin, "second", 2).await;
+    stop.cancel();
+    cache.ended().await;
+    let (cache, _stop) = open(folder.path(), for_two());
+    fetch(&cache, &origin, "third", 3).await;
+    assert_eq!(cache.status(first).state, ModelState::Absent);
+    assert!(matches!(cache.status(second).state, ModelState::Ready { .. }));
+}
