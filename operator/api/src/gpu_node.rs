@@ -135,7 +135,7 @@ pub struct Driver {
 }
 
 /// One device.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
     /// The device's own name, which survives reboots and moves.
@@ -164,6 +164,9 @@ pub struct Device {
     pub mig: Option<Mig>,
     /// Whether it works.
     pub health: DeviceHealth,
+    /// Since when surveys no longer find it. After a day without it is no longer listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since_time: Option<Time>,
 }
 
 /// The memory of a device.
