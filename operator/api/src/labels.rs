@@ -57,6 +57,12 @@ pub const TRUE: &str = "true";
 pub const CLUSTER_UID: &str = "koinon.dev/cluster-uid";
 /// On the operator key: its public half.
 pub const PUBLIC_KEY: &str = "koinon.dev/public-key";
+/// On the operator key: the UID of the `kube-system` that may sign with it from now on. The operator takes it over into
+/// [`CLUSTER_UID`] if it is its own cluster's, and removes it.
+pub const ADOPT: &str = "koinon.dev/adopt";
+/// On the Cooperative: sign without a quorum having told the own head. The value names the log's operator key, so that it
+/// means one log only; the operator notes the resumption in the log and removes it.
+pub const RESUME: &str = "koinon.dev/resume";
 /// On an invite: who used it.
 pub const USED_BY: &str = "koinon.dev/used-by";
 /// On an object that an owner reclaims: the Placement drains.
