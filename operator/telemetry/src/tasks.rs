@@ -77,7 +77,9 @@ impl Tasks {
             ended = self.set.join_next_with_id() => {
                 if let Some(ended) = ended {
                     let (task, error) = self.outcome(ended);
-                    first = Some(error.unwrap_or(TaskError::EndedEarly { task }));
+                    // A task may see the stop and end before this select does.
+                    let early = (!stop.is_cancelled()).then_some(TaskError::EndedEarly { task });
+                    first = error.or(early);
                 }
             }
         }
@@ -153,6 +155,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_sees_the_stop_first_has_not_ended_early() {
+        for _ in 0..100 {
+            let stop = CancellationToken::new();
+            let mut tasks = Tasks::new();
+            tasks.spawn("quick", until(stop.clone()));
+            tokio::task::yield_now().await;
+            stop.cancel();
+            tokio::task::yield_now().await;
+            tasks.run(stop, Duration::from_secs(5)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn one_that_fails_stops_the_others_and_is_named() {
         let stop = CancellationToken::new();
         let mut tasks = Tasks::new();
@@ -167,8 +182,8 @@ mod tests {
     async fn one_that_panics_or_just_returns_is_not_silent() {
         let mut tasks = Tasks::new();
         tasks.spawn("fold", async {
-            let nothing: Option<io::Result<()>> = None;
-            nothing.expect("position 7")
+            let known: Vec<io::Result<()>> = Vec::new();
+            known.into_iter().next().expect("position 7")
         });
         let error = tasks.run(CancellationToken::new(), Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.to_string(), "fold panicked: position 7");

@@ -1,5 +1,7 @@
 //! What the cache makes of good, bad, slow and dying sources. Real HTTP over loopback.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // the lint's exception for tests does not see helpers of tests
+
 mod support;
 
 use std::time::Duration;

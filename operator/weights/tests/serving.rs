@@ -1,5 +1,7 @@
 //! The cache's HTTP interface, and the copy that an engine pod makes through it.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // the lint's exception for tests does not see helpers of tests
+
 mod support;
 
 use std::path::Path;
