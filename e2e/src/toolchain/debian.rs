@@ -19,7 +19,6 @@ const SYSTEM: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("cc", "gcc"),
-    ("debootstrap", "debootstrap"),
     ("curl", "curl"),
     ("python3", "python3"),
 ];
@@ -36,12 +35,21 @@ pub fn ensure_system_packages(report: Report<'_>) -> Result<()> {
     if !Path::new("/usr/include/stdlib.h").exists() {
         missing.push("libc6-dev");
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    need_apt(&missing.join(" "))?;
-    report(&format!("installing {} (about 1 min)", missing.join(", ")));
-    update_lists_if_unknown(missing[0])?;
+    install(&missing, report)
+}
+
+/// Installs what Debian leaves out of its Python: without `ensurepip` no environment can be made.
+pub fn ensure_python(report: Report<'_>) -> Result<()> {
+    let interpreter = if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" };
+    let complete = command::run(Command::new(interpreter).args(["-c", "import ensurepip, venv"])).is_ok();
+    if complete { Ok(()) } else { install(&["python3-venv"], report) }
+}
+
+fn install(packages: &[&str], report: Report<'_>) -> Result<()> {
+    let Some(first) = packages.first() else { return Ok(()) };
+    need_apt(&packages.join(" "))?;
+    report(&format!("installing {} (about 1 min)", packages.join(", ")));
+    update_lists_if_unknown(first)?;
     let _guard = NoServices::set()?;
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive").args([
@@ -51,7 +59,7 @@ pub fn ensure_system_packages(report: Report<'_>) -> Result<()> {
         "--no-remove",
         "--no-install-recommends",
     ]);
-    command::run(install.args(&missing)).map(drop)
+    command::run(install.args(packages)).map(drop)
 }
 
 /// While it lives, no package that is installed may start a service.

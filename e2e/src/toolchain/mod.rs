@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
-pub use debian::{download as download_package, ensure_system_packages};
+pub use debian::{download as download_package, ensure_python, ensure_system_packages};
 pub use go::{GoModule, build as build_go};
 
 /// A program of the toolchain.

@@ -28,7 +28,9 @@ impl Setup {
         let report = |what: &str| progress.say(what);
         toolchain::ensure_system_packages(&report)?;
         Toolchain::ensure(&cache, &report)?;
-        for image in [image::pause(&cache, &report)?, image::busybox(&cache, &report)?] {
+        for image in
+            [image::pause(&cache, &report)?, image::busybox(&cache, &report)?, image::llama_cpp(&cache, &report)?]
+        {
             progress.say(&format!("image {image} is {}", image.digest()));
         }
         progress.say(&format!("everything is there, in {}", cache.root().display()));
