@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 /// Nobody edits the files; `cargo xtask generate` writes them and CI compares.
@@ -35,7 +37,28 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         crate::Placement::crd(),
     ];
     all.sort_by(|a, b| a.spec.names.kind.cmp(&b.spec.names.kind));
+    for version in all.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
+            absent_is_not_null(schema);
+        }
+    }
     all
+}
+
+/// An optional field is left out, never null: rules ask with `has()`, which a null would answer.
+fn absent_is_not_null(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
+        absent_is_not_null(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => absent_is_not_null(items),
+        Some(JSONSchemaPropsOrArray::Schemas(several)) => several.iter_mut().for_each(absent_is_not_null),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        absent_is_not_null(values);
+    }
 }
 
 /// The files, by their path in the repository: each definition once for `kubectl apply` and once as a chart's template.
@@ -70,4 +93,110 @@ fn yaml(crd: &CustomResourceDefinition) -> Result<String, WriteError> {
 /// Braces in a description or a pattern must not be read as Helm's.
 fn template(crd: &CustomResourceDefinition) -> Result<String, WriteError> {
     Ok(yaml(crd)?.replace("{{", "{{ \"{{\" }}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemas() -> Vec<(String, serde_json::Value)> {
+        all().iter().map(|crd| (crd.spec.names.kind.clone(), serde_json::to_value(crd).expect("serialisable"))).collect()
+    }
+
+    /// Calls `see` with every object inside a value.
+    fn walk(value: &serde_json::Value, see: &mut dyn FnMut(&serde_json::Map<String, serde_json::Value>)) {
+        match value {
+            serde_json::Value::Object(map) => {
+                see(map);
+                map.values().for_each(|v| walk(v, see));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|v| walk(v, see)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn short_names_are_unique_and_all_but_statements_are_in_the_category() {
+        let mut short = std::collections::BTreeSet::new();
+        for crd in all() {
+            let names = crd.spec.names;
+            for name in names.short_names.unwrap_or_default() {
+                assert!(short.insert(name.clone()), "{name} is taken");
+            }
+            let in_category = names.categories.unwrap_or_default().contains(&"koinon".to_owned());
+            assert_eq!(in_category, names.kind != "Statement", "{}", names.kind);
+        }
+        assert_eq!(short.len(), 12);
+    }
+
+    #[test]
+    fn only_the_gpu_node_is_cluster_scoped_and_every_kind_has_a_status() {
+        for crd in all() {
+            assert_eq!(crd.spec.scope == "Cluster", crd.spec.names.kind == "GPUNode");
+            let version = &crd.spec.versions[0];
+            assert!(version.subresources.as_ref().is_some_and(|s| s.status.is_some()), "{}", crd.spec.names.kind);
+        }
+    }
+
+    #[test]
+    fn no_schema_has_a_format_or_a_null_that_kubernetes_cannot_hold() {
+        for (kind, schema) in schemas() {
+            walk(&schema, &mut |map| {
+                let format = map.get("format").and_then(|f| f.as_str()).unwrap_or_default();
+                assert!(!format.starts_with("uint"), "{kind} has an unsigned integer");
+                assert!(!map.contains_key("nullable"), "{kind} has a nullable field");
+            });
+        }
+    }
+
+    #[test]
+    fn every_property_is_described() {
+        for crd in all() {
+            let kind = crd.spec.names.kind;
+            let schema = crd.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+            let properties = schema.and_then(|s| s.properties.as_ref()).expect("a schema with properties");
+            // Embedded Kubernetes types bring their own descriptions, also where they are empty.
+            for (name, property) in properties.iter().filter(|(name, _)| *name == "spec" || *name == "status") {
+                undescribed(&format!("{kind}.{name}"), property);
+            }
+        }
+    }
+
+    fn undescribed(path: &str, schema: &JSONSchemaProps) {
+        for (name, property) in schema.properties.iter().flatten() {
+            let path = format!("{path}.{name}");
+            assert!(property.description.as_ref().is_some_and(|d| !d.is_empty()), "{path} has no description");
+            undescribed(&path, property);
+        }
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+            undescribed(path, items);
+        }
+    }
+
+    #[test]
+    fn lists_and_strings_that_rules_look_at_are_bounded() {
+        // Without bounds the API server assumes the worst and refuses the rule as too expensive.
+        for (kind, schema) in schemas() {
+            walk(&schema, &mut |map| {
+                if map.get("type").and_then(|t| t.as_str()) == Some("array") && map.contains_key("x-kubernetes-validations") {
+                    assert!(map.contains_key("maxItems"), "{kind} has a rule over an unbounded list");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_chart_keeps_definitions_and_the_plain_files_do_not_mention_helm() {
+        let files = files().expect("writable");
+        assert_eq!(files.len(), 24);
+        for (path, text) in files {
+            assert!(text.starts_with(HEADER));
+            assert_eq!(text.contains("helm.sh/resource-policy: keep"), path.starts_with("charts/"), "{path}");
+        }
+    }
+
+    #[test]
+    fn writing_twice_writes_the_same() {
+        assert_eq!(files().expect("writable"), files().expect("writable"));
+    }
 }

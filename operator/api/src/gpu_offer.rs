@@ -106,6 +106,10 @@ pub struct OfferClass {
     /// The most of them on one node.
     #[schemars(range(min = 0))]
     pub largest_block: i32,
+    /// The most that any one node has, free or not; absent where the member did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub largest_node: Option<i32>,
     /// How well the figures are supported.
     pub evidence: Evidence,
 }

@@ -7,6 +7,8 @@ pub const FINALIZER: &str = "koinon.dev/cleanup";
 
 /// On a guest namespace: the home member whose work runs there. Gate 2 looks for it.
 pub const GUEST_OF: &str = "koinon.dev/guest-of";
+/// On a guest namespace: the release namespace that it belongs to, whose gateway and weights cache its pods may talk to.
+pub const RELEASE_NAMESPACE_LABEL: &str = "koinon.dev/release-namespace";
 /// On a namespace: an admin lets jobs run here. Its value is [`JOBS_ALLOWED`].
 pub const JOBS: &str = "koinon.dev/jobs";
 /// The value of [`JOBS`].
@@ -94,6 +96,9 @@ pub const OPERATOR_KEY_SECRET: &str = "koinon-operator-key";
 pub const OPERATOR_KEY_ENTRY: &str = "key.pem";
 /// The Secret with the gateway's certificate, which the operator renews.
 pub const GATEWAY_TLS_SECRET: &str = "koinon-gateway-tls";
+/// The Secret in which the operator gathers the hashes of all API keys. The gateway may read this one and its
+/// certificate by name, and no other Secret: a right to list Secrets would reach the operator key.
+pub const API_KEYS_SECRET: &str = "koinon-apikeys";
 /// The Lease by which one of the operators leads.
 pub const LEADER_LEASE: &str = "koinon-operator";
 /// The entry of a reservation ConfigMap.
@@ -109,6 +114,10 @@ pub const WEIGHTS_CONTAINER: &str = "weights";
 pub const ENGINE_CONTAINER: &str = "engine";
 /// Where the weights lie in an engine pod.
 pub const MODELS_PATH: &str = "/models";
+/// The container of a probe pod.
+pub const PROBE_CONTAINER: &str = "probe";
+/// The name of an engine's only port.
+pub const ENGINE_PORT_NAME: &str = "api";
 /// The engine's home folder.
 pub const HOME_PATH: &str = "/home/koinon";
 /// The user and group that engine pods run as unless their image says another number.

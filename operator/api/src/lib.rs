@@ -16,6 +16,7 @@
 pub mod catalogue;
 pub mod common;
 pub mod conditions;
+pub mod convert;
 pub mod cooperative;
 pub mod crd;
 pub mod envelope;

@@ -322,24 +322,24 @@ super::closed_set! {
         // ---- Placement: granting
         /// The host granted it.
         Granted,
-        /// The home is not an Active member.
-        NotAMember,
-        /// The home is suspended.
-        MemberSuspended,
-        /// The pool does not serve this home.
-        NotAllowedByPool,
+        /// The home is not an Active member, or its log forked.
+        HomeNotActive,
+        /// The host's owner takes no foreign work now.
+        GuestsNotAccepted,
+        /// The host's owner keeps this member or model out.
+        DeniedByOwner,
         /// The home holds as many GPUs of the pool as it may.
         MemberLimit,
         /// The host does not confine guests, and its owner does not accept that.
         NetworkPolicyUnenforced,
         /// A higher epoch was seen; the message names it.
-        EpochTooLow,
+        StaleEpoch,
         /// Another request took the GPUs in the same instant.
         ReservationConflict,
         /// The request is malformed.
-        RequestInvalid,
-        /// Host rules and request ask for different partitions or lease times.
-        LeaseNotAllowed,
+        InvalidRequest,
+        /// A reason that only a later version knows.
+        Other,
 
         // ---- Placement: loading and running
         /// Weights are being fetched.
@@ -354,6 +354,8 @@ super::closed_set! {
         SourceUnknown,
         /// The cache has no room.
         CacheFull,
+        /// The weights could not be had at the host.
+        WeightsFailed,
         /// The pod waits for a node.
         Unschedulable,
         /// The image cannot be pulled.
@@ -383,11 +385,11 @@ super::closed_set! {
         /// The home withdrew the route.
         RouteWithdrawn,
         /// The home no longer lists it.
-        OmittedByHome,
+        NoLongerRequested,
         /// The job is gone or needs fewer replicas.
         NoLongerWanted,
-        /// The owner needs the GPUs.
-        ReclaimedByOwner,
+        /// The owner takes the GPUs back.
+        Reclaimed,
         /// It is given its time to finish.
         Draining,
         /// It has ended; nothing is held.
