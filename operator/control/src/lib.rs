@@ -17,9 +17,11 @@ pub mod commons;
 pub mod context;
 pub mod crds;
 pub mod events;
+pub mod keys;
 pub mod lease;
 pub mod metrics;
 pub mod peers;
+pub mod render;
 
 pub use args::OperatorArgs;
 pub use clock::{Clock, ManualClock, SystemClock};
