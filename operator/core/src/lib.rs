@@ -17,11 +17,14 @@ pub mod ids;
 pub mod invite;
 pub mod json;
 pub mod kind;
+pub mod latest;
 pub mod liveness;
+pub mod log;
 pub mod manifest;
 pub mod placement;
 pub mod planner;
 pub mod presets;
+pub mod recovery;
 pub mod sizing;
 pub mod statement;
 #[cfg(any(test, feature = "testkit"))]

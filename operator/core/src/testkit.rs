@@ -81,6 +81,48 @@ impl Person {
     }
 }
 
+/// The log of one person's operator, as it grows.
+pub struct Writer<'a> {
+    /// Whose.
+    pub who: &'a Person,
+    /// The entries so far.
+    pub entries: Vec<Statement>,
+    coop: CoopId,
+}
+
+impl<'a> Writer<'a> {
+    /// An empty log.
+    pub fn new(who: &'a Person, coop: CoopId) -> Self {
+        Self { who, entries: Vec::new(), coop }
+    }
+
+    /// Adds an entry with `body`.
+    pub fn add(&mut self, at: UnixSeconds, body: Body) -> Statement {
+        let prev = self.entries.last().map_or(self.coop.0, |e| e.id().0);
+        let entry = self.who.entry(self.coop, at, self.entries.len() as u64, prev, body);
+        self.entries.push(entry.clone());
+        entry
+    }
+
+    /// Adds an anchor of `statement`.
+    pub fn anchor(&mut self, at: UnixSeconds, statement: &Statement) -> Statement {
+        self.add(at, Body::Anchor(Box::new(crate::body::Anchor { statement: statement.envelope().clone() })))
+    }
+
+    /// Adds an entry without any effect; different notes make different entries.
+    pub fn note(&mut self, at: UnixSeconds, note: u64) -> Statement {
+        let id = crate::ids::StatementId(crate::ids::Digest::of(&note.to_le_bytes()));
+        let log = self.who.operator.public_key();
+        let body = crate::body::Evidence { log, seq: Seq(note), first: id, second: id, envelopes: vec![] };
+        self.add(at, Body::Evidence(Box::new(body)))
+    }
+
+    /// The same log cut back to its first `len` entries, as a restored backup would have it.
+    pub fn restored(&self, len: usize) -> Self {
+        Self { who: self.who, entries: self.entries[..len].to_vec(), coop: self.coop }
+    }
+}
+
 /// A charter of `people`.
 pub fn charter(people: &[&Person], preset: Preset) -> Charter {
     Charter {

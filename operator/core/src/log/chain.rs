@@ -1,0 +1,263 @@
+//! One log: its entries, the other branch if it forked, and the entries that wait for one before them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::budget::{OverBudget, Usage, spend};
+use super::{ForkProof, Limits, Refused};
+use crate::body::charter::Budgets;
+use crate::body::entry::Head;
+use crate::ids::{Digest, MemberId, PublicKey, Seq, StatementId};
+use crate::statement::{Position, Statement};
+
+/// Whether an entry may have an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Valid,
+    /// Its author had used up the day.
+    OverBudget(OverBudget),
+}
+
+/// A stored entry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it says.
+    pub statement: Arc<Statement>,
+    /// Whether it may have an effect.
+    pub standing: Standing,
+    pub(super) usage: Usage,
+}
+
+impl Entry {
+    /// Its number.
+    pub fn seq(&self) -> Seq {
+        self.statement.log_seq().unwrap_or_default()
+    }
+    /// Its id.
+    pub fn id(&self) -> StatementId {
+        self.statement.id()
+    }
+}
+
+/// What became of an entry that was offered to its log.
+pub(super) enum Placed {
+    Known,
+    Waiting,
+    Stored { ids: Vec<StatementId>, proof: Option<Box<ForkProof>> },
+}
+
+/// The payloads of one position: one, or the two that prove a fork.
+#[derive(Clone, Debug)]
+struct Level {
+    first: Entry,
+    second: Option<Entry>,
+}
+
+impl Level {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.first).chain(&self.second)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    log: PublicKey,
+    owner: MemberId,
+    levels: Vec<Level>,
+    places: BTreeMap<StatementId, Seq>,
+    waiting: BTreeMap<(Seq, StatementId), Arc<Statement>>,
+    waiting_bytes: usize,
+    stored_bytes: usize,
+    capped: bool,
+}
+
+impl Chain {
+    pub(super) fn new(log: PublicKey, owner: MemberId) -> Self {
+        Self {
+            log,
+            owner,
+            levels: Vec::new(),
+            places: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            stored_bytes: 0,
+            capped: false,
+        }
+    }
+
+    pub(super) fn owner(&self) -> &MemberId {
+        &self.owner
+    }
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.stored_bytes
+    }
+    pub(super) fn capped(&self) -> bool {
+        self.capped
+    }
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The entry at every position; where the log forked, the one that came first.
+    pub(super) fn first(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().map(|level| &level.first)
+    }
+
+    /// Both payloads of every position from `from` on.
+    pub(super) fn both(&self, from: Seq) -> impl Iterator<Item = &Entry> {
+        let from = usize::try_from(from.0).unwrap_or(usize::MAX).min(self.levels.len());
+        self.levels[from..].iter().flat_map(Level::entries)
+    }
+
+    pub(super) fn head(&self) -> Option<Head> {
+        self.last().map(|e| Head { seq: e.seq(), id: e.id() })
+    }
+
+    pub(super) fn last(&self) -> Option<&Entry> {
+        self.levels.last().map(|level| &level.first)
+    }
+
+    pub(super) fn get(&self, id: &StatementId) -> Option<&Entry> {
+        let seq = self.places.get(id)?;
+        self.at(*seq).find(|e| e.id() == *id)
+    }
+
+    /// The number of the first position that is empty.
+    pub(super) fn next(&self) -> Seq {
+        Seq(self.levels.len() as u64)
+    }
+
+    fn at(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
+        let level = usize::try_from(seq.0).ok().and_then(|index| self.levels.get(index));
+        level.into_iter().flat_map(Level::entries)
+    }
+
+    fn is_full(&self, seq: Seq) -> bool {
+        self.at(seq).count() > 1
+    }
+
+    /// The entry that `prev` names at the position before `seq`: `None` if it is not here, `Some(None)` for the first.
+    fn before(&self, seq: Seq, prev: Digest) -> Option<Option<&Entry>> {
+        match seq.0.checked_sub(1) {
+            None => Some(None),
+            Some(before) => self.at(Seq(before)).find(|e| e.id().0 == prev).map(Some),
+        }
+    }
+
+    pub(super) fn place(
+        &mut self,
+        statement: Arc<Statement>,
+        budgets: &Budgets,
+        limits: &Limits,
+    ) -> Result<Placed, Refused> {
+        let id = statement.id();
+        let seq = statement.log_seq().unwrap_or_default();
+        if self.places.contains_key(&id) || self.waiting.contains_key(&(seq, id)) {
+            return Ok(Placed::Known);
+        }
+        if !self.links(&statement) {
+            return self.wait(statement, limits);
+        }
+        let mut stored = Placed::Stored { ids: Vec::new(), proof: None };
+        self.store(statement, budgets, limits, &mut stored)?;
+        // What waited for it follows. What cannot be stored is dropped: it can be fetched again when there is room.
+        while let Some(next) = self.next_waiting() {
+            let _ = self.store(next, budgets, limits, &mut stored);
+        }
+        Ok(stored)
+    }
+
+    fn links(&self, statement: &Statement) -> bool {
+        match *statement.position() {
+            Position::Log { seq, prev } => self.before(seq, prev).is_some(),
+            _ => false,
+        }
+    }
+
+    fn next_waiting(&mut self) -> Option<Arc<Statement>> {
+        let key = *self.waiting.iter().find(|(_, s)| self.links(s))?.0;
+        let statement = self.waiting.remove(&key)?;
+        self.waiting_bytes -= statement.size();
+        Some(statement)
+    }
+
+    fn store(
+        &mut self,
+        statement: Arc<Statement>,
+        budgets: &Budgets,
+        limits: &Limits,
+        stored: &mut Placed,
+    ) -> Result<(), Refused> {
+        let (Position::Log { seq, prev }, Placed::Stored { ids, proof }) = (statement.position(), stored) else {
+            return Ok(());
+        };
+        let (seq, prev, cap) = (*seq, *prev, limits.stored_bytes);
+        if self.stored_bytes + statement.size() > cap {
+            self.capped = true;
+            return Err(Refused::Capped { log: self.log, owner: self.owner.clone(), stored: self.stored_bytes, cap });
+        }
+        if self.is_full(seq) {
+            return Err(Refused::ThirdBranch { log: self.log, seq });
+        }
+        let before = self.before(seq, prev).flatten().map(|e| e.usage).unwrap_or_default();
+        let (usage, over) = spend(&before, statement.header().issued_at, statement.size(), budgets);
+        let entry = Entry { standing: over.map_or(Standing::Valid, Standing::OverBudget), usage, statement };
+        self.stored_bytes += entry.statement.size();
+        self.places.insert(entry.id(), seq);
+        ids.push(entry.id());
+        match usize::try_from(seq.0).ok().and_then(|index| self.levels.get_mut(index)) {
+            None => self.levels.push(Level { first: entry, second: None }),
+            Some(level) => {
+                // Along one insertion positions only rise, so the first proof found is the earliest.
+                if proof.is_none() {
+                    *proof = ForkProof::of(&level.first.statement, &entry.statement).map(Box::new);
+                }
+                level.second = Some(entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, statement: Arc<Statement>, limits: &Limits) -> Result<Placed, Refused> {
+        let seq = statement.log_seq().unwrap_or_default();
+        if seq.0.checked_sub(1).is_some_and(|before| self.is_full(Seq(before))) {
+            // It follows a third payload, which is never stored: it would wait for ever.
+            return Err(Refused::ThirdBranch { log: self.log, seq });
+        }
+        let key = (seq, statement.id());
+        self.waiting_bytes += statement.size();
+        self.waiting.insert(key, statement);
+        while self.waiting.len() > limits.waiting_entries || self.waiting_bytes > limits.waiting_bytes {
+            // The one farthest ahead is needed last.
+            let Some((last, dropped)) = self.waiting.pop_last() else { break };
+            self.waiting_bytes -= dropped.size();
+            if last == key {
+                return Err(Refused::TooFarAhead { log: self.log, seq, next: self.next() });
+            }
+        }
+        Ok(Placed::Waiting)
+    }
+
+    /// What lies before the entries that wait: a gap, or the branch that one of them continues.
+    pub(super) fn missing(&self) -> Vec<(Seq, Seq)> {
+        let next = self.next();
+        let before = |seq: Seq| Seq(seq.0.saturating_sub(1));
+        let waiting = || self.waiting.keys().map(|(seq, _)| before(*seq));
+        let gap = waiting().find(|last| *last >= next).map(|last| (next, last));
+        let branch = waiting().find(|last| *last < next && !self.is_full(*last)).map(|last| (last, last));
+        branch.into_iter().chain(gap).collect()
+    }
+
+    /// What to ask a member for whose last entry is `head`.
+    pub(super) fn wants(&self, head: Head) -> Option<(Seq, Seq)> {
+        if self.places.contains_key(&head.id) || self.capped {
+            return None;
+        }
+        if head.seq < self.next() {
+            // A payload of a position that is held already: worth having only if it is the second one.
+            return (!self.is_full(head.seq)).then_some((head.seq, head.seq));
+        }
+        Some((self.next(), head.seq))
+    }
+}

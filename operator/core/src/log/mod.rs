@@ -1,0 +1,362 @@
+//! The commons as one member holds it: a gapless hash chain for every operator key.
+//!
+//! Entries may come in any order, twice, from anybody; what a replica holds in the end depends on the set alone.
+//!
+//! Guarantees
+//! - An entry is stored only behind the entry that it names; later ones wait, within bounds.
+//! - A second payload of a position is stored beside the first and proves the fork. Both branches are kept and
+//!   served, so that every member finds the same proof whichever branch came first.
+//! - An entry beyond its author's budget has no effect anywhere, because the budget is counted along its own chain.
+//!
+//! Caveat: of three or more branches two are kept. Where the fork begins is the same everywhere even then.
+
+mod budget;
+mod chain;
+mod fork;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use budget::{BudgetLeft, OverBudget};
+pub use chain::{Entry, Standing};
+pub use fork::ForkProof;
+
+use crate::body::Body;
+use crate::body::charter::Budgets;
+use crate::body::entry::Head;
+use crate::founding::Founding;
+use crate::ids::{CoopId, Digest, MemberId, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::statement::{Position, Statement};
+use chain::{Chain, Placed};
+
+/// What one member is willing to store of one author. Local: others may be more generous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries that wait for one before them.
+    pub waiting_entries: usize,
+    /// Payload bytes of entries that wait.
+    pub waiting_bytes: usize,
+    /// Payload bytes of one log; beyond them its author alone is no longer stored.
+    pub stored_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 256 << 20 }
+    }
+}
+
+/// What became of an entry that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is stored, together with entries that had waited for it.
+    Stored {
+        /// All that are stored now, in an order in which they can be stored elsewhere.
+        ids: Vec<StatementId>,
+        /// The proof that the log forked, if that is news.
+        fork: Option<Box<ForkProof>>,
+    },
+    /// It is held already.
+    Known,
+    /// It waits for what comes before it.
+    Waiting,
+}
+
+/// Why an entry was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It has no position in a log.
+    #[error("a {0} statement is no log entry")]
+    NotAnEntry(String),
+    /// It belongs to another cooperative.
+    #[error("the entry belongs to cooperative {seen}, this one is {expected}")]
+    OtherCooperative {
+        /// This cooperative.
+        expected: CoopId,
+        /// The entry's.
+        seen: CoopId,
+    },
+    /// Nobody here has this log.
+    #[error("log {0} belongs to no member of this cooperative")]
+    UnknownLog(PublicKey),
+    /// The log is another member's.
+    #[error("log {log} belongs to {owner}, the entry names {author} as its author")]
+    OtherAuthor {
+        /// The log.
+        log: PublicKey,
+        /// Whose it is.
+        owner: MemberId,
+        /// Who the entry says it is.
+        author: MemberId,
+    },
+    /// The first entry of a log must follow the cooperative itself.
+    #[error("the first entry of log {0} does not name the cooperative as the one before it")]
+    WrongStart(PublicKey),
+    /// Too many entries wait already.
+    #[error("entry {seq} of log {log} is too far ahead: the next one needed is {next}")]
+    TooFarAhead {
+        /// The log.
+        log: PublicKey,
+        /// The entry's number.
+        seq: Seq,
+        /// The number that is needed.
+        next: Seq,
+    },
+    /// Two branches of a fork are held already.
+    #[error("position {seq} of log {log} has two payloads already, which prove the fork")]
+    ThirdBranch {
+        /// The log.
+        log: PublicKey,
+        /// The position.
+        seq: Seq,
+    },
+    /// This member stores no more of that author.
+    #[error(
+        "log {log} of {owner} holds {stored} bytes, {cap} are allowed here: raise the local cap to store more of it"
+    )]
+    Capped {
+        /// The log.
+        log: PublicKey,
+        /// Whose it is.
+        owner: MemberId,
+        /// Bytes held.
+        stored: usize,
+        /// Bytes allowed.
+        cap: usize,
+    },
+}
+
+impl Refused {
+    /// A short name for metrics and events.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::NotAnEntry(_) => "NotAnEntry",
+            Self::OtherCooperative { .. } => "OtherCooperative",
+            Self::UnknownLog(_) => "UnknownLog",
+            Self::OtherAuthor { .. } => "OtherAuthor",
+            Self::WrongStart(_) => "WrongStart",
+            Self::TooFarAhead { .. } => "TooFarAhead",
+            Self::ThirdBranch { .. } => "ThirdBranch",
+            Self::Capped { .. } => "Capped",
+        }
+    }
+}
+
+/// Entries of one log that somebody should be asked for, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Range {
+    /// Which log.
+    pub log: PublicKey,
+    /// The first one.
+    pub from: Seq,
+    /// The last one.
+    pub to: Seq,
+}
+
+/// All logs of a cooperative as one member holds them.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    coop: CoopId,
+    budgets: Budgets,
+    limits: Limits,
+    chains: BTreeMap<PublicKey, Chain>,
+    /// Proofs about logs, by evidence or by both payloads being here; the earliest position of each log.
+    forks: BTreeMap<PublicKey, ForkProof>,
+}
+
+impl Replica {
+    /// An empty replica that takes the founders' logs.
+    pub fn new(founding: &Founding, limits: Limits) -> Self {
+        let mut replica = Self {
+            coop: founding.coop(),
+            budgets: founding.charter().parameters.budgets,
+            limits,
+            chains: BTreeMap::new(),
+            forks: BTreeMap::new(),
+        };
+        for founder in &founding.charter().founders {
+            replica.know(founder.keys.operator, founder.id.clone());
+        }
+        replica
+    }
+
+    /// Takes the log of a member from now on. A log that is known stays its first owner's.
+    pub fn know(&mut self, log: PublicKey, owner: MemberId) {
+        self.chains.entry(log).or_insert_with(|| Chain::new(log, owner));
+    }
+
+    /// Whether entries of `log` are taken.
+    pub fn knows(&self, log: &PublicKey) -> bool {
+        self.chains.contains_key(log)
+    }
+
+    /// Takes one entry.
+    pub fn insert(&mut self, statement: Statement) -> Result<Inserted, Refused> {
+        let Position::Log { seq, prev } = *statement.position() else {
+            return Err(Refused::NotAnEntry(statement.kind().to_string()));
+        };
+        if statement.coop() != self.coop {
+            return Err(Refused::OtherCooperative { expected: self.coop, seen: statement.coop() });
+        }
+        let log = statement.header().key;
+        let chain = self.chains.get_mut(&log).ok_or(Refused::UnknownLog(log))?;
+        if chain.owner() != statement.author() {
+            let author = statement.author().clone();
+            return Err(Refused::OtherAuthor { log, owner: chain.owner().clone(), author });
+        }
+        if seq == Seq(0) && prev != self.coop.0 {
+            return Err(Refused::WrongStart(log));
+        }
+        let placed = chain.place(Arc::new(statement), &self.budgets, &self.limits)?;
+        Ok(match placed {
+            Placed::Known => Inserted::Known,
+            Placed::Waiting => Inserted::Waiting,
+            Placed::Stored { ids, proof } => {
+                self.read_evidence(&log, &ids);
+                let fork = proof.filter(|proof| self.note_fork((**proof).clone()));
+                Inserted::Stored { ids, fork }
+            }
+        })
+    }
+
+    /// Remembers a proof that a log forked; `true` if it is news, that is the first or an earlier position.
+    pub fn note_fork(&mut self, proof: ForkProof) -> bool {
+        let news = self.forks.get(&proof.log).is_none_or(|known| proof.seq < known.seq);
+        if news {
+            self.forks.insert(proof.log, proof);
+        }
+        news
+    }
+
+    fn read_evidence(&mut self, log: &PublicKey, ids: &[StatementId]) {
+        let Some(chain) = self.chains.get(log) else { return };
+        let proofs: Vec<ForkProof> = ids
+            .iter()
+            .filter_map(|id| match chain.get(id)?.statement.body() {
+                Body::Evidence(evidence) => ForkProof::of_evidence(evidence, self.coop),
+                _ => None,
+            })
+            .collect();
+        for proof in proofs {
+            self.note_fork(proof);
+        }
+    }
+
+    /// The proof that `log` forked, if there is one.
+    pub fn fork(&self, log: &PublicKey) -> Option<&ForkProof> {
+        self.forks.get(log)
+    }
+
+    /// Every proof that is known.
+    pub fn forks(&self) -> impl Iterator<Item = &ForkProof> {
+        self.forks.values()
+    }
+
+    /// The entries of `log` that may decide something: within budget and before any fork.
+    pub fn effective(&self, log: &PublicKey) -> impl Iterator<Item = &Entry> {
+        let end = self.forks.get(log).map_or(Seq(u64::MAX), |fork| fork.seq);
+        self.entries(log).take_while(move |e| e.seq() < end).filter(|e| e.standing == Standing::Valid)
+    }
+
+    /// The entries of `log` within budget on either branch. Seals count from here: evidence never un-counts a
+    /// certificate, or a member could undo decisions by forking its own past.
+    pub fn signed(&self, log: &PublicKey) -> impl Iterator<Item = &Entry> {
+        self.chains.get(log).into_iter().flat_map(|chain| chain.both(Seq(0))).filter(|e| e.standing == Standing::Valid)
+    }
+
+    /// The entry at every position of `log`; where it forked, the one that came first.
+    pub fn entries(&self, log: &PublicKey) -> impl Iterator<Item = &Entry> {
+        self.chains.get(log).into_iter().flat_map(Chain::first)
+    }
+
+    /// The first empty position of `log`.
+    pub fn next_seq(&self, log: &PublicKey) -> Seq {
+        self.chains.get(log).map_or(Seq(0), Chain::next)
+    }
+
+    /// The logs and their owners.
+    pub fn logs(&self) -> impl Iterator<Item = (&PublicKey, &MemberId)> {
+        self.chains.iter().map(|(log, chain)| (log, chain.owner()))
+    }
+
+    /// The entry with this id.
+    pub fn get(&self, id: &StatementId) -> Option<&Entry> {
+        self.chains.values().find_map(|chain| chain.get(id))
+    }
+
+    /// Whether the entry with this id is stored.
+    pub fn contains(&self, id: &StatementId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// The last entry of every log that has one.
+    pub fn heads(&self) -> BTreeMap<PublicKey, Head> {
+        self.chains.iter().filter_map(|(log, chain)| Some((*log, chain.head()?))).collect()
+    }
+
+    /// The last entry of `log`.
+    pub fn head(&self, log: &PublicKey) -> Option<Head> {
+        self.chains.get(log)?.head()
+    }
+
+    /// Where the next entry of `log` stands.
+    pub fn next_position(&self, log: &PublicKey) -> Position {
+        match self.head(log) {
+            None => Position::Log { seq: Seq(0), prev: self.coop.0 },
+            Some(head) => Position::Log { seq: Seq(head.seq.0.saturating_add(1)), prev: Digest(head.id.0.0) },
+        }
+    }
+
+    /// What to ask for, given another member's heads and the entries that wait here.
+    pub fn wants(&self, heads: &BTreeMap<PublicKey, Head>) -> Vec<Range> {
+        let mut wanted: BTreeSet<Range> = self.missing().into_iter().collect();
+        for (log, head) in heads {
+            if let Some(chain) = self.chains.get(log) {
+                wanted.extend(chain.wants(*head).map(|(from, to)| Range { log: *log, from, to }));
+            }
+        }
+        wanted.into_iter().collect()
+    }
+
+    /// The gaps before entries that wait.
+    pub fn missing(&self) -> Vec<Range> {
+        self.chains
+            .iter()
+            .flat_map(|(log, chain)| chain.missing().into_iter().map(|(from, to)| Range { log: *log, from, to }))
+            .collect()
+    }
+
+    /// Up to `limit` entries of `log` from position `from` on, both payloads of a forked position, as they are served.
+    pub fn range(&self, log: &PublicKey, from: Seq, limit: usize) -> Vec<Arc<Statement>> {
+        let Some(chain) = self.chains.get(log) else { return Vec::new() };
+        chain.both(from).take(limit).map(|e| Arc::clone(&e.statement)).collect()
+    }
+
+    /// Payload bytes held of `log`.
+    pub fn stored_bytes(&self, log: &PublicKey) -> usize {
+        self.chains.get(log).map_or(0, Chain::stored_bytes)
+    }
+
+    /// Whether the local cap stops `log` from growing here.
+    pub fn capped(&self, log: &PublicKey) -> bool {
+        self.chains.get(log).is_some_and(Chain::capped)
+    }
+
+    /// How many entries wait for one before them.
+    pub fn waiting(&self) -> usize {
+        self.chains.values().map(Chain::waiting).sum()
+    }
+
+    /// What `log` may still add on the day of `at`.
+    pub fn budget_left(&self, log: &PublicKey, at: UnixSeconds) -> BudgetLeft {
+        let last = self.chains.get(log).and_then(Chain::last).map(|e| e.usage).unwrap_or_default();
+        budget::left(&last, at, &self.budgets)
+    }
+
+    /// The cooperative.
+    pub fn coop(&self) -> CoopId {
+        self.coop
+    }
+}
