@@ -1,3 +1,6 @@
 //! The commons: what all members hold in common, and this member's part in it.
 
 pub mod publisher;
+pub mod api_store;
+pub mod envelope;
+pub mod store;

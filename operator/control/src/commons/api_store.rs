@@ -1,0 +1,174 @@
+//! The API server as the durable store of statements.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use koinon_api::statement::{Statement as Resource, StatementSpec};
+use koinon_api::{labels, names};
+use koinon_core::statement::Statement;
+use kube::api::{Api, ListParams, ObjectMeta, PostParams, ResourceExt};
+use kube::core::DeserializeGuard;
+
+use super::envelope;
+use super::store::{Kept, Reserved, StatementStore, StoreError};
+use crate::lease::{Fenced, LeaseHandle};
+
+/// Statements a page: 100 of the largest are 9 MiB, which an API server answers without trouble.
+const PAGE: u32 = 100;
+
+/// Statements as objects of one namespace.
+#[derive(Clone, Debug)]
+pub struct ApiStore {
+    api: Api<Resource>,
+    guarded: Api<DeserializeGuard<Resource>>,
+    lease: LeaseHandle,
+    timeout: Duration,
+}
+
+impl ApiStore {
+    /// A store that writes while `lease` is held, and gives each request up after `timeout`.
+    #[must_use]
+    pub fn new(client: kube::Client, namespace: &str, lease: LeaseHandle, timeout: Duration) -> Self {
+        let guarded = Api::namespaced(client.clone(), namespace);
+        ApiStore { api: Api::namespaced(client, namespace), guarded, lease, timeout }
+    }
+
+    async fn create(&self, name: &str, statement: &Statement) -> Result<Created, StoreError> {
+        let fence = self.lease.guard()?;
+        let object = resource(name, statement);
+        let params = PostParams::default();
+        let request = tokio::time::timeout(self.timeout, self.api.create(&params, &object));
+        match fence.within(async { Ok::<_, kube::Error>(request.await) }).await {
+            Ok(Ok(Ok(_))) => Ok(Created::Yes),
+            // A lost answer and a name that is taken are the same question: what stands there?
+            Ok(Ok(Err(kube::Error::Api(status)))) if status.code == 409 => Ok(Created::Look),
+            Ok(Ok(Err(error))) if may_have_landed(&error) => Ok(Created::Look),
+            Ok(Err(_)) => Ok(Created::Look),
+            Ok(Ok(Err(error))) | Err(Fenced::Failed(error)) => Err(unavailable(name, &error.to_string())),
+            Err(Fenced::Ended) => Err(crate::lease::NotLeader.into()),
+        }
+    }
+
+    /// What stands under a name.
+    async fn look(&self, name: &str) -> Result<Option<Statement>, StoreError> {
+        let read = tokio::time::timeout(self.timeout, self.guarded.get_opt(name)).await;
+        let found = match read {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(unavailable(name, &error.to_string())),
+            Err(_) => return Err(unavailable(name, "no answer in time")),
+        };
+        let blocked = || StoreError::Blocked { name: name.to_owned() };
+        match found {
+            None => Ok(None),
+            Some(DeserializeGuard(Ok(object))) => read_statement(&object).map(Some).map_err(|_| blocked()),
+            Some(DeserializeGuard(Err(_))) => Err(blocked()),
+        }
+    }
+}
+
+enum Created {
+    Yes,
+    /// The name is taken, or the answer is lost.
+    Look,
+}
+
+impl StatementStore for ApiStore {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>> {
+        Box::pin(async move {
+            let mut kept = Vec::new();
+            let mut params = ListParams::default().limit(PAGE);
+            loop {
+                let page = tokio::time::timeout(self.timeout * 4, self.guarded.list(&params)).await;
+                let page = match page {
+                    Ok(Ok(page)) => page,
+                    Ok(Err(error)) => return Err(unavailable("statements", &error.to_string())),
+                    Err(_) => return Err(unavailable("statements", "no answer in time")),
+                };
+                for DeserializeGuard(object) in page.items {
+                    kept.push(match object {
+                        Ok(object) => match read_statement(&object) {
+                            Ok(statement) => Kept::Statement(Box::new(statement)),
+                            Err(why) => Kept::Spoilt { name: object.name_any(), why },
+                        },
+                        Err(invalid) => {
+                            Kept::Spoilt { name: invalid.metadata.name.unwrap_or_default(), why: invalid.error }
+                        }
+                    });
+                }
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params = params.continue_token(&token),
+                    None => return Ok(kept),
+                }
+            }
+        })
+    }
+
+    fn reserve<'a>(&'a self, entry: &'a Statement) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+        Box::pin(async move {
+            let Some(seq) = entry.log_seq() else {
+                return Err(unavailable("an entry", "it has no position"));
+            };
+            let key = entry.header().key;
+            let name = names::own_entry(&key.to_string(), seq.0);
+            if let Created::Yes = self.create(&name, entry).await? {
+                return Ok(Reserved::Stored);
+            }
+            match self.look(&name).await? {
+                Some(found) if found.id() == entry.id() => Ok(Reserved::Stored),
+                Some(found) if found.log_seq() == Some(seq) && found.header().key == key => {
+                    Ok(Reserved::Occupied(Box::new(found)))
+                }
+                Some(_) => Err(StoreError::Blocked { name }),
+                None => Err(unavailable(&name, "it was not stored")),
+            }
+        })
+    }
+
+    fn keep<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let name = names::statement(&statement.id().to_string());
+            if let Created::Yes = self.create(&name, statement).await? {
+                return Ok(());
+            }
+            match self.look(&name).await? {
+                Some(found) if found.id() == statement.id() => Ok(()),
+                Some(_) => Err(StoreError::Blocked { name }),
+                None => Err(unavailable(&name, "it was not stored")),
+            }
+        })
+    }
+}
+
+fn read_statement(object: &Resource) -> Result<Statement, String> {
+    let envelope = envelope::from_resource(&object.spec.envelope).map_err(|error| error.to_string())?;
+    Statement::verify(envelope).map_err(|error| error.to_string())
+}
+
+fn resource(name: &str, statement: &Statement) -> Resource {
+    let header = statement.header();
+    let mut labels = BTreeMap::from([
+        (labels::AUTHOR.to_owned(), header.author.to_string()),
+        (labels::KIND.to_owned(), header.kind.to_string()),
+    ]);
+    if statement.log_seq().is_some() {
+        labels.insert(labels::LOG.to_owned(), header.key.short());
+    }
+    let mut object = Resource::new(name, StatementSpec { envelope: envelope::to_resource(statement.envelope()) });
+    object.metadata = ObjectMeta { labels: Some(labels), ..object.metadata };
+    object
+}
+
+/// Whether the request may have been carried out although no good answer came.
+fn may_have_landed(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
+        kube::Error::SerdeError(_) => true,
+        _ => false,
+    }
+}
+
+fn unavailable(what: &str, why: &str) -> StoreError {
+    StoreError::Unavailable { what: what.to_owned(), why: why.to_owned() }
+}

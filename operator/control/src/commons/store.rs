@@ -1,0 +1,139 @@
+//! Where statements are kept.
+//!
+//! Guarantees that an implementation gives: what [`StatementStore::reserve`] and [`StatementStore::keep`] report as
+//! stored survives this process; of two that reserve one position, one is told that it is occupied, and by what.
+
+use futures::future::BoxFuture;
+use koinon_core::statement::Statement;
+use thiserror::Error;
+
+/// Why the store did not do what was asked. Nothing may be concluded about whether it took effect.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// This replica may not write.
+    #[error("the statement was not stored: {0}")]
+    NotLeader(#[from] crate::lease::NotLeader),
+    /// No answer, or a refusal.
+    #[error("storing or reading {what} in the API server failed: {why}")]
+    Unavailable {
+        /// Which object.
+        what: String,
+        /// What came back.
+        why: String,
+    },
+    /// Something else has the name that this statement must have.
+    #[error("the Statement {name} holds something else than its name says: look at it, and delete it if nobody needs it")]
+    Blocked {
+        /// The object.
+        name: String,
+    },
+}
+
+/// What became of a reservation.
+#[derive(Debug)]
+pub enum Reserved {
+    /// The entry has its position.
+    Stored,
+    /// Another entry of the same log had it already: the decision that the new one was about must be made again.
+    Occupied(Box<Statement>),
+}
+
+/// One object of the store.
+#[derive(Debug)]
+pub enum Kept {
+    /// A statement that holds.
+    Statement(Box<Statement>),
+    /// Something that does not; it is left where it is and named.
+    Spoilt {
+        /// The object's name.
+        name: String,
+        /// Why it does not hold.
+        why: String,
+    },
+}
+
+/// Durable memory for statements.
+pub trait StatementStore: Send + Sync + 'static {
+    /// Everything that is stored, completely or not at all.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>>;
+
+    /// Stores an entry of the own log under its position.
+    fn reserve<'a>(&'a self, entry: &'a Statement) -> BoxFuture<'a, Result<Reserved, StoreError>>;
+
+    /// Stores any other statement under its id. Storing one again is no error.
+    fn keep<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+#[cfg(test)]
+pub mod memory {
+    //! A store in memory whose content can be copied and put back, as an etcd snapshot can.
+
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use koinon_core::dsse::Envelope;
+
+    use super::*;
+
+    /// Objects by name.
+    pub type Objects = BTreeMap<String, Envelope>;
+
+    /// Clones share the content.
+    #[derive(Clone, Debug, Default)]
+    pub struct MemoryStore {
+        objects: Arc<Mutex<Objects>>,
+        /// Writes from now on land, but their answer is lost.
+        pub lose_answers: Arc<std::sync::atomic::AtomicBool>,
+    }
+
+    impl MemoryStore {
+        pub fn snapshot(&self) -> Objects {
+            self.objects.lock().unwrap().clone()
+        }
+
+        pub fn restore(&self, objects: Objects) {
+            *self.objects.lock().unwrap() = objects;
+        }
+
+        fn answer<T>(&self, answer: T) -> Result<T, StoreError> {
+            if self.lose_answers.load(std::sync::atomic::Ordering::SeqCst) {
+                return Err(StoreError::Unavailable { what: "a statement".into(), why: "no answer".into() });
+            }
+            Ok(answer)
+        }
+    }
+
+    impl StatementStore for MemoryStore {
+        fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>> {
+            Box::pin(async move {
+                let read = |(name, envelope): (String, Envelope)| match Statement::verify(envelope) {
+                    Ok(statement) => Kept::Statement(Box::new(statement)),
+                    Err(error) => Kept::Spoilt { name, why: error.to_string() },
+                };
+                Ok(self.snapshot().into_iter().map(read).collect())
+            })
+        }
+
+        fn reserve<'a>(&'a self, entry: &'a Statement) -> BoxFuture<'a, Result<Reserved, StoreError>> {
+            Box::pin(async move {
+                let seq = entry.log_seq().unwrap();
+                let name = koinon_api::names::own_entry(&entry.header().key.to_string(), seq.0);
+                let found = {
+                    let mut objects = self.objects.lock().unwrap();
+                    objects.entry(name).or_insert_with(|| entry.envelope().clone()).clone()
+                };
+                let found = Statement::verify(found).unwrap();
+                let is_ours = found.id() == entry.id();
+                self.answer(if is_ours { Reserved::Stored } else { Reserved::Occupied(Box::new(found)) })
+            })
+        }
+
+        fn keep<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async move {
+                let name = koinon_api::names::statement(&statement.id().to_string());
+                self.objects.lock().unwrap().entry(name).or_insert_with(|| statement.envelope().clone());
+                self.answer(())
+            })
+        }
+    }
+}
