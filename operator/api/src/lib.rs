@@ -29,6 +29,7 @@ pub mod member;
 pub mod model_release;
 pub mod names;
 pub mod placement;
+pub mod planning;
 pub mod policy_version;
 pub mod proposal;
 pub mod schema;

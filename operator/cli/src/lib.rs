@@ -1,1 +1,99 @@
-//! Placeholder.
+//! `kubectl koinon`: found, join, propose, vote, and look at a cooperative from one member's cluster.
+//!
+//! Every command that signs works on a person's machine with a key file that no cluster ever holds, and can print
+//! the signed resource (`-o yaml`) for those who apply from git instead of applying it.
+
+mod access;
+mod apikey;
+mod cluster;
+mod cordon;
+mod doctor;
+mod explain;
+mod found;
+mod inputs;
+mod invite;
+mod join;
+mod keyfile;
+mod keys;
+mod leave;
+mod output;
+mod plan;
+mod propose;
+mod show;
+mod vote;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// Work with a Koinon cooperative: found it, join it, vote in it, see who offers what.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-koinon", bin_name = "kubectl koinon", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    access: access::Access,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Found(found::Args),
+    Invite(invite::Args),
+    Join(join::Args),
+    Leave(leave::Args),
+    Propose(propose::Args),
+    Vote(vote::Args),
+    Explain(explain::Args),
+    Plan(plan::Args),
+    Members(show::MembersArgs),
+    Offers(show::OffersArgs),
+    Proposals(show::ProposalsArgs),
+    Cordon(cordon::Args),
+    Uncordon(cordon::UncordonArgs),
+    Apikey(apikey::Args),
+    Keys(keys::Args),
+    Adopt(keys::AdoptArgs),
+    Resume(keys::ResumeArgs),
+    Doctor(doctor::Args),
+    /// Print a shell completion script.
+    ///
+    /// For kubectl's own completion put `kubectl_complete-koinon` from the README on the PATH.
+    Completion {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// Whatever kept the command from doing what it was asked, with the fix where one is known.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { access, command } = self;
+        match command {
+            Command::Found(args) => args.run(&access).await,
+            Command::Invite(args) => args.run(&access).await,
+            Command::Join(args) => args.run(&access).await,
+            Command::Leave(args) => args.run(&access).await,
+            Command::Propose(args) => args.run(&access).await,
+            Command::Vote(args) => args.run(&access).await,
+            Command::Explain(args) => args.run(&access).await,
+            Command::Plan(args) => args.run(&access).await,
+            Command::Members(args) => args.run(&access).await,
+            Command::Offers(args) => args.run(&access).await,
+            Command::Proposals(args) => args.run(&access).await,
+            Command::Cordon(args) => args.run(&access).await,
+            Command::Uncordon(args) => args.run(&access).await,
+            Command::Apikey(args) => args.run(&access).await,
+            Command::Keys(args) => args.run(&access).await,
+            Command::Adopt(args) => args.run(&access).await,
+            Command::Resume(args) => args.run(&access).await,
+            Command::Doctor(args) => args.run(&access).await,
+            Command::Completion { shell } => {
+                let mut command = Self::command();
+                clap_complete::generate(shell, &mut command, "kubectl-koinon", &mut std::io::stdout());
+                Ok(())
+            }
+        }
+    }
+}

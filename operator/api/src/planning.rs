@@ -1,0 +1,115 @@
+//! From resources to what the planner of `koinon-core` reads.
+
+use koinon_core::body::latest::{GpuNeed, ModelRef, Offer, OfferedClass};
+use koinon_core::ids::{MemberId, Seconds, UnixSeconds};
+use koinon_core::liveness::Liveness as CoreLiveness;
+use koinon_core::planner::{Candidate, Need};
+
+use crate::convert::ConvertError;
+use crate::gpu_offer::{GPUOfferStatus, OfferClass};
+use crate::inference_job::InferenceJobSpec;
+use crate::member::{Liveness, Member, MemberState};
+use crate::time;
+
+fn name<T: std::str::FromStr<Err = koinon_core::ids::IdError>>(what: &'static str, text: &str) -> Result<T, ConvertError> {
+    text.parse().map_err(|source| ConvertError::Name { what, source })
+}
+
+fn names<T, C>(what: &'static str, texts: &[String]) -> Result<C, ConvertError>
+where
+    T: std::str::FromStr<Err = koinon_core::ids::IdError>,
+    C: FromIterator<T>,
+{
+    texts.iter().map(|text| name(what, text)).collect()
+}
+
+fn count(what: &'static str, from: i32) -> Result<u32, ConvertError> {
+    from.try_into().map_err(|_| ConvertError::Range { what, value: from.to_string() })
+}
+
+/// What one replica of a job needs, with `gpus` as its computed or given number of GPUs.
+///
+/// # Errors
+/// Where a name of the job breaks its rule.
+pub fn need(spec: &InferenceJobSpec, gpus: u32) -> Result<Need, ConvertError> {
+    let model = ModelRef::try_from(&spec.model)?;
+    let rules = &spec.placement;
+    Ok(Need {
+        model: model.manifest_digest,
+        gpu: GpuNeed { class: name("spec.gpu.class", &spec.gpu.class)?, count: gpus },
+        members: names("spec.placement.members", &rules.members)?,
+        exclude_members: names("spec.placement.excludeMembers", &rules.exclude_members)?,
+        jurisdictions: names("spec.placement.jurisdictions", &rules.jurisdictions)?,
+        min_evidence: rules.min_evidence.unwrap_or_default().into(),
+        max_per_member: rules.max_per_member.map(|most| count("spec.placement.maxPerMember", most)).transpose()?,
+    })
+}
+
+/// An offer as the resource shows it.
+///
+/// # Errors
+/// Where the status is not complete or a name breaks its rule.
+pub fn offer(status: &GPUOfferStatus) -> Result<Offer, ConvertError> {
+    let jurisdiction = status.jurisdiction.as_deref().unwrap_or_default();
+    Ok(Offer {
+        classes: status.classes.iter().map(offered_class).collect::<Result<_, _>>()?,
+        guests: status.guests.unwrap_or_default().into(),
+        network_policy: status.network_policy.unwrap_or_default().into(),
+        weights: names("status.weights", &status.weights)?,
+        gateway: names("status.gateway", &status.gateway)?,
+        jurisdiction: name("status.jurisdiction", jurisdiction)?,
+    })
+}
+
+fn offered_class(class: &OfferClass) -> Result<OfferedClass, ConvertError> {
+    let bytes = class.memory_bytes;
+    let range = |_| ConvertError::Range { what: "memoryBytes", value: bytes.to_string() };
+    Ok(OfferedClass {
+        class: name("class", &class.class)?,
+        product: name("product", &class.product)?,
+        memory_bytes: koinon_core::ids::Bytes(bytes.try_into().map_err(range)?),
+        offered: count("offered", class.offered)?,
+        largest_block: count("largestBlock", class.largest_block)?,
+        largest_node: class.largest_node.map(|most| count("largestNode", most)).transpose()?,
+        evidence: class.evidence.into(),
+    })
+}
+
+/// A member as the resources show it at `now`; an expired offer offers nothing.
+///
+/// # Errors
+/// Where a resource holds what is none of the domain's.
+pub fn candidate(
+    member: &Member,
+    offered: Option<&GPUOfferStatus>,
+    replicas_here: u32,
+    now: UnixSeconds,
+) -> Result<Candidate, ConvertError> {
+    let id: MemberId = name("metadata.name", member.metadata.name.as_deref().unwrap_or_default())?;
+    let status = member.status.clone().unwrap_or_default();
+    let valid = offered.filter(|offer| {
+        !offer.classes.is_empty()
+            && offer.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0)
+    });
+    let offer = match valid {
+        Some(status) => {
+            let age = status.as_of_time.as_ref().map_or(0, |as_of| now.0 - time::to_unix(as_of));
+            Some((offer(status)?, Seconds(age.max(0))))
+        }
+        None => None,
+    };
+    Ok(Candidate {
+        member: id,
+        liveness: match status.liveness {
+            Some(Liveness::Own) => None,
+            Some(Liveness::Fresh) => Some(CoreLiveness::Fresh),
+            Some(Liveness::Lost) => Some(CoreLiveness::Lost),
+            Some(Liveness::Suspect) | None => Some(CoreLiveness::Suspect),
+        },
+        active: status.state == Some(MemberState::Active),
+        cordoned: member.spec.cordoned,
+        offer,
+        replicas_here,
+        refused_lately: None,
+    })
+}

@@ -1,0 +1,220 @@
+//! What the commands read from, and write to, the member's cluster.
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::Secret;
+use koinon_api::labels;
+use koinon_api::{Cooperative, Proposal, Statement, names};
+use koinon_core::body::Charter;
+use koinon_core::founding::Founding;
+use koinon_core::ids::{CoopId, MemberId, PolicyHash, PublicKey, SiteName, UnixSeconds};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::access::Access;
+
+/// The field manager of everything that this command applies.
+const FIELD_MANAGER: &str = "kubectl-koinon";
+
+/// The release of one member.
+pub struct Cluster {
+    /// The API server.
+    pub client: Client,
+    /// The release's namespace.
+    pub namespace: String,
+}
+
+/// The cooperative as this cluster knows it.
+pub struct Membership {
+    /// The resource.
+    pub resource: Cooperative,
+    /// The cooperative's id.
+    pub coop: CoopId,
+    /// This cluster's member.
+    pub member: MemberId,
+    /// Its site.
+    pub site: SiteName,
+}
+
+impl Cluster {
+    /// Connects as `access` says.
+    ///
+    /// # Errors
+    /// Where no client can be made.
+    pub async fn connect(access: &Access) -> anyhow::Result<Self> {
+        Ok(Self { client: access.client().await?, namespace: access.release_namespace.clone() })
+    }
+
+    /// The resources of one kind in the release's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The one `Cooperative` of the release, where there is one.
+    ///
+    /// # Errors
+    /// Where the API server does not answer, or knows no such kind.
+    pub async fn find_cooperative(&self) -> anyhow::Result<Option<Cooperative>> {
+        let found = self
+            .api::<Cooperative>()
+            .list(&ListParams::default())
+            .await
+            .context("cannot read the Cooperative (is the chart koinon-crds installed?)")?;
+        Ok(found.items.into_iter().next())
+    }
+
+    /// This cluster's membership.
+    ///
+    /// # Errors
+    /// Where the cluster has neither founded nor joined.
+    pub async fn membership(&self) -> anyhow::Result<Membership> {
+        let Some(resource) = self.find_cooperative().await? else {
+            bail!(
+                "namespace {} holds no Cooperative: found one (kubectl koinon found) or join one (kubectl koinon join)",
+                self.namespace
+            );
+        };
+        let coop = resource.spec.id.parse().context("cannot read the Cooperative's spec.id")?;
+        let member = resource.spec.member.parse().context("cannot read the Cooperative's spec.member")?;
+        let site = resource.spec.site.name.parse().context("cannot read the Cooperative's spec.site.name")?;
+        Ok(Membership { resource, coop, member, site })
+    }
+
+    /// The charter, from the founder's own resource or from the commons.
+    ///
+    /// # Errors
+    /// Where it is not there yet, or does not hold.
+    pub async fn charter(&self, membership: &Membership) -> anyhow::Result<Charter> {
+        let envelope = match &membership.resource.spec.charter {
+            Some(envelope) => envelope.clone(),
+            None => {
+                let name = names::statement(&membership.coop.to_string());
+                let stored = self.api::<Statement>().get_opt(&name).await.context("cannot read the charter")?;
+                stored
+                    .with_context(|| {
+                        format!(
+                            "the charter (Statement {name}) has not arrived yet; see kubectl get kcoop -n {}",
+                            self.namespace
+                        )
+                    })?
+                    .spec
+                    .envelope
+            }
+        };
+        let founding =
+            Founding::verify_as(to_core(&envelope)?, membership.coop).context("the stored charter does not hold")?;
+        Ok(founding.charter().clone())
+    }
+
+    /// The public key of the cluster's operator.
+    ///
+    /// # Errors
+    /// Where the operator has not made its key yet.
+    pub async fn operator_key(&self) -> anyhow::Result<PublicKey> {
+        let secret = self
+            .api::<Secret>()
+            .get_opt(labels::OPERATOR_KEY_SECRET)
+            .await
+            .context("cannot read the operator's key Secret")?
+            .with_context(|| {
+                format!(
+                    "the operator in namespace {} has not made its key yet: install the chart koinon and wait for it to be ready",
+                    self.namespace
+                )
+            })?;
+        secret
+            .annotations()
+            .get(labels::PUBLIC_KEY)
+            .with_context(|| {
+                format!("Secret {} lacks the annotation {}", labels::OPERATOR_KEY_SECRET, labels::PUBLIC_KEY)
+            })?
+            .parse()
+            .context("cannot read the operator's public key")
+    }
+
+    /// Applies `resource` by server-side apply.
+    ///
+    /// # Errors
+    /// What the API server answered.
+    pub async fn apply<K>(&self, resource: &K) -> anyhow::Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        let name = resource.name_any();
+        let kind = K::kind(&K::DynamicType::default()).into_owned();
+        self.api::<K>()
+            .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(resource))
+            .await
+            .with_context(|| format!("cannot apply {kind} {name} in namespace {}", self.namespace))
+    }
+
+    /// A proposal by its name, its id, or the beginning of either, as long as only one fits.
+    ///
+    /// # Errors
+    /// Where none or several fit.
+    pub async fn proposal(&self, wanted: &str) -> anyhow::Result<Proposal> {
+        let all = self.api::<Proposal>().list(&ListParams::default()).await.context("cannot list proposals")?;
+        let fits = |proposal: &&Proposal| {
+            let id = proposal.status.as_ref().and_then(|status| status.id.as_deref()).unwrap_or_default();
+            proposal.name_any().starts_with(wanted) || (!id.is_empty() && id.starts_with(wanted))
+        };
+        if let Some(exact) = all.items.iter().find(|proposal| proposal.name_any() == wanted) {
+            return Ok(exact.clone());
+        }
+        let fitting: Vec<&Proposal> = all.items.iter().filter(fits).collect();
+        match fitting.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => bail!("no proposal {wanted} in namespace {}; see kubectl koinon proposals", self.namespace),
+            several => bail!(
+                "{wanted} fits several proposals: {}",
+                several.iter().map(|proposal| proposal.name_any()).collect::<Vec<_>>().join(", ")
+            ),
+        }
+    }
+}
+
+impl Membership {
+    /// The head of a policy chain as the operator last reported it.
+    ///
+    /// # Errors
+    /// Where the operator has not reported it.
+    pub fn policy_head(&self, scope: &str) -> anyhow::Result<PolicyHash> {
+        let status = self.resource.status.as_ref();
+        let heads = status.map(|status| status.policy_heads.as_slice()).unwrap_or_default();
+        heads
+            .iter()
+            .find(|head| head.scope == scope)
+            .with_context(|| format!("the operator has not reported the head of policy {scope} yet: is it ready?"))?
+            .version
+            .parse()
+            .context("cannot read the policy head")
+    }
+}
+
+/// The envelope of a resource as the domain's own.
+///
+/// # Errors
+/// Where a signature's key or form is not one.
+pub fn to_core(envelope: &koinon_api::Envelope) -> anyhow::Result<koinon_core::dsse::Envelope> {
+    envelope.try_into().context("cannot read the envelope")
+}
+
+/// The domain's envelope as a resource carries it.
+///
+/// # Errors
+/// Never in practice: both have the same JSON.
+pub fn to_api(envelope: &koinon_core::dsse::Envelope) -> anyhow::Result<koinon_api::Envelope> {
+    envelope.try_into().context("cannot write the envelope")
+}
+
+/// Now, by this machine's clock.
+pub fn now() -> UnixSeconds {
+    UnixSeconds(jiff::Timestamp::now().as_second())
+}

@@ -1,0 +1,183 @@
+//! `kubectl koinon found`: the founding charter, signed by every founder.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use koinon_api::{Cooperative, cooperative};
+use koinon_core::body::charter::{Charter, Preset};
+use koinon_core::body::{Body, Engine, Member, ModelRelease};
+use koinon_core::dsse::{Envelope, Signer as _};
+use koinon_core::founding::Founding;
+use koinon_core::ids::Line;
+use koinon_core::presets;
+use koinon_core::statement::{Draft, Position};
+
+use crate::access::Access;
+use crate::cluster::{Cluster, now, to_api};
+use crate::inputs::{MemberFlags, PersonKeys, read_yaml, read_yaml_documents};
+use crate::keyfile;
+use crate::output::{Output, print_yaml};
+
+/// Found a cooperative: make its charter, sign it, and make this cluster its first member.
+///
+/// One founder needs one command. Several founders pass the charter round: each runs `found --describe` and sends the
+/// result to the first, who runs `found --with FILE… --out charter.yaml`; each other founder signs it with
+/// `found --co-sign charter.yaml`; then every founder applies it with `found --charter charter.yaml`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    member: MemberFlags,
+    /// Where the charter's numbers come from: minutes for trying it out, days for real owners.
+    #[arg(long, value_enum, default_value = "standard")]
+    preset: PresetFlag,
+    /// What people call the cooperative.
+    #[arg(long, default_value = "A Koinon cooperative")]
+    name: Line,
+    /// Engines of the first catalogue, as YAML documents.
+    #[arg(long = "engine", value_name = "FILE")]
+    engines: Vec<PathBuf>,
+    /// Models that are approved from the start, as YAML documents.
+    #[arg(long = "release", value_name = "FILE")]
+    releases: Vec<PathBuf>,
+    /// Print this founder's description for the one who writes the charter, and stop.
+    #[arg(long, conflicts_with_all = ["with", "out", "co_sign", "charter"])]
+    describe: bool,
+    /// Another founder's description.
+    #[arg(long, value_name = "FILE")]
+    with: Vec<PathBuf>,
+    /// Write the charter with this founder's signature to a file for the others to sign, and stop.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["co_sign", "charter"])]
+    out: Option<PathBuf>,
+    /// Add this founder's signature to a charter in a file, and stop.
+    #[arg(long, value_name = "FILE", conflicts_with = "charter")]
+    co_sign: Option<PathBuf>,
+    /// Apply a charter that every founder has signed.
+    #[arg(long, value_name = "FILE")]
+    charter: Option<PathBuf>,
+    /// Print the Cooperative instead of applying it.
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PresetFlag {
+    Trial,
+    Standard,
+}
+
+impl Args {
+    pub async fn run(self, access: &Access) -> anyhow::Result<()> {
+        let Self { member, preset, name, engines, releases, describe, with, out, co_sign, charter, output } = self;
+        if let Some(path) = co_sign {
+            let mut envelope: Envelope = read_yaml(&path, "a charter's envelope")?;
+            let signer = keyfile::read(&access.governance_key()?)?;
+            envelope.co_sign(&signer).context("cannot sign the charter")?;
+            std::fs::write(&path, serde_yaml::to_string(&envelope)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("signed {} with {}", path.display(), signer.public_key());
+            return Ok(());
+        }
+        let cluster = Cluster::connect(access).await?;
+        if let Some(existing) = cluster.find_cooperative().await? {
+            bail!(
+                "this release is a member of {} already; a second cooperative is a second release in a namespace of its own",
+                existing.spec.id
+            );
+        }
+        let operator = cluster.operator_key().await?;
+        if let Some(path) = charter {
+            let founding = Founding::verify(read_yaml(&path, "a charter's envelope")?)
+                .context("the charter does not hold (has every founder signed it?)")?;
+            return apply(&cluster, &member, &founding, output).await;
+        }
+        let keys = PersonKeys::read_or_create(access, member.no_passphrase)?;
+        let me = member.describe(operator, &keys)?;
+        if describe {
+            return print_yaml(&[me]);
+        }
+        let mut founders: Vec<Member> = vec![me];
+        for path in &with {
+            founders.push(read_yaml(path, "a founder's description (kubectl koinon found --describe)")?);
+        }
+        let preset = match preset {
+            PresetFlag::Trial => Preset::Trial,
+            PresetFlag::Standard => Preset::Standard,
+        };
+        let charter = Charter {
+            name,
+            preset,
+            founders,
+            parameters: presets::parameters(preset),
+            classes: presets::classes(preset),
+            releases: read_all::<ModelRelease>(&releases, "a model release")?,
+            engines: read_all::<Engine>(&engines, "an engine")?,
+        };
+        charter.validate()?;
+        let several = charter.founders.len() > 1;
+        let draft = Draft {
+            coop: None,
+            author: member.member.clone(),
+            site: member.site.clone(),
+            issued_at: now(),
+            position: Position::Human,
+            body: Body::Charter(Box::new(charter)),
+        };
+        let envelope = draft.envelope(&keys.governance).context("cannot sign the charter")?;
+        if let Some(path) = out {
+            std::fs::write(&path, serde_yaml::to_string(&envelope)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("wrote {}; next, each other founder runs: kubectl koinon found --co-sign {0}", path.display());
+            return Ok(());
+        }
+        if several {
+            bail!("a charter with several founders needs all their signatures: write it with --out FILE first");
+        }
+        let founding = Founding::verify(envelope).context("the charter does not hold")?;
+        apply(&cluster, &member, &founding, output).await
+    }
+}
+
+fn read_all<T: serde::de::DeserializeOwned>(paths: &[PathBuf], what: &str) -> anyhow::Result<Vec<T>> {
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(read_yaml_documents::<T>(path, what)?);
+    }
+    Ok(all)
+}
+
+async fn apply(
+    cluster: &Cluster,
+    member: &MemberFlags,
+    founding: &Founding,
+    output: Option<Output>,
+) -> anyhow::Result<()> {
+    if !founding.charter().founders.iter().any(|founder| founder.id == member.member) {
+        bail!("{} is not among the charter's founders", member.member);
+    }
+    let resource = Cooperative::new(
+        "cooperative",
+        cooperative::CooperativeSpec {
+            id: founding.coop().to_string(),
+            member: member.member.to_string(),
+            site: member.api_site(),
+            charter: Some(to_api(founding.statement().envelope())?),
+            application: None,
+            invite_secret_ref: None,
+            endpoints: member.api_endpoints(),
+            guests: member.api_guests(),
+            weights: cooperative::Weights::default(),
+            sources: member.sources.clone(),
+            images: cooperative::Images::default(),
+        },
+    );
+    let mut resource = resource;
+    resource.metadata.namespace = Some(cluster.namespace.clone());
+    if output == Some(Output::Yaml) {
+        return print_yaml(&[resource]);
+    }
+    cluster.apply(&resource).await?;
+    println!("founded {} as {}", founding.coop(), member.member);
+    println!("next: kubectl koinon invite MEMBER, for each datacenter that shall join");
+    Ok(())
+}

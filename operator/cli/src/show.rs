@@ -1,0 +1,132 @@
+//! `kubectl koinon members`, `offers`, `proposals`: what this member knows of the others.
+
+use anyhow::Context as _;
+use koinon_api::{GPUOffer, Member, Proposal, time};
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+
+use crate::access::Access;
+use crate::cluster::{Cluster, now};
+use crate::output::{age, or_dash, print_table};
+
+/// List the members: state, how they are heard, and since when.
+#[derive(Debug, clap::Args)]
+pub struct MembersArgs {}
+
+impl MembersArgs {
+    pub async fn run(self, access: &Access) -> anyhow::Result<()> {
+        let cluster = Cluster::connect(access).await?;
+        let found = cluster.api::<Member>().list(&ListParams::default()).await.context("cannot list the members")?;
+        let rows: Vec<Vec<String>> = found
+            .items
+            .iter()
+            .map(|member| {
+                let status = member.status.clone().unwrap_or_default();
+                let seen = status.last_seen_time.as_ref().map(|seen| age(now().0 - time::to_unix(seen)));
+                vec![
+                    member.name_any(),
+                    or_dash(status.owner),
+                    or_dash(status.site.map(|site| format!("{}/{}", site.region, site.jurisdiction))),
+                    or_dash(status.state.map(|state| format!("{state:?}"))),
+                    or_dash(status.liveness.map(liveness)),
+                    or_dash(seen),
+                    if member.spec.cordoned { "cordoned".to_owned() } else { "-".to_owned() },
+                ]
+            })
+            .collect();
+        print_table(&["MEMBER", "OWNER", "REGION", "STATE", "HEARD", "LAST SEEN", "STANCE"], &rows);
+        Ok(())
+    }
+}
+
+fn liveness(liveness: koinon_api::member::Liveness) -> String {
+    let word = serde_json::to_value(liveness).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// List the GPUs that members offer, with the age of each figure.
+#[derive(Debug, clap::Args)]
+pub struct OffersArgs {}
+
+impl OffersArgs {
+    pub async fn run(self, access: &Access) -> anyhow::Result<()> {
+        let cluster = Cluster::connect(access).await?;
+        let found = cluster.api::<GPUOffer>().list(&ListParams::default()).await.context("cannot list the offers")?;
+        let mut rows = Vec::new();
+        for offer in &found.items {
+            let status = offer.status.clone().unwrap_or_default();
+            let heard = or_dash(status.as_of_time.as_ref().map(|as_of| age(now().0 - time::to_unix(as_of))));
+            let stale = status.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) <= now().0);
+            let guests = or_dash(status.guests.map(|mode| format!("{mode:?}")));
+            let network = or_dash(status.network_policy.map(|state| format!("{state:?}")));
+            for class in &status.classes {
+                rows.push(vec![
+                    offer.name_any(),
+                    class.class.clone(),
+                    class.product.clone(),
+                    format!("{} GiB", class.memory_bytes >> 30),
+                    if stale { "0 (stale)".to_owned() } else { class.offered.to_string() },
+                    class.largest_block.to_string(),
+                    format!("{:?}", class.evidence),
+                    guests.clone(),
+                    network.clone(),
+                    heard.clone(),
+                ]);
+            }
+            if status.classes.is_empty() {
+                let dash = || "-".to_owned();
+                rows.push(vec![
+                    offer.name_any(),
+                    dash(),
+                    dash(),
+                    dash(),
+                    "0".to_owned(),
+                    dash(),
+                    dash(),
+                    guests,
+                    network,
+                    heard,
+                ]);
+            }
+        }
+        print_table(
+            &["MEMBER", "CLASS", "PRODUCT", "MEMORY", "OFFERED", "ON ONE NODE", "EVIDENCE", "GUESTS", "NETWORK", "AGE"],
+            &rows,
+        );
+        Ok(())
+    }
+}
+
+/// List the proposals with their tallies.
+#[derive(Debug, clap::Args)]
+pub struct ProposalsArgs {}
+
+impl ProposalsArgs {
+    pub async fn run(self, access: &Access) -> anyhow::Result<()> {
+        let cluster = Cluster::connect(access).await?;
+        let found = cluster.api::<Proposal>().list(&ListParams::default()).await.context("cannot list proposals")?;
+        let rows: Vec<Vec<String>> = found
+            .items
+            .iter()
+            .map(|proposal| {
+                let status = proposal.status.clone().unwrap_or_default();
+                let tally = status.tally.unwrap_or_default();
+                let closes = status.closes_time.as_ref().map(|closes| {
+                    let left = time::to_unix(closes) - now().0;
+                    if left > 0 { format!("in {}", age(left)) } else { format!("{} ago", age(-left)) }
+                });
+                vec![
+                    proposal.name_any(),
+                    proposal.spec.title.clone(),
+                    or_dash(status.author),
+                    status.state.map_or_else(|| "Draft".to_owned(), |state| format!("{state:?}")),
+                    format!("{}/{}/{}/{}", tally.approve, tally.reject, tally.abstain, tally.veto),
+                    tally.electors.to_string(),
+                    or_dash(closes),
+                ]
+            })
+            .collect();
+        print_table(&["NAME", "TITLE", "AUTHOR", "STATE", "YES/NO/ABSTAIN/VETO", "ELECTORS", "CLOSES"], &rows);
+        Ok(())
+    }
+}
