@@ -296,3 +296,47 @@ fn minute_of_day(clock: &str) -> Option<i64> {
     let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
     ((0..24).contains(&hours) && (0..60).contains(&minutes)).then_some(hours * 60 + minutes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Saturday 2026-11-21 00:00 UTC.
+    const SATURDAY: i64 = 1_795_219_200;
+    const HOUR: i64 = 3600;
+
+    fn pool(hours: Vec<Hours>) -> GPUPoolSpec {
+        GPUPoolSpec { hours, ..GPUPoolSpec::default() }
+    }
+
+    fn span(days: &[Weekday], from: &str, to: &str) -> Hours {
+        Hours { days: days.to_vec(), from: from.to_owned(), to: to.to_owned() }
+    }
+
+    #[test]
+    fn without_hours_a_pool_is_always_open() {
+        assert!(pool(vec![]).open_at(SATURDAY));
+    }
+
+    #[test]
+    fn a_span_over_midnight_belongs_to_the_day_on_which_it_begins() {
+        let friday_night = pool(vec![span(&[Weekday::Friday], "20:00", "06:00")]);
+        assert!(friday_night.open_at(SATURDAY - HOUR));
+        assert!(friday_night.open_at(SATURDAY + 5 * HOUR));
+        assert!(!friday_night.open_at(SATURDAY + 6 * HOUR), "the end is outside");
+        assert!(!friday_night.open_at(SATURDAY + 21 * HOUR), "Saturday night is not Friday night");
+    }
+
+    #[test]
+    fn spans_add_up() {
+        let weekend = pool(vec![span(&[Weekday::Saturday], "08:00", "10:00"), span(&[], "22:00", "23:00")]);
+        let open: Vec<i64> = (0..24).filter(|h| weekend.open_at(SATURDAY + h * HOUR)).collect();
+        assert_eq!(open, [8, 9, 22]);
+    }
+
+    #[test]
+    fn a_time_before_1970_and_an_unreadable_span_are_closed_and_no_panic() {
+        assert!(!pool(vec![span(&[], "late", "25:00")]).open_at(SATURDAY));
+        assert!(pool(vec![span(&[Weekday::Wednesday], "23:00", "23:59")]).open_at(-HOUR));
+    }
+}
