@@ -142,7 +142,7 @@ impl AdoptArgs {
             );
             return Ok(());
         }
-        let patch = json!({"metadata": {"annotations": {labels::CLUSTER_UID: here}}});
+        let patch = json!({"metadata": {"annotations": {labels::ADOPT: here}}});
         secrets
             .patch(labels::OPERATOR_KEY_SECRET, &PatchParams::default(), &Patch::Merge(patch))
             .await
@@ -176,8 +176,9 @@ impl ResumeArgs {
             );
             return Ok(());
         }
-        let at = crate::cluster::now().to_string();
-        let patch = json!({"metadata": {"annotations": {labels::RESUME: at}}});
+        // The value names the log, so that a stray annotation cannot resume another one later.
+        let log = cluster.operator_key().await?.to_string();
+        let patch = json!({"metadata": {"annotations": {labels::RESUME: log}}});
         cluster
             .api::<Cooperative>()
             .patch(&name, &PatchParams::default(), &Patch::Merge(patch))

@@ -1,8 +1,12 @@
 //! `kubectl koinon leave`: a member ends its own membership.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
+use koinon_api::labels;
 use koinon_core::body::{Body, Leave};
 use koinon_core::ids::Prose;
+use koinon_core::kind::Kind;
 use koinon_core::statement::{Draft, Position};
 
 use crate::access::Access;
@@ -52,6 +56,7 @@ impl Args {
             koinon_api::statement::StatementSpec { envelope: to_api(statement.envelope())? },
         );
         resource.metadata.namespace = Some(cluster.namespace.clone());
+        resource.metadata.labels = Some(BTreeMap::from([(labels::KIND.to_owned(), Kind::Leave.as_str().to_owned())]));
         if output == Some(Output::Yaml) {
             return print_yaml(&[resource]);
         }

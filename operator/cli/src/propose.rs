@@ -25,13 +25,12 @@ use crate::vote::{self, ChoiceFlag};
 
 /// Propose a change; the members then vote about it.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = false, subcommand_negates_reqs = true)]
 pub struct Args {
     /// Sign the draft of this name, such as the one that the operator makes of an application.
-    #[arg(long, value_name = "NAME", required = true, conflicts_with = "file")]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
     from: Option<String>,
     /// Sign the draft in this file: a Proposal, or only its action.
-    #[arg(short = 'f', long, value_name = "FILE", required_unless_present = "from")]
+    #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// One line that says what is proposed; default: made of the action.
     #[arg(long)]
