@@ -13,6 +13,7 @@
 //! | [`labels`], [`names`] | every label, annotation, port and object name that two parts must agree on |
 //! | [`crd`] | the CRDs as files |
 
+pub mod api_keys;
 pub mod catalogue;
 pub mod common;
 pub mod conditions;
