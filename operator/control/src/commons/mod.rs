@@ -4,3 +4,6 @@ pub mod publisher;
 pub mod api_store;
 pub mod envelope;
 pub mod store;
+pub mod hearing;
+pub mod invites;
+pub mod candidate;
