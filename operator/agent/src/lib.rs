@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The agent: what one node's GPUs are, said for the node that it runs on and for no other.
+//!
+//! It asks NVML, which is the owner's claim; what the scheduler gives out is asked by the operator, and the smaller of the
+//! two is offered. It writes two objects, both named after its node: the status of the `GPUNode`, when it changes, and a
+//! Lease, renewed only while that status is what the last survey found. It changes nothing on the node.
+//!
+//! ```text
+//!  libnvidia-ml ◀─ survey (a process each time, with a deadline) ─▶ status (pure) ─▶ publish ─▶ API server
+//!                                                                    heartbeat ──────────┘
+//! ```
+//!
+//! This is the only crate that uses `nvml-wrapper`. It depends on `core` (capacity classes) and `api` (the resource).
+
+mod args;
+mod metrics;
+mod publish;
+mod run;
+mod status;
+pub mod survey;
+
+pub use args::{AgentArgs, AgentCommand};
+pub use publish::PublishError;
+pub use run::{Error, run, run_with};
+pub use survey::{SurveyArgs, survey_main};

@@ -57,10 +57,7 @@ fn the_smaller_of_the_two_counts_is_offered() {
     let mut fewer_healthy = sound_node();
     fewer_healthy.devices[2].health = Health::Unhealthy;
     assert_eq!(free(&fewer_healthy), 7);
-    assert_eq!(
-        of_node(&fewer_healthy).disagreement,
-        Some(Disagreement::NvmlKnowsFewer { allocatable: 8, healthy: 7 })
-    );
+    assert_eq!(of_node(&fewer_healthy).disagreement, Some(Disagreement::NvmlKnowsFewer { allocatable: 8, healthy: 7 }));
 }
 
 #[test]
@@ -210,7 +207,8 @@ fn any_device() -> impl Strategy<Value = DeviceFacts> {
 
 fn any_node() -> impl Strategy<Value = NodeFacts> {
     let scheduler = proptest::option::weighted(0.9, (0..14_u32, 0..6_u32));
-    let admission = prop_oneof![8 => Just(Admission::Open), 1 => Just(Admission::NotReady), 1 => Just(Admission::Cordoned)];
+    let admission =
+        prop_oneof![8 => Just(Admission::Open), 1 => Just(Admission::NotReady), 1 => Just(Admission::Cordoned)];
     let age = proptest::option::weighted(0.9, -40..40_i64);
     (proptest::collection::vec(any_device(), 0..12), scheduler, admission, age, 0..6_u32).prop_map(
         |(devices, scheduler, admission, age, reserved)| NodeFacts {

@@ -1,0 +1,96 @@
+//! Flags of `koinon agent`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use koinon_core::ids::NodeName;
+
+use crate::survey::SurveyArgs;
+
+/// Surveys the GPUs of the node that it runs on and says what it found in the node's GPUNode.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AgentArgs {
+    /// The node that this agent runs on, as the API server knows it.
+    #[arg(long, env = "KOINON_NODE_NAME", required = true)]
+    pub node_name: Option<NodeName>,
+    /// The namespace of the agent, where its heartbeat Lease stands.
+    #[arg(long, env = "KOINON_NAMESPACE", default_value = koinon_api::labels::AGENT_NAMESPACE)]
+    pub namespace: String,
+    /// The NVML library: a file, or a name that the dynamic linker knows.
+    #[arg(long, env = "KOINON_NVML_LIB", default_value = "libnvidia-ml.so.1")]
+    pub nvml_lib: PathBuf,
+    /// Seconds from one survey, and one heartbeat, to the next.
+    #[arg(long, env = "KOINON_SURVEY_INTERVAL", default_value = "10", value_parser = seconds)]
+    pub survey_interval: Duration,
+    /// Seconds after which a survey is given up.
+    #[arg(long, env = "KOINON_SURVEY_DEADLINE", default_value = "10", value_parser = seconds)]
+    pub survey_deadline: Duration,
+    /// What to do instead of running the agent.
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
+}
+
+/// What `koinon agent` does when it is not the agent.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AgentCommand {
+    /// Survey once and print the answer; the agent starts this.
+    #[command(hide = true)]
+    Survey(SurveyArgs),
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        // The heartbeat counts for 30 s, so that at most one beat in three may be missed at the upper end.
+        Ok(seconds @ 1..=15) => Ok(Duration::from_secs(seconds)),
+        _ => Err("must be a whole number of seconds from 1 to 15".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Koinon {
+        #[command(subcommand)]
+        role: Role,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Role {
+        Agent(AgentArgs),
+    }
+
+    fn parse(arguments: &[&str]) -> Result<AgentArgs, clap::Error> {
+        let Koinon { role: Role::Agent(args) } = Koinon::try_parse_from([&["koinon", "agent"], arguments].concat())?;
+        Ok(args)
+    }
+
+    #[test]
+    fn the_agent_needs_the_name_of_its_node_and_the_surveying_process_does_not() {
+        let error = parse(&[]).unwrap_err().to_string();
+        assert!(error.contains("--node-name"), "{error}");
+        let args = parse(&["--node-name", "bilbao-1"]).unwrap();
+        assert_eq!((args.survey_interval.as_secs(), args.command.is_none()), (10, true));
+        let args = parse(&["survey", "--nvml-lib", "/lib/x.so"]).unwrap();
+        assert!(
+            matches!(args.command, Some(AgentCommand::Survey(SurveyArgs { nvml_lib })) if nvml_lib.as_os_str() == "/lib/x.so")
+        );
+    }
+
+    #[test]
+    fn an_interval_that_would_outlast_the_heartbeat_is_refused() {
+        for wrong in ["0", "16", "-1", "ten"] {
+            assert!(parse(&["--node-name", "n", "--survey-interval", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_node_name_that_no_node_can_have_is_refused() {
+        assert!(parse(&["--node-name", "../etc"]).is_err());
+    }
+}

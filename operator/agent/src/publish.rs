@@ -1,0 +1,211 @@
+//! Writes to the API server: the node's own `GPUNode` and its own Lease, nothing else.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use koinon_api::GPUNode;
+use koinon_api::gpu_node::{GPUNodeSpec, GPUNodeStatus};
+use koinon_core::ids::NodeName;
+use kube::api::{Patch, PatchParams};
+use kube::core::Status;
+use kube::{Api, Client, Resource};
+use serde_json::json;
+
+/// Longer than an API server that is well needs, shorter than the heartbeat's interval.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a heartbeat counts; see `koinon_core::capacity::FRESH`.
+const LEASE_SECONDS: i32 = 30;
+const MANAGER: &str = "koinon/agent";
+
+/// Why the API server could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// There is no such resource.
+    #[error(
+        "reading GPUNode {node}: the API server knows no gpunodes.koinon.dev; install the koinon-crds chart of this version"
+    )]
+    NoDefinition {
+        /// The node.
+        node: NodeName,
+    },
+    /// There is no such node.
+    #[error("reading Node {node}: there is none; check --node-name, which must be what `kubectl get nodes` prints")]
+    NoNode {
+        /// The node.
+        node: NodeName,
+    },
+    /// It may not.
+    #[error("{doing} {node}: refused: {message}; check the ClusterRole and the Role of the agent's service account")]
+    Forbidden {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+        /// What the API server said.
+        message: String,
+    },
+    /// The definition is older than this agent.
+    #[error("{doing} {node}: {message}; upgrade the koinon-crds chart to the version of this agent")]
+    Invalid {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+        /// What the API server said.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("{doing} {node}: the API server did not answer within {seconds} s", seconds = PATIENCE.as_secs())]
+    Slow {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+    },
+    /// Anything else.
+    #[error("{doing} {node}")]
+    Api {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+        /// What went wrong.
+        source: Box<kube::Error>,
+    },
+}
+
+/// The two objects that speak for one node.
+#[derive(Clone)]
+pub struct Publisher {
+    node: NodeName,
+    nodes: Api<Node>,
+    gpu_nodes: Api<GPUNode>,
+    leases: Api<Lease>,
+}
+
+impl Publisher {
+    /// For one node; the Lease stands in `namespace`.
+    pub fn new(client: Client, namespace: &str, node: NodeName) -> Self {
+        Self {
+            node,
+            nodes: Api::all(client.clone()),
+            gpu_nodes: Api::all(client.clone()),
+            leases: Api::namespaced(client, namespace),
+        }
+    }
+
+    /// The node's `GPUNode` as it stands, made if it is not there.
+    pub async fn gpu_node(&self) -> Result<GPUNode, PublishError> {
+        const DOING: &str = "reading GPUNode";
+        match self.ask(DOING, self.gpu_nodes.get(self.node.as_str())).await {
+            Err(PublishError::Api { source, .. }) if missing(&source, self.node.as_str()) => self.create().await,
+            Err(PublishError::Api { source, .. }) if not_found(&source).is_some() => {
+                Err(PublishError::NoDefinition { node: self.node.clone() })
+            }
+            // Somebody made it by hand, or restored it from a backup.
+            Ok(found) if owner_of(&found).is_none() => self.create().await,
+            found => found,
+        }
+    }
+
+    /// Owned by the Node, so that it goes when the node goes.
+    async fn create(&self) -> Result<GPUNode, PublishError> {
+        let mut gpu_node = GPUNode::new(self.node.as_str(), GPUNodeSpec::default());
+        gpu_node.metadata.owner_references = Some(vec![self.owner().await?]);
+        let (params, patch) = (apply(), Patch::Apply(&gpu_node));
+        self.ask("creating GPUNode", self.gpu_nodes.patch(self.node.as_str(), &params, &patch)).await
+    }
+
+    /// Writes the status, and only the status.
+    pub async fn write(&self, status: &GPUNodeStatus) -> Result<(), PublishError> {
+        let patch = Patch::Apply(json!({
+            "apiVersion": GPUNode::api_version(&()),
+            "kind": GPUNode::kind(&()),
+            "metadata": {"name": self.node.as_str()},
+            "status": status,
+        }));
+        let params = apply();
+        let written = self.gpu_nodes.patch_status(self.node.as_str(), &params, &patch);
+        self.ask("writing the status of GPUNode", written).await.map(drop)
+    }
+
+    /// Renews the Lease, which says that the status still holds.
+    pub async fn beat(&self, owner: &OwnerReference, now: Timestamp) -> Result<(), PublishError> {
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.node.to_string()),
+                owner_references: Some(vec![owner.clone()]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.node.to_string()),
+                lease_duration_seconds: Some(LEASE_SECONDS),
+                renew_time: Some(MicroTime(now)),
+                ..LeaseSpec::default()
+            }),
+        };
+        let (params, patch) = (apply(), Patch::Apply(&lease));
+        self.ask("renewing Lease", self.leases.patch(self.node.as_str(), &params, &patch)).await.map(drop)
+    }
+
+    async fn owner(&self) -> Result<OwnerReference, PublishError> {
+        let node = match self.ask("reading Node", self.nodes.get(self.node.as_str())).await {
+            Err(PublishError::Api { source, .. }) if not_found(&source).is_some() => {
+                return Err(PublishError::NoNode { node: self.node.clone() });
+            }
+            found => found?,
+        };
+        Ok(OwnerReference {
+            api_version: Node::api_version(&()).into_owned(),
+            kind: Node::kind(&()).into_owned(),
+            name: self.node.to_string(),
+            uid: node.metadata.uid.unwrap_or_default(),
+            ..OwnerReference::default()
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        doing: &'static str,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, PublishError> {
+        let node = self.node.clone();
+        match tokio::time::timeout(PATIENCE, request).await {
+            Err(_) => Err(PublishError::Slow { doing, node }),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                Err(PublishError::Forbidden { doing, node, message: status.message })
+            }
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 422) => {
+                Err(PublishError::Invalid { doing, node, message: status.message })
+            }
+            Ok(Err(error)) => Err(PublishError::Api { doing, node, source: Box::new(error) }),
+        }
+    }
+}
+
+/// The Node that owns a `GPUNode`.
+pub fn owner_of(gpu_node: &GPUNode) -> Option<&OwnerReference> {
+    gpu_node.metadata.owner_references.iter().flatten().find(|owner| owner.kind == Node::kind(&()))
+}
+
+/// Strict, so that a field which an older definition lacks is an error that names it, and not silently dropped.
+fn apply() -> PatchParams {
+    PatchParams::apply(MANAGER).force().validation_strict()
+}
+
+fn not_found(error: &kube::Error) -> Option<&Status> {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => Some(status),
+        _ => None,
+    }
+}
+
+/// Whether it is the object that is missing, and not its kind: only then does the answer name it.
+fn missing(error: &kube::Error, name: &str) -> bool {
+    not_found(error).and_then(|status| status.details.as_ref()).is_some_and(|details| details.name == name)
+}

@@ -1,0 +1,37 @@
+//! The surveying process: `koinon agent survey`, which only the agent starts.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::nvml;
+use super::wire::{Answer, MARK};
+
+/// Flags of the surveying process.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SurveyArgs {
+    /// The NVML library: a file, or a name that the dynamic linker knows.
+    #[arg(long, env = "KOINON_NVML_LIB", default_value = "libnvidia-ml.so.1")]
+    pub nvml_lib: PathBuf,
+}
+
+/// Asks NVML once and prints the answer as one line of JSON. The process should end with what this returns.
+///
+/// A failing NVML is an answer, and the exit status is then 0 as well: another status means that there is none.
+pub fn survey_main(args: &SurveyArgs) -> ExitCode {
+    match print(&nvml::survey(args.nvml_lib.as_os_str())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("printing what NVML answered: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(answer: &Answer) -> std::io::Result<()> {
+    // On a line of its own, also after a library that printed half a line.
+    let line = format!("\n{MARK}{}\n", serde_json::to_string(answer)?);
+    let mut output = std::io::stdout().lock();
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}

@@ -1,0 +1,31 @@
+//! The survey of one node's GPUs.
+//!
+//! NVML's calls block in C without a deadline, and a broken driver may hang or crash its caller. So each survey runs in a
+//! process of its own, which the agent gives a deadline, and whose answer it trusts no more than any other input:
+//!
+//! ```text
+//!  agent ── Surveyor ──spawn──▶ `koinon agent survey` ── nvml ──▶ libnvidia-ml.so.1
+//!    Survey ◀── judge ◀── one bounded line, `wire::Answer` ──┘
+//! ```
+
+mod child;
+mod judge;
+mod nvml;
+mod surveyor;
+mod wire;
+
+pub use child::{SurveyArgs, survey_main};
+pub use judge::{
+    Device, DriverVersion, Gap, Health, HealthReason, Memory, MigState, Nvml, Product, Reading, Survey, Uuid,
+};
+pub use surveyor::{SurveyCommand, Surveyor};
+pub use wire::Failure;
+
+/// More GPUs than any node has. A driver that claims more is not believed.
+pub const MAX_DEVICES: u32 = 128;
+
+/// What is made of an answer of the surveying process, given as JSON.
+#[cfg(test)]
+pub(crate) fn judge_for_tests(answer: &serde_json::Value) -> Survey {
+    judge::judge(format!("{}{answer}\n", wire::MARK).as_bytes())
+}

@@ -1,0 +1,79 @@
+//! A node whose driver is the fake library, and the surveying process as it is shipped.
+
+#![allow(dead_code)] // each test file uses a part of it.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, not their helpers.
+
+pub mod api;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fake_nvml::Scenario;
+use koinon_agent::survey::{Survey, SurveyCommand, Surveyor};
+use tempfile::TempDir;
+
+/// Generous for a machine that compiles something else meanwhile; a survey of the fake takes some 20 ms.
+pub const PATIENT: Duration = Duration::from_secs(20);
+
+/// The folder into which cargo puts what it builds for this test: `target/<profile>`.
+pub fn built() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+/// The fake driver library.
+pub fn library() -> PathBuf {
+    let path = built().join("deps/libfake_nvml.so");
+    assert!(path.exists(), "{} is missing: run `cargo build -p fake-nvml`", path.display());
+    path
+}
+
+pub struct Node {
+    pub folder: TempDir,
+}
+
+impl Node {
+    pub fn with(scenario: &Scenario) -> Self {
+        let node = Self { folder: tempfile::tempdir().unwrap() };
+        node.becomes(scenario);
+        node
+    }
+
+    pub fn becomes(&self, scenario: &Scenario) {
+        self.becomes_text(&serde_json::to_string(scenario).unwrap());
+    }
+
+    pub fn becomes_text(&self, text: &str) {
+        // A rename, so that a reader never sees half a file.
+        let fresh = self.folder.path().join("fresh");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, self.folder.path().join("scenario.json")).unwrap();
+    }
+
+    pub fn trace(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("trace")).unwrap_or_default()
+    }
+
+    /// The surveying process on this node. `env` replaces itself with it, so that it is the process that is watched.
+    pub fn command(&self, library: &Path) -> SurveyCommand {
+        let survey = built().join("examples/survey");
+        assert!(survey.exists(), "{} is missing: run `cargo build -p koinon-agent --examples`", survey.display());
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let arguments = [
+            format!("FAKE_NVML_SCENARIO={}", path("scenario.json")).into(),
+            format!("FAKE_NVML_TRACE={}", path("trace")).into(),
+            survey.into(),
+            "--nvml-lib".into(),
+            library.into(),
+        ];
+        SurveyCommand { program: "/usr/bin/env".into(), arguments: arguments.into() }
+    }
+
+    pub fn surveyor(&self, deadline: Duration) -> Surveyor {
+        Surveyor::new(self.command(&library()), deadline)
+    }
+
+    pub async fn survey(&self) -> Survey {
+        self.surveyor(PATIENT).survey().await
+    }
+}
