@@ -67,6 +67,8 @@ pub const ADOPT: &str = "koinon.dev/adopt";
 pub const RESUME: &str = "koinon.dev/resume";
 /// On an invite: who used it.
 pub const USED_BY: &str = "koinon.dev/used-by";
+/// On a guest namespace: an admin lets people exec into its pods and forward their ports. Its value is `allowed`.
+pub const DEBUG: &str = "koinon.dev/debug";
 /// On an object that an owner reclaims: the Placement drains.
 pub const RECLAIM: &str = "koinon.dev/reclaim";
 
@@ -99,6 +101,10 @@ pub const GATEWAY_TLS_SECRET: &str = "koinon-gateway-tls";
 /// The Secret in which the operator gathers the hashes of all API keys. The gateway may read this one and its
 /// certificate by name, and no other Secret: a right to list Secrets would reach the operator key.
 pub const API_KEYS_SECRET: &str = "koinon-apikeys";
+/// The Secret with the token by which the weights cache knows the operator. The operator makes it.
+pub const WEIGHTS_TOKEN_SECRET: &str = "koinon-weights-token";
+/// The entry of [`WEIGHTS_TOKEN_SECRET`].
+pub const WEIGHTS_TOKEN_ENTRY: &str = "token";
 /// The Lease by which one of the operators leads.
 pub const LEADER_LEASE: &str = "koinon-operator";
 /// The entry of a reservation ConfigMap.
