@@ -21,6 +21,7 @@ pub mod keys;
 pub mod lease;
 pub mod metrics;
 pub mod peers;
+pub mod placement;
 pub mod render;
 
 pub use args::OperatorArgs;
