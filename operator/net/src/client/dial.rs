@@ -54,6 +54,22 @@ impl Proxies {
     }
 }
 
+/// Dials another member's gateway and requires that `key` has certified it; `limit` bounds the connection and, again, the
+/// handshake.
+///
+/// # Errors
+/// What stands between here and there, in words that name the fix.
+pub async fn dial_gateway(
+    endpoint: &Endpoint,
+    key: PublicKey,
+    identity: &TlsIdentity,
+    proxies: &Proxies,
+    limit: Duration,
+) -> Result<(TlsStream<TcpStream>, PeerIdentity), DialError> {
+    let timing = Timing { connect: limit, handshake: limit, ..Timing::default() };
+    dial(endpoint, key, Alpn::Http2, identity, proxies, &timing).await
+}
+
 /// Dials `endpoint` and requires that `key` answers.
 pub(super) async fn dial(
     endpoint: &Endpoint,
@@ -63,7 +79,8 @@ pub(super) async fn dial(
     proxies: &Proxies,
     timing: &Timing,
 ) -> Result<(TlsStream<TcpStream>, PeerIdentity), DialError> {
-    let config = client_config(identity, CertUse::Peer, Trust::Exactly(key), &[protocol])?;
+    let cert_use = if protocol == Alpn::Http2 { CertUse::Gateway } else { CertUse::Peer };
+    let config = client_config(identity, cert_use, Trust::Exactly(key), &[protocol])?;
     let proxy = proxies.for_endpoint(endpoint);
     let target = Target { endpoint: endpoint.clone(), proxy: proxy.as_ref().map(authority) };
     let late = |doing: &'static str, limit: Duration| {

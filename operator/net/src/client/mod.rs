@@ -17,7 +17,7 @@ use koinon_core::statement::Statement;
 use crate::commons::Heads;
 use crate::tls::Alpn;
 
-pub use dial::Proxies;
+pub use dial::{Proxies, dial_gateway};
 pub use dialler::Dialler;
 pub use error::{DialError, SessionError, Target, one_line};
 pub use join::{JoinError, JoinSession, Sponsor};
