@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::datacenter::DatacenterSpec;
 use crate::kubeconfig;
 use crate::pki::{Authority, Credential, Subject, write_token_key};
 use crate::process::{Daemon, Home, Launch};
 use crate::relay::dial_inside;
 use crate::run::Run;
+use crate::spec::DatacenterSpec;
 use crate::toolchain::{Tool, Toolchain};
 use crate::wait::{Poll, wait_until};
 
@@ -20,7 +20,10 @@ use crate::wait::{Poll, wait_until};
 pub const API_PORT: u16 = 6443;
 const ETCD: &str = "http://127.0.0.1:2379";
 const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// etcd needs it to leave its files whole.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The API server would first wait for its watchers to leave, for up to a minute; a crash is as good for it.
+const NO_GRACE: Duration = Duration::ZERO;
 
 /// Keys and kubeconfigs of one cluster, as files below `<datacenter>/pki` and `<datacenter>/kubeconfig`.
 #[derive(Debug)]
@@ -175,20 +178,27 @@ impl ControlPlane {
     /// Puts etcd back to an earlier copy and restarts everything that remembers a later state, as an operator of a real
     /// cluster must.
     pub async fn restore(&mut self, run: &Run, from: &Path, datacenter: &Path) -> Result<()> {
-        for daemon in [&mut self.scheduler, &mut self.controller_manager, &mut self.api_server, &mut self.etcd] {
-            daemon.stop(STOP_GRACE);
+        for daemon in [&mut self.scheduler, &mut self.controller_manager, &mut self.api_server] {
+            daemon.stop(NO_GRACE);
         }
+        self.etcd.stop(STOP_GRACE);
         fs::remove_dir_all(&self.data).with_context(|| format!("removing {}", self.data.display()))?;
         copy_folder(from, &self.data)?;
         for daemon in self.daemons() {
-            daemon.restart(run, STOP_GRACE)?;
+            daemon.restart(run, NO_GRACE)?;
         }
         self.wait_ready(datacenter).await
     }
 
-    /// Stops the API server, or starts it again.
-    pub fn api_server(&mut self) -> &mut Daemon {
-        &mut self.api_server
+    /// Kills the API server.
+    pub fn stop_api_server(&mut self) {
+        self.api_server.stop(NO_GRACE);
+    }
+
+    /// Starts the API server again and waits until it is ready.
+    pub async fn start_api_server(&mut self, run: &Run, datacenter: &Path) -> Result<()> {
+        self.api_server.restart(run, NO_GRACE)?;
+        self.wait_ready(datacenter).await
     }
 
     /// Waits until the API server says that it is ready.

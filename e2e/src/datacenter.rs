@@ -6,7 +6,6 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Node as NodeObject, ServiceAccount};
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::command;
@@ -25,96 +23,10 @@ use crate::node::{NODE_FILES, Node};
 use crate::pki::Subject;
 use crate::process::{self, Home, Signal};
 use crate::relay::Relay;
-use crate::run::{Instance, Made, Run};
+use crate::run::{Made, Run};
+use crate::spec::DatacenterSpec;
 use crate::toolchain::{Tool, Toolchain};
 use crate::wait::{Poll, wait_until};
-
-/// An IPv4 subnet, `10.11.0.0/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Subnet {
-    first: Ipv4Addr,
-    bits: u8,
-}
-
-impl Subnet {
-    /// The address with this number in the subnet.
-    pub fn host(self, number: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.first) + number)
-    }
-}
-
-impl fmt::Display for Subnet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.first, self.bits)
-    }
-}
-
-impl FromStr for Subnet {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a subnet such as 10.11.0.0/16");
-        let (first, bits) = text.split_once('/').ok_or_else(wrong)?;
-        let bits = bits.parse().ok().filter(|bits| (8..=28).contains(bits)).ok_or_else(wrong)?;
-        Ok(Self { first: first.parse().map_err(|_| wrong())?, bits })
-    }
-}
-
-impl TryFrom<String> for Subnet {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Subnet> for String {
-    fn from(subnet: Subnet) -> Self {
-        subnet.to_string()
-    }
-}
-
-/// What a datacenter is started with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DatacenterSpec {
-    /// Its name, and the name of its node and of its kubeconfig context.
-    pub name: String,
-    /// Its address on the wire.
-    pub address: Ipv4Addr,
-    /// Addresses of its pods; nobody outside sees them.
-    pub pod_cidr: Subnet,
-    /// Addresses of its services; nobody outside sees them.
-    pub service_cidr: Subnet,
-    /// Whether it has a node. Without one it is an API server to apply things to, up in a few seconds.
-    pub node: bool,
-}
-
-impl DatacenterSpec {
-    /// The datacenter at position `index` on the wire: addresses `.11`, `.12`, … with subnets of their own.
-    pub fn at(instance: Instance, index: u8, name: &str) -> Self {
-        let number = 11 + index;
-        Self {
-            name: name.to_owned(),
-            address: instance.address(number),
-            pod_cidr: Subnet { first: Ipv4Addr::new(10, number, 0, 0), bits: 16 },
-            service_cidr: Subnet { first: Ipv4Addr::new(10, 100 + number, 0, 0), bits: 16 },
-            node: true,
-        }
-    }
-
-    /// The same without a node.
-    pub fn without_node(mut self) -> Self {
-        self.node = false;
-        self
-    }
-
-    /// Its control group below the hierarchies' roots.
-    pub fn group(&self, run: &Run) -> String {
-        format!("{}/{}", run.instance().prefix(), self.name)
-    }
-}
 
 /// A datacenter that runs.
 pub struct Datacenter {
@@ -401,16 +313,14 @@ impl Datacenter {
         self.wait_ready().await
     }
 
-    /// Stops the API server alone: everything else runs on and cannot reach it.
+    /// Kills the API server alone: everything else runs on and cannot reach it.
     pub async fn stop_api_server(&self) {
-        self.plane.lock().await.api_server().stop(Duration::from_secs(10));
+        self.plane.lock().await.stop_api_server();
     }
 
     /// Starts the API server that was stopped and waits until it is ready.
     pub async fn start_api_server(&self) -> Result<()> {
-        let mut plane = self.plane.lock().await;
-        plane.api_server().restart(&self.run, Duration::from_secs(1))?;
-        plane.wait_ready(&self.dir).await
+        self.plane.lock().await.start_api_server(&self.run, &self.dir).await
     }
 
     /// Fails with the end of the log of the first process that has ended.
@@ -502,18 +412,4 @@ async fn connect(dir: &Path, context: &str, namespace_file: PathBuf) -> Result<(
 /// Runs a command without holding up the other tasks of this thread.
 pub async fn run_blocking(mut command: Command) -> Result<String> {
     tokio::task::spawn_blocking(move || command::run(&mut command)).await?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subnet_is_written_as_it_is_read() {
-        let subnet: Subnet = "10.111.0.0/16".parse().unwrap();
-        assert_eq!(subnet.to_string(), "10.111.0.0/16");
-        assert_eq!(subnet.host(1), Ipv4Addr::new(10, 111, 0, 1));
-        assert!("10.111.0.0".parse::<Subnet>().is_err());
-        assert!("10.111.0.0/33".parse::<Subnet>().is_err());
-    }
 }

@@ -1,19 +1,19 @@
 //! A wire and the datacenters on it.
 
 use std::fs::File;
-use std::ops::Index;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
 use crate::cache::Cache;
-use crate::datacenter::{Datacenter, DatacenterSpec};
+use crate::datacenter::Datacenter;
 use crate::image::{self, Image};
 use crate::network::Wire;
 use crate::node;
 use crate::preflight;
 use crate::run::{self, Made, Run};
+use crate::spec::DatacenterSpec;
 use crate::toolchain::{self, Report, Toolchain};
 
 /// The datacenters of one run.
@@ -124,23 +124,15 @@ impl Fleet {
     }
 
     /// The datacenter of this name.
-    pub fn get(&self, name: &str) -> Result<Arc<Datacenter>> {
+    pub fn get(&self, name: &str) -> Result<&Arc<Datacenter>> {
         let found = self.datacenters.iter().find(|datacenter| datacenter.name() == name);
-        found.cloned().with_context(|| format!("there is no datacenter {name} in this run"))
+        found.with_context(|| format!("there is no datacenter {name} in this run"))
     }
 
     /// Stops and removes everything.
     pub fn down(self) -> Result<()> {
         // The value itself holds nothing of the machine; the list on disk is what is removed.
         Run::open()?.down()
-    }
-}
-
-impl Index<usize> for Fleet {
-    type Output = Datacenter;
-
-    fn index(&self, index: usize) -> &Datacenter {
-        &self.datacenters[index]
     }
 }
 
@@ -155,8 +147,8 @@ pub fn down() -> Result<bool> {
 
 /// Copies all logs beside the run's folder, which is about to be removed.
 pub fn keep_logs(run: &Run) -> Option<String> {
-    let kept = run.dir().with_extension("logs");
-    let _ = std::fs::remove_dir_all(&kept);
+    let kept = run.kept_logs();
+    run.remove_kept_logs().ok()?;
     for entry in std::fs::read_dir(run.dir()).ok()?.flatten() {
         let logs = entry.path().join("log");
         if logs.is_dir() {

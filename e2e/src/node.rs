@@ -14,11 +14,12 @@ use serde_json::json;
 
 use crate::command;
 use crate::control_plane::{ClusterIdentity, Place};
-use crate::datacenter::DatacenterSpec;
 use crate::image::Image;
+use crate::mount_points;
 use crate::pki::Subject;
 use crate::process::{Daemon, Home, Launch};
 use crate::run::{Made, Run};
+use crate::spec::DatacenterSpec;
 use crate::toolchain::Tool;
 use crate::wait::{Poll, wait_until};
 
@@ -159,7 +160,7 @@ fn make_namespace(spec: &DatacenterSpec, place: Place<'_>) -> Result<Home> {
     fs::write(&file, "").with_context(|| format!("making {}", file.display()))?;
     let mut script = String::new();
     for (inside, folder) in PLACES {
-        place.run.make_mount_point(Path::new(inside))?;
+        mount_points::make(Path::new(inside))?;
         let folder = place.dir.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         script.push_str(&format!("mount --bind {} {inside} && ", folder.display()));

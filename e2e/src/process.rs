@@ -33,13 +33,23 @@ pub fn kill(pid: u32, signal: Signal) {
     }
 }
 
-/// State letter and start time (clock ticks since boot) of a process, from `/proc/<pid>/stat`.
-fn stat(pid: u32) -> Option<(char, u64)> {
+/// The fields of `/proc/<pid>/stat` after the command's name, which may itself hold blanks and parentheses.
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name stands in parentheses and may itself hold blanks and parentheses.
-    let mut fields = text.get(text.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    Some(text.get(text.rfind(')')? + 2..)?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// State letter and start time (clock ticks since boot) of a process.
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let fields = stat_fields(pid)?;
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+/// Processor time of a process and of its children that have ended, in clock ticks.
+pub fn cpu_ticks(pid: u32) -> Option<u64> {
+    let fields = stat_fields(pid)?;
+    let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(ticks(11)? + ticks(12)? + ticks(13)? + ticks(14)?)
 }
 
 /// When a process started, in clock ticks since boot.

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Hierarchies;
 use crate::command;
+use crate::mount_points;
 use crate::process;
 
 /// Several runs can stand beside each other on one machine; each has its own number, from `$KOINON_INSTANCE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Instance(u8);
 
 impl Instance {
@@ -73,15 +74,10 @@ pub enum Made {
         /// Its path below the hierarchies' roots.
         group: String,
     },
-    /// An empty folder outside the run's own folder, made as a place to mount on.
-    Directory {
-        /// Where.
-        path: PathBuf,
-    },
     /// A datacenter, so that another process can attach to it.
     Datacenter {
         /// What it was started with.
-        spec: Box<crate::datacenter::DatacenterSpec>,
+        spec: Box<crate::spec::DatacenterSpec>,
     },
 }
 
@@ -117,6 +113,7 @@ impl Run {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
         let run = Self::at(dir)?;
         OpenOptions::new().create_new(true).append(true).open(run.list_path()).context("beginning the run's list")?;
+        run.remove_kept_logs()?;
         Ok(run)
     }
 
@@ -178,23 +175,6 @@ impl Run {
             .collect()
     }
 
-    /// Makes an empty folder outside the run's own folder, with the parents it lacks, and notes each one made.
-    pub fn make_mount_point(&self, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent() {
-            self.make_mount_point(parent)?;
-        }
-        self.note(&Made::Directory { path: path.to_owned() })?;
-        match fs::create_dir(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(error).with_context(|| format!("making {}", path.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Stops and removes everything that the run made, then its folder. What fails is told at the end; the rest is still removed.
     pub fn down(self) -> Result<()> {
         let made = self.made()?;
@@ -212,14 +192,57 @@ impl Run {
                 Made::NetworkNamespace { name } => attempt(name.clone(), delete_network_namespace(name)),
                 Made::Link { name } => attempt(name.clone(), delete_link(name)),
                 Made::ControlGroup { group } => attempt(group.clone(), self.groups.remove(group)),
-                // Not ours to remove if somebody has put something there meanwhile.
-                Made::Directory { path } => drop(fs::remove_dir(path)),
             }
+        }
+        attempt("mount points".into(), mount_points::release(self.instance));
+        if problems.is_empty() {
+            problems = self.remains(&made);
         }
         if problems.is_empty() {
             return self.remove_folder();
         }
         bail!("not everything could be removed; run `cargo xtask demo down` again:\n  {}", problems.join("\n  "))
+    }
+
+    /// Where the logs of a run that failed are kept when the run is removed.
+    pub fn kept_logs(&self) -> PathBuf {
+        self.dir.with_extension("logs")
+    }
+
+    /// Removes the logs of an earlier run that failed.
+    pub fn remove_kept_logs(&self) -> Result<()> {
+        let kept = self.kept_logs();
+        if kept.exists() {
+            fs::remove_dir_all(&kept).with_context(|| format!("removing {}", kept.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What is still there of all that was made.
+    fn remains(&self, made: &[Made]) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut found: Vec<String> = made
+            .iter()
+            .filter_map(|item| match item {
+                Made::Process { pid, started, name } => {
+                    process::is_running(*pid, *started).then(|| format!("process {pid} ({name})"))
+                }
+                Made::NetworkNamespace { name } => {
+                    Path::new("/run/netns").join(name).exists().then(|| format!("network namespace {name}"))
+                }
+                Made::Link { name } => {
+                    Path::new("/sys/class/net").join(name).exists().then(|| format!("interface {name}"))
+                }
+                Made::ControlGroup { group } => self.groups.exists(group).then(|| format!("control group {group}")),
+                Made::Mount { path } => {
+                    let there = mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str());
+                    there.then(|| format!("mount {}", path.display()))
+                }
+                Made::Datacenter { .. } => None,
+            })
+            .collect();
+        found.dedup();
+        found
     }
 
     /// Kills what the list names and whatever lives in the run's control groups, until nothing is left.
