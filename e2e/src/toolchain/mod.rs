@@ -56,7 +56,7 @@ pub struct Toolchain {
 }
 
 /// Told what is about to be done and how many minutes it takes on two cores.
-pub type Report<'a> = &'a dyn Fn(&str);
+pub type Report<'a> = &'a (dyn Fn(&str) + Sync);
 
 impl Toolchain {
     /// Finds every program, building and downloading what the cache lacks.
