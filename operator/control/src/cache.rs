@@ -181,11 +181,20 @@ fn key_of<K: Resource>(object: &K) -> Key {
 
 /// Keeps `feeder` in step with the API server for as long as it is polled. Errors are counted and tried again with a
 /// growing pause; a missing right or CRD shows in the log and in a cache that is not synced.
-pub async fn follow<K>(
+pub async fn follow<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config, feeder: Feeder<K>, metrics: WatchMetrics)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    follow_trimmed(api, config, feeder, metrics, |_| {}).await;
+}
+
+/// As [`follow`], keeping of each object only what `trim` leaves: for kinds that are many and large, such as pods.
+pub async fn follow_trimmed<K>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     mut feeder: Feeder<K>,
     metrics: WatchMetrics,
+    trim: fn(&mut K),
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
@@ -195,6 +204,9 @@ pub async fn follow<K>(
         event.modify(|object| {
             // Half of an object's size, and nobody here reads it.
             object.managed_fields_mut().clear();
+            if let Ok(object) = &mut object.0 {
+                trim(object);
+            }
         })
     }));
     let mut reported = None;

@@ -55,7 +55,8 @@ impl ConfigMaps {
 fn read(map: &ConfigMap) -> Result<Read, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable { name: map.name_any(), why };
     let entry = labels::RESERVATIONS_ENTRY;
-    let text = map.data.as_ref().and_then(|data| data.get(entry)).ok_or_else(|| unreadable(format!("it has no {entry}")))?;
+    let text =
+        map.data.as_ref().and_then(|data| data.get(entry)).ok_or_else(|| unreadable(format!("it has no {entry}")))?;
     let record: NodeReservations = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
     if names::reservations(record.node().as_str()) != map.name_any() {
         return Err(unreadable(format!("it is the record of {}", record.node())));

@@ -46,7 +46,9 @@ pub enum StoreError {
     #[error("the reservations of {0} were changed meanwhile")]
     Conflict(NodeName),
     /// A record is there that cannot be read: nothing may be reserved before a person has looked at it.
-    #[error("reading the reservations in ConfigMap {name}: {why}; restore it, or delete it once no guest runs on the node")]
+    #[error(
+        "reading the reservations in ConfigMap {name}: {why}; restore it, or delete it once no guest runs on the node"
+    )]
     Unreadable {
         /// The ConfigMap.
         name: String,

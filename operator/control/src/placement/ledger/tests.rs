@@ -93,9 +93,13 @@ async fn a_reservation_whose_writer_was_killed_is_found_again_and_not_made_twice
 async fn the_second_node_is_asked_where_the_first_has_no_room() {
     let ledger = Ledger::new(Memory::default());
     let held = ledger
-        .reserve(&ask("aarhus", 0, 1, 4), &nodes(&["n1", "n2"]), |record| {
-            if record.node().as_str() == "n1" { 3 } else { 4 }
-        })
+        .reserve(
+            &ask("aarhus", 0, 1, 4),
+            &nodes(&["n1", "n2"]),
+            |record| {
+                if record.node().as_str() == "n1" { 3 } else { 4 }
+            },
+        )
         .await
         .unwrap();
     assert_eq!(held.node.as_str(), "n2");

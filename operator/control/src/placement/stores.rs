@@ -1,0 +1,126 @@
+//! The kinds that only placing reads, each as a complete set in memory.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use koinon_api::{GPUNode, GPUPool, InferenceJob, Placement};
+use koinon_telemetry::Tasks;
+use kube::Resource;
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::cache::{self, Cache};
+use crate::context::Context;
+
+/// The caches of the placement side.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Of all namespaces.
+    pub jobs: Cache<InferenceJob>,
+    /// Of all namespaces, both sides.
+    pub placements: Cache<Placement>,
+    /// Of the release namespace.
+    pub pools: Cache<GPUPool>,
+    /// All.
+    pub gpu_nodes: Cache<GPUNode>,
+    /// All, without their images.
+    pub nodes: Cache<Node>,
+    /// All, without what only a kubelet needs.
+    pub pods: Cache<Pod>,
+    /// The agents' heartbeats.
+    pub heartbeats: Cache<Lease>,
+    /// All; only their labels are of interest.
+    pub namespaces: Cache<Namespace>,
+}
+
+impl Stores {
+    /// Begins to follow all of them.
+    pub fn follow(ctx: &Context, tasks: &mut Tasks) -> Self {
+        let client = || ctx.client.clone();
+        let release = ctx.namespace.as_str();
+        Self {
+            jobs: start(ctx, tasks, "InferenceJobs", Api::all(client()), |_| {}),
+            placements: start(ctx, tasks, "Placements", Api::all(client()), |_| {}),
+            pools: start(ctx, tasks, "GPUPools", Api::namespaced(client(), release), |_| {}),
+            gpu_nodes: start(ctx, tasks, "GPUNodes", Api::all(client()), |_| {}),
+            nodes: start(ctx, tasks, "Nodes", Api::all(client()), trim_node),
+            pods: start(ctx, tasks, "Pods", Api::all(client()), trim_pod),
+            heartbeats: start(ctx, tasks, "Leases", Api::namespaced(client(), &ctx.args.agent_namespace), |_| {}),
+            namespaces: start(ctx, tasks, "Namespaces", Api::all(client()), |_| {}),
+        }
+    }
+
+    /// Waits until each of them is a complete set: before, absence proves nothing.
+    pub async fn synced(&self) {
+        self.jobs.synced().await;
+        self.placements.synced().await;
+        self.pools.synced().await;
+        self.gpu_nodes.synced().await;
+        self.nodes.synced().await;
+        self.pods.synced().await;
+        self.heartbeats.synced().await;
+        self.namespaces.synced().await;
+    }
+
+    /// What wakes whoever follows jobs.
+    #[must_use]
+    pub fn of_jobs(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.jobs.changes(), self.placements.changes(), self.namespaces.changes()]
+    }
+
+    /// What wakes whoever follows this host's own GPUs. Nodes and heartbeats change every few seconds without meaning;
+    /// a look at them every second is soon enough.
+    #[must_use]
+    pub fn of_host(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.placements.changes(), self.pools.changes(), self.gpu_nodes.changes(), self.pods.changes()]
+    }
+}
+
+fn start<K>(
+    ctx: &Context,
+    tasks: &mut Tasks,
+    what: &'static str,
+    api: Api<DeserializeGuard<K>>,
+    trim: fn(&mut K),
+) -> Cache<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (cache, feeder) = cache::cache::<K>();
+    let metrics = ctx.metrics.watch();
+    let config = watcher::Config::default();
+    let follow = async move {
+        cache::follow_trimmed(api, config, feeder, metrics, trim).await;
+        Ok::<(), std::convert::Infallible>(())
+    };
+    tasks.spawn(what, follow);
+    cache
+}
+
+/// A node's list of images is most of its size.
+fn trim_node(node: &mut Node) {
+    node.metadata.annotations = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.volumes_in_use = None;
+        status.volumes_attached = None;
+    }
+}
+
+/// What is kept of a pod says where it runs, what it requests and how it stands.
+fn trim_pod(pod: &mut Pod) {
+    pod.metadata.annotations = None;
+    let Some(spec) = &mut pod.spec else { return };
+    spec.volumes = None;
+    spec.tolerations = None;
+    spec.affinity = None;
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        let (name, resources) = (std::mem::take(&mut container.name), container.resources.take());
+        let restart_policy = container.restart_policy.take();
+        *container = k8s_openapi::api::core::v1::Container { name, resources, restart_policy, ..Default::default() };
+    }
+}
