@@ -241,7 +241,7 @@ impl Task {
         self.transport.send_replace(Some(transport.clone()));
         let reason = tokio::select! {
             reason = session.run() => reason,
-            () = transport.closed() => SessionError::Broken("the peer closed it".to_owned()),
+            reason = transport.closed() => reason,
             () = self.drop_session.notified() => SessionError::Dropped("the operator asked for it".to_owned()),
         };
         self.transport.send_replace(None);

@@ -124,6 +124,12 @@ pub enum SessionError {
         /// How long we waited.
         seconds: u64,
     },
+    /// The peer's TLS turned our certificate down.
+    #[error("the peer refuses our certificate ({alert}): compare the clocks, and see its logs for the reason")]
+    CertificateRefused {
+        /// The alert that it sent.
+        alert: String,
+    },
     /// The connection broke off.
     #[error("the connection broke off: {0}")]
     Broken(String),
@@ -185,6 +191,7 @@ impl SessionError {
                 }
             },
             SessionError::NoAnswer { .. } | SessionError::Silent { .. } => "Silent",
+            SessionError::CertificateRefused { .. } => "CertificateRefused",
             SessionError::Broken(_) => "Broken",
             SessionError::Refused(_) => "Refused",
             SessionError::Limited(_) => "Limited",

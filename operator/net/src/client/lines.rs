@@ -34,7 +34,7 @@ where
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(frame) => {
-                    if let Ok(data) = frame.map_err(broken)?.into_data() {
+                    if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
                         self.buffer.extend_from_slice(&data);
                     }
                 }

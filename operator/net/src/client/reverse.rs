@@ -59,7 +59,7 @@ pub(crate) async fn read_back(
 ) {
     let key = peer.key;
     let opened = async {
-        let io = upgrade.await.map_err(super::transport::broken)?;
+        let io = upgrade.await.map_err(|error| super::transport::broken(&error))?;
         Transport::over(io, peer, &service.limits, &service.timing).await
     };
     let transport = match opened.await {
@@ -71,7 +71,7 @@ pub(crate) async fn read_back(
     };
     service.reverse.offer(&key, transport.clone());
     tokio::select! {
-        () = transport.closed() => {}
+        _ = transport.closed() => {}
         _ = ending.wait_for(Option::is_some) => transport.close(),
     }
     drop(transport);
@@ -86,7 +86,7 @@ pub(super) async fn offer(service: Arc<PeerService>, transport: Transport, stop:
     loop {
         offer_once(&service, &transport, &stop).await;
         tokio::select! {
-            () = transport.closed() => return,
+            _ = transport.closed() => return,
             () = stop.cancelled() => return,
             () = tokio::time::sleep(service.timing.backoff_max) => {}
         }

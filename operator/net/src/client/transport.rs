@@ -1,6 +1,7 @@
 //! Asking a peer over one HTTP/2 connection, whoever dialled it.
 
-use std::sync::Arc;
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -11,6 +12,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use koinon_core::dsse::Envelope;
 use koinon_core::ids::{PublicKey, Seq, StatementId};
+use rustls::AlertDescription;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,6 +29,7 @@ pub(crate) struct Transport {
     pub(crate) peer: PeerIdentity,
     requests: SendRequest<Full<Bytes>>,
     closed: CancellationToken,
+    why: Arc<OnceLock<hyper::Error>>,
     end: CancellationToken,
     _end_with_last: Arc<DropGuard>,
 }
@@ -50,22 +53,29 @@ impl Transport {
             .keep_alive_timeout(timing.silence)
             .keep_alive_while_idle(true);
         let handshake = timeout(timing.answer, builder.handshake(io)).await.map_err(|_| no_answer("HTTP/2", timing))?;
-        let (requests, connection) = handshake.map_err(broken)?;
+        let (requests, connection) = handshake.map_err(|error| broken(&error))?;
         let (end, closed) = (CancellationToken::new(), CancellationToken::new());
-        let (ended, tell) = (end.clone(), closed.clone());
+        let why = Arc::new(OnceLock::new());
+        let (ended, tell, because) = (end.clone(), closed.clone(), why.clone());
         tokio::spawn(async move {
             tokio::select! {
-                _ = connection => {}
+                outcome = connection => if let Err(error) = outcome {
+                    let _ = because.set(error);
+                },
                 () = ended.cancelled() => {}
             }
             tell.cancel();
         });
-        Ok(Transport { peer, requests, closed, end: end.clone(), _end_with_last: Arc::new(end.drop_guard()) })
+        Ok(Transport { peer, requests, closed, why, end: end.clone(), _end_with_last: Arc::new(end.drop_guard()) })
     }
 
-    /// Completes when the connection is gone.
-    pub(crate) async fn closed(&self) {
+    /// Completes when the connection is gone, and says why.
+    pub(crate) async fn closed(&self) -> SessionError {
         self.closed.cancelled().await;
+        match self.why.get() {
+            Some(error) => broken(error),
+            None => SessionError::Broken("the peer closed it".to_owned()),
+        }
     }
 
     /// Ends the connection for all who share it.
@@ -87,9 +97,9 @@ impl Transport {
         let mut requests = self.requests.clone();
         tokio::select! {
             answer = timeout(timing.answer, requests.send_request(request)) => {
-                answer.map_err(|_| no_answer(&path, timing))?.map_err(broken)
+                answer.map_err(|_| no_answer(&path, timing))?.map_err(|error| broken(&error))
             }
-            () = self.closed() => Err(SessionError::Broken("the peer closed it".to_owned())),
+            error = self.closed() => Err(error),
         }
     }
 
@@ -144,7 +154,7 @@ impl Transport {
         let read = async {
             let mut bytes = BytesMut::new();
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+                let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
                 let seen = bytes.len() + data.len();
                 if seen > allowed {
                     return Err(SessionError::TooLarge(LimitExceeded {
@@ -223,6 +233,28 @@ fn no_answer(path: &str, timing: &Timing) -> SessionError {
     SessionError::NoAnswer { path: path.to_owned(), seconds: timing.answer.as_secs() }
 }
 
-pub(super) fn broken(error: hyper::Error) -> SessionError {
-    SessionError::Broken(super::error::one_line(&error))
+pub(super) fn broken(error: &hyper::Error) -> SessionError {
+    match alert_in(error) {
+        Some(alert) => SessionError::CertificateRefused { alert: format!("{alert:?}") },
+        None => SessionError::Broken(super::error::one_line(error)),
+    }
+}
+
+/// The TLS alert with which the peer refused our certificate. In TLS 1.3 the client's handshake is over before the
+/// server has judged its certificate, so the refusal arrives inside an error of the first request.
+fn alert_in(error: &hyper::Error) -> Option<AlertDescription> {
+    const REFUSALS: [AlertDescription; 9] = [
+        AlertDescription::CertificateUnknown,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateRequired,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::BadCertificate,
+        AlertDescription::UnsupportedCertificate,
+        AlertDescription::UnknownCA,
+        AlertDescription::AccessDenied,
+        AlertDescription::DecryptError,
+    ];
+    // HTTP/2 keeps of an error of the connection below it nothing but its words.
+    let words = error.source()?.to_string();
+    REFUSALS.into_iter().find(|alert| words.contains(&rustls::Error::AlertReceived(*alert).to_string()))
 }

@@ -42,6 +42,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether the key may still read what it could when it connected.
+    pub(super) fn still_allowed(&self) -> bool {
+        access_over(self.role, self.service.commons.access(&self.peer.key)) == self.access
+    }
+
     /// Hears when and why this connection ends.
     pub(super) fn ending(&self) -> watch::Receiver<Option<Bye>> {
         self.ending.subscribe()
@@ -154,7 +159,7 @@ pub(crate) async fn serve<I, L>(
                 if changed.is_err() {
                     break Some(Bye::Stopping);
                 }
-                if access_over(role, service.commons.access(&key)) != connection.access {
+                if !connection.still_allowed() {
                     break Some(Bye::AccessChanged);
                 }
             }

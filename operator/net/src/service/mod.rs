@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::limits::{LimitKind, Limits, Timing, TokenBucket};
 use crate::metrics::NetMetrics;
-use crate::tls::TlsIdentity;
+use crate::tls::{Leaf, PeerIdentity, TlsError, TlsIdentity};
 
 pub(crate) use connection::{Role, serve};
 pub(crate) use table::ConnectionTable;
@@ -54,6 +54,20 @@ impl PeerService {
     #[must_use]
     pub fn metrics(&self) -> Arc<NetMetrics> {
         self.metrics.clone()
+    }
+
+    /// Presents `leaf` in every handshake from now on.
+    ///
+    /// # Errors
+    /// When its private key does not belong to it; the previous leaf stays.
+    pub fn renew(&self, leaf: &Leaf) -> Result<(), TlsError> {
+        self.identity.resolver.renew(leaf)
+    }
+
+    /// The present leaf's identity; absent before the first leaf.
+    #[must_use]
+    pub fn identity(&self) -> Option<PeerIdentity> {
+        self.identity.resolver.identity()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

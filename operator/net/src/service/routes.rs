@@ -37,6 +37,9 @@ pub(super) async fn answer(connection: Arc<Connection>, request: Request<Incomin
         );
         return Ok(answer::error(ErrorCode::UnknownKey, message));
     }
+    if !connection.still_allowed() {
+        return Ok(answer::error(ErrorCode::NotAllowed, "what this key may read has just changed: connect again"));
+    }
     let ticket = match service.table.begin(&connection.peer.key, &service.limits) {
         Ok(ticket) => ticket,
         Err(limit) => {

@@ -173,6 +173,10 @@ impl Writer {
 
     async fn line(&mut self, line: &StreamLine) -> Result<(), Stop> {
         let service = &self.connection.service;
+        // The connection notices a change of access by itself, and perhaps one line too late.
+        if !self.connection.still_allowed() {
+            return Err(Stop::Ending(Bye::AccessChanged));
+        }
         let bytes = Bytes::from(line.to_bytes());
         let length = bytes.len();
         tokio::select! {

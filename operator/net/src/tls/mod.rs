@@ -20,3 +20,6 @@ pub use issue::{IssueError, LEAF_BACKDATE_SECONDS, LEAF_LIFETIME_SECONDS, Leaf, 
 pub use pins::Pins;
 pub use resolver::LeafResolver;
 pub use verify::{PeerRefusal, Trust};
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
-use x509_parser::oid_registry::{OID_SIG_ED25519, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE};
-use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_EXT_SUBJECT_ALT_NAME};
+use x509_parser::oid_registry::{
+    OID_X509_COMMON_NAME, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Name, X509Version};
 
 use super::identity::{CertUse, LeafName, PeerIdentity};
@@ -143,11 +144,11 @@ pub(super) fn read_leaf(der: &CertificateDer<'_>) -> Result<PeerIdentity, PeerRe
     let Some(key) = operator_key(cert.issuer()) else {
         return Err(PeerRefusal::NotOperatorCertificate { issuer: shown(cert.issuer()) });
     };
-    if cert.signature_algorithm.algorithm != OID_SIG_ED25519 || cert.signature.algorithm != OID_SIG_ED25519 {
-        return Err(Malformed("its signature is not Ed25519"));
-    }
     let signature = cert.signature_value.data.as_ref().try_into();
     let signature: &[u8; 64] = signature.map_err(|_| Malformed("its signature has not 64 bytes"))?;
+    if wrapped(cert.tbs_certificate.as_ref(), signature) != der.as_ref() {
+        return Err(Malformed("what stands around the signed part is not the encoding of an Ed25519 signature"));
+    }
     if !verifies(&key, cert.tbs_certificate.as_ref(), signature) {
         return Err(PeerRefusal::BadSignature { key });
     }
@@ -162,6 +163,24 @@ pub(super) fn read_leaf(der: &CertificateDer<'_>) -> Result<PeerIdentity, PeerRe
         return Err(Malformed("it is valid for more than 24 hours, or for none"));
     }
     Ok(PeerIdentity { key, name, not_before: UnixSeconds(not_before), not_after: UnixSeconds(not_after) })
+}
+
+/// The one encoding of a certificate around its signed part. The parser takes others too, and nothing signs them.
+fn wrapped(signed: &[u8], signature: &[u8; 64]) -> Vec<u8> {
+    /// SEQUENCE { OBJECT IDENTIFIER 1.3.101.112 }, BIT STRING of 64 bytes.
+    const BETWEEN: [u8; 10] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x41, 0x00];
+    let length = signed.len() + BETWEEN.len() + signature.len();
+    let mut der = vec![0x30];
+    match length {
+        0..=0x7f => der.push(length as u8),
+        0x80..=0xff => der.extend_from_slice(&[0x81, length as u8]),
+        // A certificate of more than 64 KiB was refused before it was parsed.
+        _ => der.extend_from_slice(&[0x82, (length >> 8) as u8, length as u8]),
+    }
+    der.extend_from_slice(signed);
+    der.extend_from_slice(&BETWEEN);
+    der.extend_from_slice(signature);
+    der
 }
 
 fn exact_extensions(cert: &X509Certificate<'_>) -> Result<LeafName, PeerRefusal> {
