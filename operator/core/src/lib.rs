@@ -21,11 +21,15 @@ pub mod latest;
 pub mod liveness;
 pub mod log;
 pub mod manifest;
+pub mod merkle;
 pub mod placement;
 pub mod planner;
+pub mod policy;
 pub mod presets;
 pub mod recovery;
+pub mod sealing;
 pub mod sizing;
 pub mod statement;
+pub mod tally;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -266,6 +266,11 @@ impl Replica {
         self.chains.get(log).into_iter().flat_map(|chain| chain.both(Seq(0))).filter(|e| e.standing == Standing::Valid)
     }
 
+    /// Every stored entry of `log`, on either branch, within budget or not.
+    pub fn all(&self, log: &PublicKey) -> impl Iterator<Item = &Entry> {
+        self.chains.get(log).into_iter().flat_map(|chain| chain.both(Seq(0)))
+    }
+
     /// The entry at every position of `log`; where it forked, the one that came first.
     pub fn entries(&self, log: &PublicKey) -> impl Iterator<Item = &Entry> {
         self.chains.get(log).into_iter().flat_map(Chain::first)

@@ -1,0 +1,262 @@
+//! The ballot box of a proposal: which votes are in it, which of them count, when it closes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chain::Membership;
+use super::gather::{AnchorAt, Anchored, Void};
+use crate::body::Body;
+use crate::body::charter::{ClassRules, Parameters};
+use crate::body::proposal::{Choice, Ground, Proposal, Vote};
+use crate::ids::{BoxRoot, ControlGroup, MemberId, StatementId, UnixSeconds};
+use crate::merkle;
+use crate::statement::Statement;
+use crate::tally::{Counts, Tally, tally};
+
+/// Whether a vote counts, or what keeps it from counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Verdict {
+    /// It counts.
+    #[error("counted")]
+    Counted,
+    /// A later vote of the same control group replaces it.
+    #[error("replaced by a later vote of the same owner")]
+    Superseded,
+    /// Its author gave two choices under one number: neither counts.
+    #[error("its author cast two different votes under one vseq, so neither counts")]
+    Equivocation,
+    /// Votes are final here, and its author had voted.
+    #[error("its author had voted already, and this cooperative's votes are final")]
+    AlreadyFinal,
+    /// Its author may not vote on this.
+    #[error("its author is not among the electors of this proposal")]
+    NotElector,
+    /// It is signed by a key that may not vote.
+    #[error("it is signed by a key that is no governance key of its author (an operator key cannot vote)")]
+    WrongKeyRole,
+    /// It is dated before the opening.
+    #[error("it is dated before the vote opened")]
+    TooEarly,
+    /// It is dated after the close.
+    #[error("it is dated after the vote closed")]
+    TooLate,
+    /// It reached its author's operator too late.
+    #[error("its author's operator anchored it too late")]
+    AnchoredTooLate,
+    /// A veto without ground.
+    #[error("a veto needs a ground: legal, safety, solvency or charter")]
+    VetoWithoutGround,
+    /// The log in which it is anchored forked before it.
+    #[error("the log of its author's operator forked before it was anchored")]
+    LogForked,
+    /// The log in which it is anchored had used up its day.
+    #[error("its author's operator had used up the charter's budget of the day")]
+    OverBudget,
+    /// The proposal is not valid, or not known here.
+    #[error("its proposal is not valid or not known here")]
+    NoProposal,
+}
+
+impl Verdict {
+    /// A short name for conditions and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counted => "Counted",
+            Self::Superseded => "Superseded",
+            Self::Equivocation => "Equivocation",
+            Self::AlreadyFinal => "AlreadyFinal",
+            Self::NotElector => "NotElector",
+            Self::WrongKeyRole => "WrongKeyRole",
+            Self::TooEarly => "TooEarly",
+            Self::TooLate => "TooLate",
+            Self::AnchoredTooLate => "AnchoredTooLate",
+            Self::VetoWithoutGround => "VetoWithoutGround",
+            Self::LogForked => "LogForked",
+            Self::OverBudget => "OverBudget",
+            Self::NoProposal => "NoProposal",
+        }
+    }
+
+    /// Whether the vote is sealed into the box: it counts, or shows why another one does not.
+    fn in_box(self) -> bool {
+        matches!(self, Self::Counted | Self::Superseded | Self::Equivocation)
+    }
+}
+
+/// A vote and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoteRecord {
+    /// The vote.
+    pub id: StatementId,
+    /// Whose.
+    pub author: MemberId,
+    /// How.
+    pub choice: Choice,
+    /// Its number among its author's votes.
+    pub vseq: u32,
+    /// Why, for a veto.
+    pub ground: Option<Ground>,
+    /// When it was signed.
+    pub issued_at: UnixSeconds,
+    /// Where it was anchored.
+    pub anchor: AnchorAt,
+    /// Whether it counts.
+    pub verdict: Verdict,
+}
+
+impl VoteRecord {
+    pub(super) fn of(anchored: &Anchored) -> Option<Self> {
+        let statement = anchored.statement()?;
+        let Body::Vote(vote) = statement.body() else { return None };
+        Some(Self {
+            id: statement.id(),
+            author: statement.author().clone(),
+            choice: vote.choice,
+            vseq: vote.vseq,
+            ground: vote.ground,
+            issued_at: statement.header().issued_at,
+            anchor: anchored.anchor,
+            verdict: Verdict::NoProposal,
+        })
+    }
+}
+
+/// A ballot box as this replica holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BallotBox {
+    /// The ids of the votes in it.
+    pub ids: BTreeSet<StatementId>,
+    /// Their Merkle root.
+    pub root: BoxRoot,
+    /// When it closed or will.
+    pub closed_at: UnixSeconds,
+    /// Whether it closed because all have voted.
+    pub all_voted: bool,
+    /// The count.
+    pub tally: Tally,
+}
+
+/// What is fixed for every vote on a proposal.
+pub(super) struct Poll<'a> {
+    pub proposal: &'a Proposal,
+    pub membership: &'a Membership,
+    pub rules: &'a ClassRules,
+    pub parameters: &'a Parameters,
+}
+
+impl Poll<'_> {
+    /// Judges one vote by itself.
+    pub fn judge(&self, statement: &Statement, vote: &Vote) -> Verdict {
+        let (header, tolerance) = (statement.header(), self.parameters.clock_tolerance_seconds);
+        let electors = self.membership.electors(self.proposal.subject.as_ref());
+        if !electors.values().any(|members| members.contains(&header.author)) {
+            Verdict::NotElector
+        } else if !self.membership.governance(&header.author, &header.key) {
+            Verdict::WrongKeyRole
+        } else if header.issued_at < self.proposal.opens_at.minus(tolerance) {
+            Verdict::TooEarly
+        } else if header.issued_at > self.proposal.closes_at {
+            Verdict::TooLate
+        } else if vote.choice == Choice::Veto && vote.ground.is_none() {
+            Verdict::VetoWithoutGround
+        } else {
+            Verdict::Counted
+        }
+    }
+
+    fn judge_anchored(&self, anchored: &Anchored) -> Verdict {
+        // Votes on their way at the close still count, but a box must be complete at some time.
+        let latest =
+            self.proposal.closes_at.plus(self.parameters.grace_seconds).plus(self.parameters.clock_tolerance_seconds);
+        match (anchored.anchor.void, anchored.statement().map(|s| (s, s.body()))) {
+            (Some(Void::LogForked), _) => Verdict::LogForked,
+            (Some(Void::OverBudget), _) => Verdict::OverBudget,
+            (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote) {
+                Verdict::Counted if anchored.anchor.at > latest => Verdict::AnchoredTooLate,
+                verdict => verdict,
+            },
+            _ => Verdict::NoProposal,
+        }
+    }
+
+    /// The box that `votes` make, and what became of each of them.
+    pub fn count<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> (BallotBox, Vec<VoteRecord>) {
+        let mut records: Vec<VoteRecord> = Vec::new();
+        for anchored in votes {
+            if let Some(mut record) = VoteRecord::of(anchored) {
+                record.verdict = self.judge_anchored(anchored);
+                records.push(record);
+            }
+        }
+        if self.parameters.close_when_all_voted {
+            keep_first(&mut records);
+        } else {
+            void_equivocation(&mut records);
+        }
+        let electors = self.membership.electors(self.proposal.subject.as_ref());
+        let counted = one_for_each(&electors, &mut records);
+        records.sort_by(|a, b| (&a.author, a.vseq, a.id).cmp(&(&b.author, b.vseq, b.id)));
+        let mut counts = Counts::default();
+        counted.into_iter().for_each(|choice| counts.add(choice));
+        // All members, not only all owners: otherwise a second member of one owner could still add to a closed box.
+        let voted = |member: &MemberId| records.iter().any(|r| r.verdict.in_box() && r.author == *member);
+        let all_voted = self.parameters.close_when_all_voted && electors.values().flatten().all(voted);
+        let in_box = records.iter().filter(|r| r.verdict.in_box());
+        let last = in_box.map(|r| r.issued_at.max(r.anchor.at)).max().unwrap_or(self.proposal.closes_at);
+        let closed_at = if all_voted {
+            last.max(self.proposal.opens_at).min(self.proposal.closes_at)
+        } else {
+            self.proposal.closes_at
+        };
+        let ids: BTreeSet<StatementId> = records.iter().filter(|r| r.verdict.in_box()).map(|r| r.id).collect();
+        let electors = u32::try_from(electors.len()).unwrap_or(u32::MAX);
+        let tally = tally(counts, electors, self.rules);
+        (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally }, records)
+    }
+}
+
+/// Where votes are final, the first one in its author's log counts: the log has no gaps, so nobody can learn of an
+/// earlier one later, and a box that all have voted into never changes again.
+fn keep_first(records: &mut [VoteRecord]) {
+    let mut first: BTreeMap<MemberId, AnchorAt> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
+        let known = first.entry(record.author.clone()).or_insert(record.anchor);
+        *known = (*known).min(record.anchor);
+    }
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
+        if first.get(&record.author) != Some(&record.anchor) {
+            record.verdict = Verdict::AlreadyFinal;
+        }
+    }
+}
+
+/// Two different choices under one number void all votes of their author.
+fn void_equivocation(records: &mut [VoteRecord]) {
+    let mut choices: BTreeMap<(&MemberId, u32), BTreeSet<Choice>> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
+        choices.entry((&record.author, record.vseq)).or_default().insert(record.choice);
+    }
+    let liars: BTreeSet<MemberId> =
+        choices.into_iter().filter(|(_, choices)| choices.len() > 1).map(|((author, _), _)| author.clone()).collect();
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted && liars.contains(&r.author)) {
+        record.verdict = Verdict::Equivocation;
+    }
+}
+
+/// One vote for each control group: its newest; the others are superseded. Returns the choices that count.
+fn one_for_each(electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>, records: &mut [VoteRecord]) -> Vec<Choice> {
+    let mut counted = Vec::new();
+    for members in electors.values() {
+        let of_group = |r: &&mut VoteRecord| r.verdict == Verdict::Counted && members.contains(&r.author);
+        let mut votes: Vec<&mut VoteRecord> = records.iter_mut().filter(of_group).collect();
+        // Among equal numbers the smallest id: they say the same, or come from two members of one owner.
+        votes.sort_by_key(|r| (std::cmp::Reverse(r.vseq), r.id));
+        for (index, record) in votes.into_iter().enumerate() {
+            if index == 0 {
+                counted.push(record.choice);
+            } else {
+                record.verdict = Verdict::Superseded;
+            }
+        }
+    }
+    counted
+}

@@ -1,0 +1,127 @@
+//! Policy chains: for every scope a hash-linked list of versions, and the members of every membership version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::body::member::Member;
+use crate::body::proposal::Scope;
+use crate::ids::{BoxRoot, ControlGroup, CoopId, Digest, MemberId, PolicyHash, PublicKey, StatementId, UnixSeconds};
+use crate::tally::seal_quorum;
+
+/// The version of `scope` that the charter itself is.
+pub fn genesis(scope: Scope, coop: CoopId) -> PolicyHash {
+    PolicyHash(Digest::of(format!("koinon/policy/v1\n{scope}\ngenesis\n{coop}\n").as_bytes()))
+}
+
+/// The version that enacting `proposal` on the box `root` after `parent` results in.
+pub fn version_hash(scope: Scope, parent: PolicyHash, proposal: StatementId, root: BoxRoot) -> PolicyHash {
+    PolicyHash(Digest::of(format!("koinon/policy/v1\n{scope}\n{parent}\n{proposal}\n{root}\n").as_bytes()))
+}
+
+/// One version of a policy chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its name.
+    pub hash: PolicyHash,
+    /// Its chain.
+    pub scope: Scope,
+    /// Counted from the charter, which is 0.
+    pub number: u64,
+    /// The version before it.
+    pub parent: Option<PolicyHash>,
+    /// What enacted it; `None` for the charter.
+    pub enacted: Option<Enactment>,
+}
+
+/// What made a version, and the log entries that prove it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enactment {
+    /// The proposal, or the statement with which a member left.
+    pub proposal: StatementId,
+    /// The box.
+    pub root: BoxRoot,
+    /// The version that results.
+    pub version: PolicyHash,
+    /// From when on everybody can have known it: statements later than that cannot claim the version before.
+    pub settled_at: UnixSeconds,
+    /// The close seals that agree; none where a member left.
+    pub close_seals: BTreeSet<StatementId>,
+    /// The enact seals that agree.
+    pub enact_seals: BTreeSet<StatementId>,
+}
+
+/// The members of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The version.
+    pub hash: PolicyHash,
+    /// Counted from the charter.
+    pub number: u64,
+    /// Its Active members.
+    pub members: BTreeMap<MemberId, Member>,
+    /// Ids and keys that were ever a member's up to this version: neither is used again.
+    pub used_ids: BTreeSet<MemberId>,
+    /// See `used_ids`.
+    pub used_keys: BTreeSet<PublicKey>,
+    /// See [`Enactment::settled_at`].
+    pub settled_at: UnixSeconds,
+}
+
+impl Membership {
+    pub(super) fn founding(coop: CoopId, founders: &[Member]) -> Self {
+        let mut first = Self {
+            hash: genesis(Scope::Membership, coop),
+            number: 0,
+            members: BTreeMap::new(),
+            used_ids: BTreeSet::new(),
+            used_keys: BTreeSet::new(),
+            settled_at: UnixSeconds(i64::MIN),
+        };
+        founders.iter().for_each(|founder| first.add(founder));
+        first
+    }
+
+    fn add(&mut self, member: &Member) {
+        self.used_ids.insert(member.id.clone());
+        self.used_keys.extend(member.keys.all());
+        self.members.insert(member.id.clone(), member.clone());
+    }
+
+    pub(super) fn next(&self, enacted: &Enactment, change: MembershipChange<'_>) -> Self {
+        let mut next = self.clone();
+        (next.hash, next.number, next.settled_at) = (enacted.version, self.number + 1, enacted.settled_at);
+        match change {
+            MembershipChange::Admit(member) => next.add(member),
+            MembershipChange::Leave(member) => {
+                next.members.remove(member);
+            }
+        }
+        next
+    }
+
+    /// How many of its members must seal.
+    pub fn quorum(&self) -> usize {
+        seal_quorum(self.members.len())
+    }
+
+    /// The member whose governance key this is.
+    pub fn governance(&self, author: &MemberId, key: &PublicKey) -> bool {
+        self.members.get(author).is_some_and(|m| m.keys.governance.contains(key))
+    }
+
+    /// The member of a control group's vote: the groups and their members, without the one that it is about.
+    pub fn electors(&self, subject: Option<&MemberId>) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
+        let left_out = subject.and_then(|s| self.members.get(s)).map(|m| &m.control_group);
+        let mut groups: BTreeMap<ControlGroup, BTreeSet<MemberId>> = BTreeMap::new();
+        for member in self.members.values().filter(|m| Some(&m.control_group) != left_out) {
+            groups.entry(member.control_group.clone()).or_default().insert(member.id.clone());
+        }
+        groups
+    }
+}
+
+/// What a new membership version changes: one member at a time, so that quorums of neighbours overlap.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MembershipChange<'a> {
+    Admit(&'a Member),
+    Leave(&'a MemberId),
+}

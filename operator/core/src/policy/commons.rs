@@ -1,0 +1,227 @@
+//! Charter, logs and what they amount to, kept together; and what the own operator anchors.
+
+use std::sync::Arc;
+
+use super::ballot::{Poll, Verdict};
+use super::gather::as_proposal;
+use super::validity::{Invalid, judge_statement};
+use super::{MemberStanding, State};
+use crate::body::Body;
+use crate::founding::Founding;
+use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::kind::Place;
+use crate::log::{Inserted, Limits, Refused, Replica};
+use crate::statement::Statement;
+
+/// The commons of one cooperative as one member holds it.
+#[derive(Clone, Debug)]
+pub struct Commons {
+    founding: Arc<Founding>,
+    replica: Replica,
+    state: Arc<State>,
+}
+
+impl Commons {
+    /// The commons at its founding.
+    pub fn new(founding: Founding, limits: Limits) -> Self {
+        let replica = Replica::new(&founding, limits);
+        let state = Arc::new(State::fold(&founding, &replica));
+        Self { founding: Arc::new(founding), replica, state }
+    }
+
+    /// The commons from entries that were stored, in any order; the second part is what was refused.
+    pub fn load(
+        founding: Founding,
+        limits: Limits,
+        entries: impl IntoIterator<Item = Statement>,
+    ) -> (Self, Vec<(StatementId, Refused)>) {
+        let mut commons = Self::new(founding, limits);
+        let refused = commons.insert_all(entries);
+        (commons, refused)
+    }
+
+    /// Takes one entry and everything that follows from it.
+    pub fn insert(&mut self, entry: Statement) -> Result<Inserted, Refused> {
+        let inserted = self.replica.insert(entry)?;
+        if matches!(inserted, Inserted::Stored { .. }) {
+            self.refold();
+        }
+        Ok(inserted)
+    }
+
+    /// Takes many entries with one fold; members that they admit are taken along with their entries.
+    pub fn insert_all(&mut self, entries: impl IntoIterator<Item = Statement>) -> Vec<(StatementId, Refused)> {
+        let mut waiting: Vec<Statement> = entries.into_iter().collect();
+        loop {
+            let (mut unknown, mut refused) = (Vec::new(), Vec::new());
+            for entry in waiting {
+                if !self.replica.knows(&entry.header().key) && entry.log_seq().is_some() {
+                    unknown.push(entry);
+                    continue;
+                }
+                let id = entry.id();
+                if let Err(error) = self.replica.insert(entry) {
+                    refused.push((id, error));
+                }
+            }
+            self.refold();
+            if !unknown.iter().any(|entry| self.replica.knows(&entry.header().key)) {
+                refused.extend(unknown.into_iter().map(|e| (e.id(), Refused::UnknownLog(e.header().key))));
+                return refused;
+            }
+            waiting = unknown;
+        }
+    }
+
+    fn refold(&mut self) {
+        let state = State::fold(&self.founding, &self.replica);
+        for member in state.members().values() {
+            self.replica.know(member.member.keys.operator, member.member.id.clone());
+        }
+        self.state = Arc::new(state);
+    }
+
+    /// The founding.
+    pub fn founding(&self) -> &Founding {
+        &self.founding
+    }
+    /// The logs.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+    /// What they amount to.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// What the operator of `me` with `log` does with a human statement that it was given.
+    pub fn anchoring(&self, me: &MemberId, log: &PublicKey, statement: &Statement, now: UnixSeconds) -> Anchoring {
+        let anchored =
+            self.replica.entries(log).find(|e| e.statement.nested().is_some_and(|s| s.id() == statement.id()));
+        match anchored {
+            // A copy with further co-signatures is worth a second anchor: sponsors may sign one after the other.
+            Some(entry) if !adds_signers(entry.statement.nested(), statement) => {
+                Anchoring::Already { seq: entry.seq(), id: entry.id() }
+            }
+            _ => match self.state.may_anchor(me, statement, now) {
+                Ok(()) => Anchoring::Anchor,
+                Err(NotAnchored::UnknownProposal) => Anchoring::Wait,
+                Err(error) => Anchoring::Refuse(error),
+            },
+        }
+    }
+}
+
+fn adds_signers(held: Option<&Statement>, offered: &Statement) -> bool {
+    held.is_some_and(|held| offered.signers().any(|key| !held.envelope().signed_by(key)))
+}
+
+/// What to do with a human statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Anchoring {
+    /// Append an anchor entry for it.
+    Anchor,
+    /// It has its place.
+    Already {
+        /// Where in the own log.
+        seq: Seq,
+        /// The anchor entry.
+        id: StatementId,
+    },
+    /// It is about something that is not known here yet.
+    Wait,
+    /// It would not count: say why instead of giving it a place.
+    Refuse(NotAnchored),
+}
+
+/// Why a human statement is not anchored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnchored {
+    /// It belongs to another cooperative.
+    #[error("the statement belongs to another cooperative")]
+    OtherCooperative,
+    /// It is not one that people sign and operators anchor.
+    #[error("a {0} statement is not anchored")]
+    NotAnchorable(String),
+    /// It is another member's, whose own operator anchors it.
+    #[error("the statement is {0}'s: it counts only from the log of its author's own operator")]
+    NotOurs(MemberId),
+    /// This member is no Active member.
+    #[error("{0} is not an Active member")]
+    NotActive(MemberId),
+    /// It is signed by a key that may not do that.
+    #[error("the statement is signed by {0}, which is no governance key of its author (an operator key cannot vote)")]
+    WrongKeyRole(PublicKey),
+    /// It is dated ahead of this operator's clock.
+    #[error("the statement is dated {issued_at}, it is {now} here: compare the clocks")]
+    FromTheFuture {
+        /// Its date.
+        issued_at: UnixSeconds,
+        /// The operator's.
+        now: UnixSeconds,
+    },
+    /// The proposal that it votes on is not known here.
+    #[error("the proposal that it votes on is not known here")]
+    UnknownProposal,
+    /// The proposal that it votes on is over.
+    #[error("the proposal is {0}: votes on it no longer count")]
+    ProposalOver(&'static str),
+    /// It is a vote that would not count.
+    #[error("the vote would not count: {0}")]
+    Vote(Verdict),
+    /// It is a proposal that is not valid.
+    #[error("the proposal is not valid: {0}")]
+    Proposal(Invalid),
+}
+
+impl State {
+    /// Whether the operator of `me` should give `statement` a place in its log.
+    pub fn may_anchor(&self, me: &MemberId, statement: &Statement, now: UnixSeconds) -> Result<(), NotAnchored> {
+        let header = statement.header();
+        if statement.coop() != self.coop() {
+            return Err(NotAnchored::OtherCooperative);
+        }
+        if statement.kind().place() != Some(Place::Human) {
+            return Err(NotAnchored::NotAnchorable(statement.kind().to_string()));
+        }
+        if header.author != *me {
+            return Err(NotAnchored::NotOurs(header.author.clone()));
+        }
+        let member = self.member(me).filter(|m| m.standing != MemberStanding::Left);
+        let member = member.ok_or_else(|| NotAnchored::NotActive(me.clone()))?;
+        if !member.member.keys.governance.contains(&header.key) {
+            return Err(NotAnchored::WrongKeyRole(header.key));
+        }
+        if header.issued_at > now.plus(self.parameters().clock_tolerance_seconds) {
+            return Err(NotAnchored::FromTheFuture { issued_at: header.issued_at, now });
+        }
+        match statement.body() {
+            Body::Proposal(proposal) => {
+                let judged = self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()));
+                judged.map_err(NotAnchored::Proposal)
+            }
+            Body::Leave(_) => Ok(()),
+            Body::Vote(vote) => {
+                let on = self.proposals().get(&vote.proposal).ok_or(NotAnchored::UnknownProposal)?;
+                let phase = self.phase(on, now);
+                if phase.is_final() {
+                    return Err(NotAnchored::ProposalOver(phase.name()));
+                }
+                let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
+                let rules = self.class(on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
+                let poll = Poll { proposal: &on.proposal, membership: pinned, rules, parameters: self.parameters() };
+                match poll.judge(statement, vote) {
+                    Verdict::Counted => Ok(()),
+                    verdict => Err(NotAnchored::Vote(verdict)),
+                }
+            }
+            _ => Err(NotAnchored::NotAnchorable(statement.kind().to_string())),
+        }
+    }
+
+    /// Judges a proposal that is not anchored yet.
+    pub fn check_proposal(&self, statement: &Statement) -> Result<(), Invalid> {
+        let proposal = as_proposal(statement).ok_or(Invalid::AnchorVoid)?;
+        self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()))
+    }
+}

@@ -1,0 +1,379 @@
+//! The fold itself: from the charter and the logs to what is in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ballot::{Poll, Verdict, VoteRecord};
+use super::chain::{Membership, MembershipChange};
+use super::gather::{Anchored, Gathered, as_proposal, gather};
+use super::validity::{Known, judge};
+use super::*;
+use crate::body::Body;
+use crate::body::proposal::Action;
+use crate::founding::Founding;
+use crate::ids::Seconds;
+use crate::log::Replica;
+use crate::merkle;
+use crate::tally::membership_quorum;
+
+impl State {
+    /// What the charter and the logs amount to.
+    pub fn fold(founding: &Founding, replica: &Replica) -> Self {
+        let gathered = gather(replica);
+        let mut state = Self::founded(founding);
+        while let Some(enacted) = state.next_enactment(&gathered) {
+            state.enact(enacted, &gathered);
+        }
+        state.read_proposals(&gathered);
+        state.read_members(&gathered, replica);
+        state.read_stray_votes(&gathered);
+        state.read_faults(&gathered);
+        state.enact_seals = gathered.enact.into_values().flatten().collect();
+        state
+    }
+
+    fn founded(founding: &Founding) -> Self {
+        let (coop, charter) = (founding.coop(), founding.charter());
+        let first = Membership::founding(coop, &charter.founders);
+        let version = |scope| Version { hash: genesis(scope, coop), scope, number: 0, parent: None, enacted: None };
+        let since = genesis(Scope::Releases, coop);
+        let released = |r: &ModelRelease| ReleaseState { release: r.clone(), since, withdrawn: None };
+        Self {
+            coop,
+            parameters: charter.parameters,
+            classes: charter.classes.clone(),
+            chains: Scope::ALL.into_iter().map(|scope| (scope, vec![version(scope)])).collect(),
+            members: first.members.values().map(|m| (m.id.clone(), MemberState::new(m, first.hash))).collect(),
+            memberships: BTreeMap::from([(first.hash, first)]),
+            releases: charter.releases.iter().map(|r| (r.manifest_digest, released(r))).collect(),
+            engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
+            proposals: BTreeMap::new(),
+            leaves: BTreeMap::new(),
+            enact_seals: Vec::new(),
+            stray_votes: Vec::new(),
+            faults: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn known<R>(&self, judge: impl FnOnce(&Known<'_>) -> R) -> R {
+        let is_version = |scope: Scope, hash: &PolicyHash| self.chain(scope).iter().any(|v| v.hash == *hash);
+        judge(&Known {
+            memberships: &self.memberships,
+            is_version: &is_version,
+            classes: &self.classes,
+            parameters: &self.parameters,
+        })
+    }
+
+    /// The next version that the seals prove. If more faults than the quorum tolerates prove two, every replica
+    /// takes the same one.
+    fn next_enactment(&self, gathered: &Gathered) -> Option<(Scope, u32, Enactment)> {
+        let proposals = gathered.proposals.values().filter_map(|anchored| {
+            let proposal = as_proposal(anchored.statement()?)?;
+            if proposal.parent != self.head(proposal.scope) {
+                return None;
+            }
+            let state = self.read_proposal(anchored, gathered)?;
+            Some((proposal.scope, proposal.term, state.enacted?))
+        });
+        let leaves = gathered.leaves.values().filter_map(|anchored| {
+            let (term, enacted) = self.leave_enactment(anchored, gathered)?;
+            Some((Scope::Membership, term, enacted))
+        });
+        proposals.chain(leaves).min_by_key(|(scope, term, enacted)| (*scope, *term, enacted.proposal, enacted.root))
+    }
+
+    fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
+        let version = enacted.version;
+        if let Some(proposal) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
+            self.apply(proposal, &enacted);
+        } else if let Some(leave) = gathered.leaves.get(&enacted.proposal).and_then(Anchored::statement) {
+            self.change_members(&enacted, MembershipChange::Leave(leave.author()));
+            if let Some(member) = self.members.get_mut(leave.author()) {
+                (member.standing, member.left) = (MemberStanding::Left, Some(version));
+            }
+        }
+        let (number, parent) = (self.chain(scope).len() as u64, Some(self.head(scope)));
+        let next = Version { hash: version, scope, number, parent, enacted: Some(enacted) };
+        self.chains.entry(scope).or_default().push(next);
+    }
+
+    fn apply(&mut self, statement: &crate::statement::Statement, enacted: &Enactment) {
+        let Some(proposal) = as_proposal(statement) else { return };
+        match &proposal.action {
+            Action::AddModelRelease(release) => {
+                let state = ReleaseState { release: release.clone(), since: enacted.version, withdrawn: None };
+                self.releases.insert(release.manifest_digest, state);
+            }
+            Action::WithdrawModelRelease(withdraw) => {
+                if let Some(state) = self.releases.get_mut(&withdraw.manifest_digest) {
+                    state.withdrawn = Some(enacted.version);
+                }
+            }
+            Action::AddEngine(add) => {
+                self.engines.insert(add.engine.name.clone(), add.engine.clone());
+            }
+            Action::RemoveEngine(remove) => {
+                self.engines.remove(&remove.name);
+            }
+            Action::Admit(_) => {
+                if let Some(Body::Application(application)) = statement.nested().map(|s| s.body()) {
+                    let member = &application.member;
+                    self.change_members(enacted, MembershipChange::Admit(member));
+                    self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
+                }
+            }
+        }
+    }
+
+    fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
+        if let Some(next) = self.membership().map(|current| current.next(enacted, change)) {
+            self.memberships.insert(next.hash, next);
+        }
+    }
+
+    fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
+        let statement = anchored.statement()?;
+        let current = self.membership()?;
+        let header = statement.header();
+        let valid = anchored.anchor.void.is_none()
+            && current.governance(&header.author, &header.key)
+            && current.members.len() > 1;
+        if !valid {
+            return None;
+        }
+        let root = leave_root(statement.id());
+        let version = version_hash(Scope::Membership, current.hash, statement.id(), root);
+        let mut by_term: BTreeMap<u32, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
+        for sealed in gathered.enact.get(&statement.id()).into_iter().flatten() {
+            let slot = sealed.seal.slot;
+            let fits = (slot.scope, slot.parent) == (Scope::Membership, current.hash)
+                && (sealed.seal.proposal, sealed.seal.root, sealed.seal.version) == (statement.id(), root, version)
+                && current.members.contains_key(&sealed.by);
+            if fits {
+                by_term.entry(slot.term).or_default().insert(&sealed.by, sealed.id);
+            }
+        }
+        let quorum = membership_quorum(current.members.len(), current.members.len() - 1);
+        let (term, seals) = by_term.into_iter().find(|(_, seals)| seals.len() >= quorum)?;
+        let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);
+        let enact_seals = seals.into_values().collect();
+        let enacted = Enactment {
+            proposal: statement.id(),
+            root,
+            version,
+            settled_at,
+            close_seals: BTreeSet::new(),
+            enact_seals,
+        };
+        Some((term, enacted))
+    }
+
+    /// Everything about one proposal except what the other proposals mean for it.
+    fn read_proposal(&self, anchored: &Anchored, gathered: &Gathered) -> Option<ProposalState> {
+        let statement = anchored.statement()?;
+        let proposal = as_proposal(statement)?;
+        let rules = self.classes.get(&proposal.class)?;
+        let id = statement.id();
+        let invalid = self.known(|known| judge(known, anchored)).err();
+        let nobody = Membership { members: BTreeMap::new(), ..Membership::founding(self.coop, &[]) };
+        let membership = self.memberships.get(&proposal.membership).unwrap_or(&nobody);
+        let poll = Poll { proposal, membership, rules, parameters: &self.parameters };
+        let on_this = gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values);
+        let (ballot, mut votes) = poll.count(on_this);
+        if invalid.is_some() {
+            votes.iter_mut().for_each(|vote| vote.verdict = Verdict::NoProposal);
+        }
+        let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
+        let after = sealers.len() + usize::from(matches!(proposal.action, Action::Admit(_)));
+        let applicant = match statement.nested().map(|s| s.body()) {
+            Some(Body::Application(application)) => Some(application.member.clone()),
+            _ => None,
+        };
+        let mut state = ProposalState {
+            id,
+            author: statement.author().clone(),
+            issued_at: statement.header().issued_at,
+            applicant,
+            quorum: membership.quorum(),
+            enact_quorum: membership_quorum(sealers.len(), after),
+            close_seals: Vec::new(),
+            enact_seals: Vec::new(),
+            certificates: Vec::new(),
+            enacted: None,
+            superseded_by: None,
+            stale: false,
+            proposal: proposal.clone(),
+            invalid,
+            sealers,
+            ballot,
+            votes,
+        };
+        if state.invalid.is_none() {
+            state.read_seals(gathered, self.parameters.grace_seconds, self.parameters.close_when_all_voted);
+        }
+        Some(state)
+    }
+
+    fn read_proposals(&mut self, gathered: &Gathered) {
+        let mut proposals = BTreeMap::new();
+        for anchored in gathered.proposals.values() {
+            let Some(mut state) = self.read_proposal(anchored, gathered) else { continue };
+            // A certificate counts only where it made a version: see `next_enactment`.
+            let child = self
+                .chain(state.proposal.scope)
+                .iter()
+                .find(|v| v.parent == Some(state.proposal.parent))
+                .and_then(|v| v.enacted.as_ref());
+            state.enacted = child.filter(|e| e.proposal == state.id).cloned();
+            state.superseded_by = child.map(|e| e.proposal).filter(|id| *id != state.id);
+            state.stale = self.is_stale(&state);
+            proposals.insert(state.id, state);
+        }
+        self.proposals = proposals;
+    }
+
+    /// Whether the membership moved on so far that quorums need not overlap, or so long ago that pinning the older
+    /// one can only be meant to bring back somebody who is gone.
+    pub(super) fn is_stale(&self, proposal: &ProposalState) -> bool {
+        let (Some(pinned), Some(head)) = (self.memberships.get(&proposal.proposal.membership), self.membership())
+        else {
+            return false;
+        };
+        let newer_was_settled =
+            self.memberships.values().any(|m| m.number > pinned.number && m.settled_at <= proposal.issued_at);
+        head.number >= pinned.number + 2 || newer_was_settled
+    }
+
+    fn read_members(&mut self, gathered: &Gathered, replica: &Replica) {
+        for anchored in gathered.leaves.values() {
+            let Some(statement) = anchored.statement() else { continue };
+            let author = statement.author();
+            let enacted = self
+                .chain(Scope::Membership)
+                .iter()
+                .filter_map(|v| v.enacted.as_ref())
+                .find(|e| e.proposal == statement.id())
+                .cloned();
+            let is_member = self.membership().is_some_and(|m| m.governance(author, &statement.header().key));
+            if enacted.is_none() && (anchored.anchor.void.is_some() || !is_member) {
+                continue;
+            }
+            if let Some(member) = self.members.get_mut(author).filter(|m| m.standing == MemberStanding::Active) {
+                member.standing = MemberStanding::Leaving;
+            }
+            let leave = LeaveState {
+                id: statement.id(),
+                author: author.clone(),
+                issued_at: statement.header().issued_at,
+                enacted,
+            };
+            self.leaves.insert(leave.id, leave);
+        }
+        for member in self.members.values_mut() {
+            member.forked_at = replica.fork(&member.member.keys.operator).map(|fork| fork.seq);
+        }
+    }
+
+    fn read_stray_votes(&mut self, gathered: &Gathered) {
+        let stray = gathered.votes.iter().filter(|(on, _)| !self.proposals.contains_key(on));
+        let records =
+            stray.flat_map(|(on, votes)| votes.values().filter_map(|vote| Some((*on, VoteRecord::of(vote)?))));
+        self.stray_votes = records.collect();
+    }
+
+    fn read_faults(&mut self, gathered: &Gathered) {
+        let mut close: BTreeMap<(&MemberId, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
+        for sealed in gathered.close.values().flatten() {
+            let first = *close.entry((&sealed.by, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
+            if first.seal != sealed.seal {
+                let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
+                self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
+            }
+        }
+        let mut enact: BTreeMap<(&MemberId, Slot), &Sealed<EnactSeal>> = BTreeMap::new();
+        for sealed in gathered.enact.values().flatten() {
+            let first = *enact.entry((&sealed.by, sealed.seal.slot)).or_insert(sealed);
+            if first.seal != sealed.seal {
+                let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
+                self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
+            }
+        }
+    }
+}
+
+/// The box of a leaving: nothing is voted on, so the statement itself is all that is in it.
+pub(crate) fn leave_root(leave: StatementId) -> BoxRoot {
+    merkle::root(&BTreeSet::from([leave]))
+}
+
+impl MemberState {
+    fn new(member: &Member, since: PolicyHash) -> Self {
+        Self { member: member.clone(), standing: MemberStanding::Active, forked_at: None, since, left: None }
+    }
+}
+
+/// What close seals must share to add up; rounds may differ.
+type Agreement = (u32, BoxRoot, PolicyHash, Outcome, UnixSeconds);
+
+impl ProposalState {
+    fn read_seals(&mut self, gathered: &Gathered, grace: Seconds, closes_early: bool) {
+        let body = &self.proposal;
+        let closed_in_time =
+            |at: UnixSeconds| at == body.closes_at || (closes_early && at >= body.opens_at && at < body.closes_at);
+        let (id, slot) = (self.id, self.slot());
+        let close = gathered.close.get(&id).into_iter().flatten().filter(|s| {
+            self.sealers.contains(&s.by) && closed_in_time(s.seal.closed_at) && s.at >= s.seal.closed_at.plus(grace)
+        });
+        let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
+            s.seal.slot == slot
+                && s.seal.version == version_hash(slot.scope, slot.parent, id, s.seal.root)
+                && self.sealers.contains(&s.by)
+        });
+        let (close, enact) = (close.cloned().collect(), enact.cloned().collect());
+        (self.close_seals, self.enact_seals) = (close, enact);
+        self.certificates = self.read_certificates();
+        self.enacted = self.certificates.iter().find_map(|certificate| self.enacted_on(certificate));
+    }
+
+    fn agreements(&self) -> BTreeMap<Agreement, BTreeMap<&MemberId, StatementId>> {
+        let mut agreements: BTreeMap<Agreement, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
+        for Sealed { id, by, seal, .. } in &self.close_seals {
+            let agreement = (seal.count, seal.root, seal.membership_head, seal.outcome, seal.closed_at);
+            agreements.entry(agreement).or_default().insert(by, *id);
+        }
+        agreements
+    }
+
+    /// How many sealers agree on the box that most agree on.
+    pub fn best_agreement(&self) -> usize {
+        self.agreements().values().map(BTreeMap::len).max().unwrap_or(0)
+    }
+
+    fn read_certificates(&self) -> Vec<CloseCertificate> {
+        let agreed = self.agreements().into_iter().rev().filter(|(_, seals)| seals.len() >= self.quorum);
+        agreed
+            .map(|((count, root, membership_head, outcome, closed_at), seals)| {
+                let seals = seals.into_values().collect();
+                CloseCertificate { root, count, membership_head, outcome, closed_at, seals }
+            })
+            .collect()
+    }
+
+    fn enacted_on(&self, certificate: &CloseCertificate) -> Option<Enactment> {
+        if certificate.outcome != Outcome::Passed {
+            return None;
+        }
+        let seals: BTreeMap<&MemberId, StatementId> = self.signed_on(certificate).map(|s| (&s.by, s.id)).collect();
+        if seals.len() < self.enact_quorum {
+            return None;
+        }
+        Some(Enactment {
+            proposal: self.id,
+            root: certificate.root,
+            version: version_hash(self.proposal.scope, self.proposal.parent, self.id, certificate.root),
+            settled_at: self.proposal.expires_at,
+            close_seals: certificate.seals.clone(),
+            enact_seals: seals.into_values().collect(),
+        })
+    }
+}

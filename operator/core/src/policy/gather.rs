@@ -1,0 +1,175 @@
+//! What the logs hold, sorted for the fold: human statements with their anchors, and seals with their signers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::body::Body;
+use crate::body::entry::{CloseSeal, EnactSeal};
+use crate::body::proposal::Proposal;
+use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::log::{Entry, Replica, Standing};
+use crate::statement::Statement;
+
+/// Where a human statement counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AnchorAt {
+    /// In which log.
+    pub log: PublicKey,
+    /// At which position.
+    pub seq: Seq,
+    /// When, by the operator's clock.
+    pub at: UnixSeconds,
+    /// What keeps the anchor from counting, if anything does.
+    pub void: Option<Void>,
+}
+
+/// Why an anchor does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Void {
+    /// The log forked at or before it.
+    LogForked,
+    /// Its author had used up the day.
+    OverBudget,
+}
+
+/// A human statement and where it was anchored by its author's own operator.
+#[derive(Clone, Debug)]
+pub(super) struct Anchored {
+    pub carrier: Arc<Statement>,
+    pub anchor: AnchorAt,
+    /// Keys that signed any anchored copy; copies differ only in their co-signatures.
+    pub signers: BTreeSet<PublicKey>,
+    /// For a proposal: how many earlier ones of its author were open when it was issued.
+    pub open_before: u32,
+}
+
+impl Anchored {
+    pub fn statement(&self) -> Option<&Statement> {
+        self.carrier.nested()
+    }
+}
+
+/// A seal in somebody's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed<T> {
+    /// The entry.
+    pub id: StatementId,
+    /// Whose.
+    pub by: MemberId,
+    /// Its position there.
+    pub seq: Seq,
+    /// When, by the operator's clock.
+    pub at: UnixSeconds,
+    /// What is sealed.
+    pub seal: T,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gathered {
+    pub proposals: BTreeMap<StatementId, Anchored>,
+    /// By what they are about.
+    pub votes: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
+    pub leaves: BTreeMap<StatementId, Anchored>,
+    /// By what they are about.
+    pub close: BTreeMap<StatementId, Vec<Sealed<CloseSeal>>>,
+    /// By what they are about.
+    pub enact: BTreeMap<StatementId, Vec<Sealed<EnactSeal>>>,
+}
+
+pub(super) fn gather(replica: &Replica) -> Gathered {
+    let mut gathered = Gathered::default();
+    for (log, owner) in replica.logs() {
+        let mut entries: Vec<&Entry> = replica.all(log).collect();
+        // Which branch of a fork came first is this member's accident.
+        entries.sort_by_key(|e| (e.seq(), e.id()));
+        let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
+        let mut open: BTreeMap<StatementId, UnixSeconds> = BTreeMap::new();
+        for entry in entries {
+            let statement = &entry.statement;
+            let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
+            match statement.body() {
+                Body::CloseSeal(seal) if entry.standing == Standing::Valid => {
+                    gathered.close.entry(seal.proposal).or_default().push(Sealed {
+                        id,
+                        by: owner.clone(),
+                        seq,
+                        at,
+                        seal: seal.clone(),
+                    });
+                }
+                Body::EnactSeal(seal) if entry.standing == Standing::Valid => {
+                    gathered.enact.entry(seal.proposal).or_default().push(Sealed {
+                        id,
+                        by: owner.clone(),
+                        seq,
+                        at,
+                        seal: seal.clone(),
+                    });
+                }
+                Body::Anchor(_) => {
+                    let void = match entry.standing {
+                        _ if seq >= fork => Some(Void::LogForked),
+                        Standing::OverBudget(_) => Some(Void::OverBudget),
+                        Standing::Valid => None,
+                    };
+                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &mut open, replica);
+                }
+                _ => {}
+            }
+        }
+    }
+    gathered
+}
+
+impl Gathered {
+    fn anchor(
+        &mut self,
+        owner: &MemberId,
+        carrier: &Arc<Statement>,
+        anchor: AnchorAt,
+        open: &mut BTreeMap<StatementId, UnixSeconds>,
+        replica: &Replica,
+    ) {
+        let Some(inner) = carrier.nested() else { return };
+        // Only the operator of its author's own seat gives a statement its place; in any other log it is a copy.
+        if inner.author() != owner || inner.coop() != replica.coop() {
+            return;
+        }
+        let issued_at = inner.header().issued_at;
+        let (place, open_before) = match inner.body() {
+            Body::Proposal(proposal) => {
+                let others = open.iter().filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
+                if anchor.void.is_none() {
+                    open.insert(inner.id(), proposal.closes_at);
+                }
+                (&mut self.proposals, others)
+            }
+            Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
+            Body::Leave(_) => (&mut self.leaves, 0),
+            _ => return,
+        };
+        let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);
+        let found =
+            Anchored { carrier: Arc::clone(carrier), anchor, signers: inner.signers().copied().collect(), open_before };
+        match place.get_mut(&inner.id()) {
+            None => {
+                place.insert(inner.id(), found);
+            }
+            Some(known) if known.anchor.void.is_none() => {
+                if found.anchor.void.is_none() {
+                    known.signers.extend(&found.signers);
+                }
+            }
+            Some(known) if found.anchor.void.is_none() => *known = found,
+            Some(_) => {}
+        }
+    }
+}
+
+/// The proposal that a statement is.
+pub(super) fn as_proposal(statement: &Statement) -> Option<&Proposal> {
+    match statement.body() {
+        Body::Proposal(proposal) => Some(proposal),
+        _ => None,
+    }
+}

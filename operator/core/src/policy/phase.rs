@@ -1,0 +1,137 @@
+//! Where a proposal stands at a given time: only this depends on a clock, and only to be shown and to seal.
+
+use super::{CloseCertificate, Invalid, ProposalState, State};
+use crate::body::entry::Outcome;
+use crate::ids::{PolicyHash, StatementId, UnixSeconds};
+
+/// Where a proposal stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It cannot be voted on.
+    Invalid(Invalid),
+    /// Its vote has not opened.
+    Pending {
+        /// When it does.
+        opens_at: UnixSeconds,
+    },
+    /// Votes count.
+    Open {
+        /// Until when.
+        closes_at: UnixSeconds,
+    },
+    /// The box is closed; operators seal it.
+    Closing {
+        /// How many agree on the box that most agree on.
+        sealed: usize,
+        /// How many must.
+        needed: usize,
+    },
+    /// It has passed and takes effect when enough operators have signed that.
+    Queued {
+        /// When they may.
+        eta: UnixSeconds,
+        /// How many have.
+        signed: usize,
+        /// How many must.
+        needed: usize,
+    },
+    /// It is in force.
+    Enacted {
+        /// The version that it made.
+        version: PolicyHash,
+    },
+    /// Too few yes.
+    Rejected,
+    /// Too few took part.
+    QuorumNotMet,
+    /// Enough vetoes.
+    Vetoed,
+    /// The membership moved on; propose it again.
+    Stale,
+    /// Something else took its place in the chain; propose it again.
+    Superseded {
+        /// What.
+        by: StatementId,
+    },
+    /// Its time is over.
+    Expired,
+}
+
+impl Phase {
+    /// Its name, as in conditions and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "Invalid",
+            Self::Pending { .. } => "Pending",
+            Self::Open { .. } => "Open",
+            Self::Closing { .. } => "Closing",
+            Self::Queued { .. } => "Queued",
+            Self::Enacted { .. } => "Enacted",
+            Self::Rejected => "Rejected",
+            Self::QuorumNotMet => "QuorumNotMet",
+            Self::Vetoed => "Vetoed",
+            Self::Stale => "Stale",
+            Self::Superseded { .. } => "Superseded",
+            Self::Expired => "Expired",
+        }
+    }
+
+    /// Whether nothing more will come of it.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Pending { .. } | Self::Open { .. } | Self::Closing { .. } | Self::Queued { .. })
+    }
+}
+
+impl State {
+    /// Where `proposal` stands at `now`.
+    pub fn phase(&self, proposal: &ProposalState, now: UnixSeconds) -> Phase {
+        let body = &proposal.proposal;
+        if let Some(enacted) = &proposal.enacted {
+            return Phase::Enacted { version: enacted.version };
+        }
+        if let Some(invalid) = &proposal.invalid {
+            return Phase::Invalid(invalid.clone());
+        }
+        let certificate = proposal.certificates.first();
+        match certificate.map(|c| c.outcome) {
+            Some(Outcome::Rejected) => return Phase::Rejected,
+            Some(Outcome::QuorumNotMet) => return Phase::QuorumNotMet,
+            Some(Outcome::Vetoed) => return Phase::Vetoed,
+            Some(Outcome::Stale) => return Phase::Stale,
+            Some(Outcome::Passed) | None => {}
+        }
+        if let Some(by) = proposal.superseded_by {
+            return Phase::Superseded { by };
+        }
+        if proposal.stale {
+            return Phase::Stale;
+        }
+        if now > body.expires_at {
+            return Phase::Expired;
+        }
+        if let Some(certificate) = certificate {
+            let signed = proposal.signed_on(certificate).count();
+            let eta = proposal.eta(certificate.closed_at);
+            return Phase::Queued { eta, signed, needed: proposal.enact_quorum };
+        }
+        if now < body.opens_at && !proposal.ballot.all_voted {
+            return Phase::Pending { opens_at: body.opens_at };
+        }
+        if proposal.ballot.all_voted || now >= body.closes_at {
+            return Phase::Closing { sealed: proposal.best_agreement(), needed: proposal.quorum };
+        }
+        Phase::Open { closes_at: body.closes_at }
+    }
+}
+
+impl ProposalState {
+    /// The enact seals that count on `certificate`.
+    pub(super) fn signed_on(
+        &self,
+        certificate: &CloseCertificate,
+    ) -> impl Iterator<Item = &super::Sealed<super::EnactSeal>> {
+        let (root, eta) = (certificate.root, self.eta(certificate.closed_at));
+        let latest = self.proposal.expires_at;
+        self.enact_seals.iter().filter(move |s| s.seal.root == root && s.at >= eta && s.at <= latest)
+    }
+}

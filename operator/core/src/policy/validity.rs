@@ -1,0 +1,250 @@
+//! Whether a proposal may be voted on at all: judged from itself, its pinned version and its author's log alone, so
+//! that it never depends on what else an operator happens to know.
+
+use std::collections::BTreeMap;
+
+use super::chain::Membership;
+use super::gather::{Anchored, as_proposal};
+use crate::body::Body;
+use crate::body::charter::{Class, ClassRules, MAX_MEMBERS, Parameters};
+use crate::body::proposal::{Action, Proposal, Scope};
+use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, UnixSeconds};
+use crate::statement::Statement;
+
+/// Why a proposal is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Its anchor does not count.
+    #[error("its author's log forked, or had used up its day, before it was anchored")]
+    AnchorVoid,
+    /// The membership that it pins is not known here.
+    #[error("membership version {0} is not known here")]
+    UnknownMembership(PolicyHash),
+    /// Its author was no member of that version.
+    #[error("{0} is not an Active member of the membership that it names")]
+    AuthorNotActive(MemberId),
+    /// It is signed by a key that may not propose.
+    #[error("it is signed by {0}, which is not a governance key of its author (an operator key cannot propose)")]
+    WrongKey(PublicKey),
+    /// The version that it follows is not known here.
+    #[error("version {parent} of {scope} is not known here")]
+    UnknownParent {
+        /// The chain.
+        scope: Scope,
+        /// The version.
+        parent: PolicyHash,
+    },
+    /// Its action belongs to another chain.
+    #[error("its action belongs to scope {expected}, it names {seen}")]
+    WrongScope {
+        /// The action's.
+        expected: Scope,
+        /// The proposal's.
+        seen: Scope,
+    },
+    /// Its action is decided by another class.
+    #[error("its action is decided by class {expected}, it names {seen}")]
+    WrongClass {
+        /// The action's.
+        expected: Class,
+        /// The proposal's.
+        seen: Class,
+    },
+    /// A change of members must be voted on by the members that it follows.
+    #[error("a change of members must name the same version as parent and as membership")]
+    PinnedElsewhere,
+    /// One of its times is not what its class asks for.
+    #[error("its {what} is {seen}, its class asks for {rule} {expected}")]
+    Time {
+        /// Which time.
+        what: &'static str,
+        /// What it is.
+        seen: UnixSeconds,
+        /// At least, or exactly.
+        rule: &'static str,
+        /// What it should be.
+        expected: UnixSeconds,
+    },
+    /// It takes a vote away from somebody whom it does not concern.
+    #[error("it names a subject that its action is not about")]
+    Subject,
+    /// Its author has too many others open.
+    #[error("its author had {open} proposals open, the charter allows {allowed}")]
+    TooManyOpen {
+        /// How many.
+        open: u32,
+        /// How many are allowed.
+        allowed: u32,
+    },
+    /// Too few members have signed for the applicant.
+    #[error("{seen} members have signed for the applicant, {needed} are needed: have it co-signed")]
+    Sponsors {
+        /// How many.
+        seen: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// The applicant's id or one of its keys was a member's before.
+    #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
+    IdOrKeyUsed,
+    /// Rules 1 cannot seal for more members.
+    #[error("the cooperative has {MAX_MEMBERS} members, which is all that rules 1 can seal for")]
+    TooManyMembers,
+    /// The application is missing or not understood.
+    #[error("it carries no application that holds")]
+    NoApplication,
+    /// Its engine contradicts itself.
+    #[error("its engine cannot be used: {0}")]
+    Engine(String),
+    /// Its term is beyond any that could have been reached.
+    #[error("its term {0} is beyond any that could have been reached")]
+    Term(u32),
+}
+
+impl Invalid {
+    /// A short name for conditions and metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::AnchorVoid => "AnchorVoid",
+            Self::UnknownMembership(_) => "UnknownMembership",
+            Self::AuthorNotActive(_) => "AuthorNotActive",
+            Self::WrongKey(_) => "WrongKeyRole",
+            Self::UnknownParent { .. } => "UnknownParent",
+            Self::WrongScope { .. } => "WrongScope",
+            Self::WrongClass { .. } => "WrongClass",
+            Self::PinnedElsewhere => "PinnedElsewhere",
+            Self::Time { .. } => "WrongTime",
+            Self::Subject => "WrongSubject",
+            Self::TooManyOpen { .. } => "TooManyOpen",
+            Self::Sponsors { .. } => "TooFewSponsors",
+            Self::IdOrKeyUsed => "IdOrKeyUsed",
+            Self::TooManyMembers => "TooManyMembers",
+            Self::NoApplication => "NoApplication",
+            Self::Engine(_) => "InvalidEngine",
+            Self::Term(_) => "WrongTerm",
+        }
+    }
+}
+
+/// Everything that a proposal is judged against.
+pub(super) struct Known<'a> {
+    pub memberships: &'a BTreeMap<PolicyHash, Membership>,
+    pub is_version: &'a dyn Fn(Scope, &PolicyHash) -> bool,
+    pub classes: &'a BTreeMap<Class, ClassRules>,
+    pub parameters: &'a Parameters,
+}
+
+/// Judges an anchored proposal.
+pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invalid> {
+    let Some((statement, proposal)) = anchored.statement().and_then(|s| Some((s, as_proposal(s)?))) else {
+        return Err(Invalid::AnchorVoid);
+    };
+    if anchored.anchor.void.is_some() {
+        return Err(Invalid::AnchorVoid);
+    }
+    let allowed = known.parameters.max_open_proposals;
+    if anchored.open_before >= allowed {
+        return Err(Invalid::TooManyOpen { open: anchored.open_before, allowed });
+    }
+    judge_statement(known, statement, proposal, &mut anchored.signers.iter())
+}
+
+/// Judges a proposal by what it says alone, as before anchoring it.
+pub(super) fn judge_statement(
+    known: &Known<'_>,
+    statement: &Statement,
+    proposal: &Proposal,
+    signers: &mut dyn Iterator<Item = &PublicKey>,
+) -> Result<(), Invalid> {
+    let pinned = known.memberships.get(&proposal.membership).ok_or(Invalid::UnknownMembership(proposal.membership))?;
+    let header = statement.header();
+    if !pinned.members.contains_key(&header.author) {
+        return Err(Invalid::AuthorNotActive(header.author.clone()));
+    }
+    if !pinned.governance(&header.author, &header.key) {
+        return Err(Invalid::WrongKey(header.key));
+    }
+    let (scope, class) = (proposal.action.scope(), proposal.action.class());
+    if scope != proposal.scope {
+        return Err(Invalid::WrongScope { expected: scope, seen: proposal.scope });
+    }
+    if class != proposal.class {
+        return Err(Invalid::WrongClass { expected: class, seen: proposal.class });
+    }
+    if !(known.is_version)(scope, &proposal.parent) {
+        return Err(Invalid::UnknownParent { scope, parent: proposal.parent });
+    }
+    // A member that signs in a term never signs in a lower one, so a huge term would silence a slot.
+    if proposal.term > 1_000 {
+        return Err(Invalid::Term(proposal.term));
+    }
+    if let Some(rules) = known.classes.get(&class) {
+        judge_times(rules, known.parameters, header.issued_at, proposal)?;
+    }
+    judge_action(known, pinned, statement, proposal, signers)
+}
+
+fn judge_times(
+    rules: &ClassRules,
+    parameters: &Parameters,
+    issued_at: UnixSeconds,
+    proposal: &Proposal,
+) -> Result<(), Invalid> {
+    let at_least = |what, seen: UnixSeconds, expected: UnixSeconds| {
+        if seen >= expected { Ok(()) } else { Err(Invalid::Time { what, seen, rule: "at least", expected }) }
+    };
+    let exactly = |what, seen: UnixSeconds, expected: UnixSeconds| {
+        if seen == expected { Ok(()) } else { Err(Invalid::Time { what, seen, rule: "exactly", expected }) }
+    };
+    at_least("opensAt", proposal.opens_at, issued_at.plus(rules.delay_seconds))?;
+    at_least("closesAt", proposal.closes_at, proposal.opens_at.plus(rules.period_seconds))?;
+    exactly("eta", proposal.eta, proposal.closes_at.plus(after_close(rules, parameters)))?;
+    exactly("expiresAt", proposal.expires_at, proposal.eta.plus(parameters.enact_window_seconds))
+}
+
+/// From the close of a box to the effect.
+pub(super) fn after_close(rules: &ClassRules, parameters: &Parameters) -> Seconds {
+    Seconds(parameters.grace_seconds.0.saturating_add(rules.timelock_seconds.0))
+}
+
+fn judge_action(
+    known: &Known<'_>,
+    pinned: &Membership,
+    statement: &Statement,
+    proposal: &Proposal,
+    signers: &mut dyn Iterator<Item = &PublicKey>,
+) -> Result<(), Invalid> {
+    match &proposal.action {
+        Action::Admit(_) => {
+            if proposal.parent != proposal.membership {
+                return Err(Invalid::PinnedElsewhere);
+            }
+            let Some(Body::Application(application)) = statement.nested().map(Statement::body) else {
+                return Err(Invalid::NoApplication);
+            };
+            let member = &application.member;
+            if proposal.subject.as_ref().is_some_and(|subject| *subject != member.id) {
+                return Err(Invalid::Subject);
+            }
+            if pinned.members.len() >= MAX_MEMBERS {
+                return Err(Invalid::TooManyMembers);
+            }
+            let used = pinned.used_ids.contains(&member.id) || member.keys.all().any(|k| pinned.used_keys.contains(&k));
+            if used {
+                return Err(Invalid::IdOrKeyUsed);
+            }
+            let needed = (known.parameters.sponsors as usize).min(pinned.members.len());
+            let signers: Vec<&PublicKey> = signers.collect();
+            let sponsors =
+                pinned.members.values().filter(|m| signers.iter().any(|key| m.keys.governance.contains(key)));
+            match sponsors.count() {
+                seen if seen < needed => Err(Invalid::Sponsors { seen, needed }),
+                _ => Ok(()),
+            }
+        }
+        // No other action of rules 1 is about a member: a subject would only take a vote away.
+        _ if proposal.subject.is_some() => Err(Invalid::Subject),
+        Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),
+        Action::AddModelRelease(_) | Action::WithdrawModelRelease(_) | Action::RemoveEngine(_) => Ok(()),
+    }
+}
