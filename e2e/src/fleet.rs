@@ -129,9 +129,8 @@ impl Fleet {
         found.with_context(|| format!("there is no datacenter {name} in this run"))
     }
 
-    /// Stops and removes everything.
-    pub fn down(self) -> Result<()> {
-        // The value itself holds nothing of the machine; the list on disk is what is removed.
+    /// Stops and removes everything. Other values that still point here find nothing any more.
+    pub fn down(&self) -> Result<()> {
         Run::open()?.down()
     }
 }

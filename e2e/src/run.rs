@@ -89,7 +89,8 @@ pub struct Run {
     groups: Hierarchies,
 }
 
-const LIST: &str = "made.jsonl";
+/// Name of the list of what was made, in the run's folder.
+pub const LIST: &str = "made.jsonl";
 const MAX_LIST_BYTES: u64 = 16 << 20;
 
 impl Run {

@@ -108,8 +108,7 @@ async fn run(datacenters: &[&str], cases: Vec<(&'static str, Body)>) -> ExitCode
             if !failures.is_empty() {
                 println!("  the datacenters' logs are kept in {}", fleet::keep_logs(fleet.run()).unwrap_or_default());
             }
-            drop(fleet);
-            if let Err(error) = fleet::down() {
+            if let Err(error) = fleet.down() {
                 failures.push(("taking the datacenters down", error));
             }
         }
@@ -156,9 +155,15 @@ pub async fn interruptible<T: Send + 'static>(
             Ok(result) => result.map_err(Ended::Failed),
             Err(panicked) => Err(Ended::Failed(anyhow!("panicked: {}", panic_text(panicked)))),
         },
-        _ = interrupt.recv() => { work.abort(); Err(Ended::Interrupted) }
-        _ = terminate.recv() => { work.abort(); Err(Ended::Interrupted) }
+        _ = interrupt.recv() => { stop(work).await; Err(Ended::Interrupted) }
+        _ = terminate.recv() => { stop(work).await; Err(Ended::Interrupted) }
     }
+}
+
+/// Ends a task and waits until it has let go of what it held.
+async fn stop<T>(work: tokio::task::JoinHandle<T>) {
+    work.abort();
+    let _ = work.await;
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {

@@ -1,102 +1,144 @@
-//! The demo: the whole story on real clusters.
+//! `cargo xtask demo`: checks the machine, builds what is missing, tells the story, cleans up.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand};
-use koinon_e2e::story::{self, Chapter, MEMBERS, RELEASE_NAMESPACE, Stage};
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use koinon_e2e::story::{self, Chapter, Narrator, Stage};
 use koinon_e2e::suite::{Ended, interruptible};
-use koinon_e2e::{Narrator, fleet};
+use koinon_e2e::{Run, fleet, preflight, run};
+use tokio::sync::Mutex;
 
+use crate::clusters::{Down, print_kubeconfigs};
 use crate::progress::Progress;
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Demo {
-    /// Leave everything running at the end, and say how to look at it.
-    #[arg(long, global = true)]
-    keep: bool,
     #[command(subcommand)]
-    command: Option<DemoCommand>,
+    action: Option<Action>,
+    /// Leave everything running at the end, also after a failure, and print how to go on.
+    #[arg(long)]
+    keep: bool,
+    /// End the story after this chapter.
+    #[arg(long, value_enum, default_value_t = Until::Stop)]
+    until: Until,
 }
 
 #[derive(Debug, Subcommand)]
-enum DemoCommand {
-    /// Remove exactly what the demo made, also after Ctrl-C or a crash.
-    Down,
+enum Action {
+    /// Remove exactly what a demo made, also after Ctrl-C or a crash.
+    Down(Down),
+}
+
+/// How far the story is told.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Until {
+    /// Three datacenters with Koinon installed.
+    Datacenters,
+    /// Founding and joining.
+    Cooperative,
+    /// GPUs and offers.
+    Offers,
+    /// The job, the proposal, the votes.
+    Approval,
+    /// The grant, the weights, the engine.
+    Serving,
+    /// The application's calls.
+    Calling,
+    /// The cut and the mend.
+    Partition,
+    /// The owner's stop and the evidence: all of it.
+    Stop,
+}
+
+impl From<Until> for Chapter {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::Datacenters => Self::Datacenters,
+            Until::Cooperative => Self::Cooperative,
+            Until::Offers => Self::Offers,
+            Until::Approval => Self::Approval,
+            Until::Serving => Self::Serving,
+            Until::Calling => Self::Calling,
+            Until::Partition => Self::Partition,
+            Until::Stop => Self::Stop,
+        }
+    }
 }
 
 impl Demo {
-    /// Tells the story, or removes what an earlier one left.
+    /// Tells the story, or removes what one left.
     pub async fn run(self) -> Result<()> {
-        let Self { keep, command } = self;
-        let progress = Progress::begin();
-        if matches!(command, Some(DemoCommand::Down)) {
-            progress.say(if fleet::down()? {
-                "everything of the demo is removed"
-            } else {
-                "there was nothing to remove"
-            });
+        let Self { action, keep, until } = self;
+        if let Some(Action::Down(down)) = action {
+            return down.run();
+        }
+        preflight::check()?;
+        let began = Instant::now();
+        let prepared = interruptible(async {
+            let progress = Progress::begin();
+            progress.say("preparing: about 15 min on a machine that never did, about 20 s on one that did");
+            story::prepare(&|what: &str| progress.say(what)).await
+        });
+        let stage = match prepared.await {
+            Ok(stage) => Arc::new(Mutex::new(stage)),
+            Err(ended) => return end_badly(ended, false),
+        };
+        let told = {
+            let stage = stage.clone();
+            interruptible(
+                async move { story::tell(&mut *stage.lock().await, &Narrator::on_stdout(), until.into()).await },
+            )
+        };
+        let told = told.await;
+        if let Err(ended) = told {
+            if keep {
+                leave_running(&*stage.lock().await);
+            }
+            return end_badly(ended, keep);
+        }
+        println!("\nEvery step was observed, in {}.", minutes(began.elapsed()));
+        let stage = stage.lock().await;
+        if keep {
+            leave_running(&stage);
             return Ok(());
         }
-        progress.say("the first time everything is built: about 20 min; later runs take about 2 min");
-        let told = interruptible(async move {
-            let report = Arc::new(progress);
-            let told = tell(report.clone()).await;
-            if told.is_err() {
-                report.say("the story broke off; what each cluster last said:");
-            }
-            told
-        })
-        .await;
-        match told {
-            Ok(stage) if keep => {
-                explain(&stage)?;
-                Ok(())
-            }
-            Ok(stage) => {
-                drop(stage);
-                fleet::down().map(drop)
-            }
-            Err(Ended::Interrupted) => {
-                fleet::down()?;
-                anyhow::bail!("interrupted; everything of the demo is removed")
-            }
-            Err(Ended::Failed(error)) => {
-                if keep {
-                    eprintln!("left running for a look; remove it with `cargo xtask demo down`");
-                } else {
-                    fleet::down().context("removing what the demo made")?;
-                }
-                Err(error)
-            }
+        stage.fleet.down().context("cleaning up")?;
+        println!("Everything that the demo made is removed.");
+        Ok(())
+    }
+}
+
+/// Cleans up after a failure or an interruption, and fails.
+fn end_badly(ended: Ended, keep: bool) -> Result<()> {
+    if !keep && Run::folder()?.join(run::LIST).exists() {
+        let standing = Run::open()?;
+        if let Some(logs) = fleet::keep_logs(&standing) {
+            println!("\nThe datacenters' logs are kept in {logs}.");
         }
+        standing.down().context("cleaning up; run `cargo xtask demo down`")?;
+    }
+    match ended {
+        Ended::Failed(error) => Err(error),
+        Ended::Interrupted => bail!("interrupted; what was made is {}", if keep { "still there" } else { "removed" }),
     }
 }
 
-async fn tell(progress: Arc<Progress>) -> Result<Stage> {
-    let mut stage = story::prepare(&|what: &str| progress.say(what)).await?;
-    let narrator = Narrator::on_stdout();
-    story::tell(&mut stage, &narrator, Chapter::Stop).await?;
-    narrator.observed(&format!("the whole story, in {} s", narrator.elapsed().as_secs()));
-    Ok(stage)
-}
-
-/// How to look at what was left running.
-fn explain(stage: &Stage) -> Result<()> {
-    println!("\nEverything is left running. Remove it with: cargo xtask demo down\n");
-    for member in MEMBERS {
-        let datacenter = stage.member(member)?;
-        println!("export KUBECONFIG={}   # the owner of {member}", datacenter.kubeconfig().display());
-    }
+/// Says how to go on by hand.
+fn leave_running(stage: &Stage) {
+    println!("\nEverything keeps running. Look around:");
+    print_kubeconfigs(&stage.fleet);
+    println!("  kubectl get koinon --all-namespaces");
     if let Some(prometheus) = &stage.prometheus {
         println!("Prometheus: {}", prometheus.url());
     }
-    println!("\nFirst commands to try:");
-    println!("  export PATH=$PATH:{}", stage.materials.kubectl_koinon.parent().unwrap_or("".as_ref()).display());
-    for command in ["members", "offers", "proposals", "doctor", "explain tiny-llama --namespace team"] {
-        println!("  kubectl koinon {command}");
-    }
-    println!("  kubectl get koinon --namespace {RELEASE_NAMESPACE}");
-    Ok(())
+    println!("Remove it all: cargo xtask demo down");
+}
+
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 120 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
 }

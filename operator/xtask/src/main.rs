@@ -1,8 +1,11 @@
 //! The project's own commands: `cargo xtask --help`.
 
+mod charts;
 mod clusters;
 mod demo;
+mod generate;
 mod progress;
+mod test;
 
 use std::process::ExitCode;
 
@@ -20,8 +23,14 @@ struct Cli {
 enum Command {
     /// Check this machine and make everything that the demo and the tests need; a second run takes seconds.
     Setup(clusters::Setup),
-    /// Tell the whole story on three real clusters: found, join, share, vote, serve, cut, mend, stop.
+    /// Three datacenters, three owners, one model served across them; exits 0 only if every step was observed.
     Demo(demo::Demo),
+    /// Run the tests: all of them, or the stages named with --only.
+    Test(test::Test),
+    /// Write what is generated from the code: resource definitions and rendered manifests.
+    Generate(generate::Generate),
+    /// Build the container images and print their digests.
+    Images(clusters::Images),
     /// Start datacenters without anything of Koinon in them, and leave them running.
     Up(clusters::Up),
     /// Remove everything that `up` or `demo` made, also after a crash.
@@ -33,6 +42,9 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => args.run(),
         Command::Demo(args) => args.run().await,
+        Command::Test(args) => args.run().await,
+        Command::Generate(args) => args.run(),
+        Command::Images(args) => args.run(),
         Command::Up(args) => args.run().await,
         Command::Down(args) => args.run(),
     };

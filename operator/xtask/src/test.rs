@@ -1,0 +1,208 @@
+//! `cargo xtask test`: every test of the project, in stages from quick to slow, with one count at the end.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use koinon_e2e::toolchain::{Report, checkout};
+use koinon_e2e::{preflight, toolchain};
+
+use crate::progress::Progress;
+use crate::{charts, generate};
+
+/// Arguments of `test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Run this stage alone; may be given more than once.
+    #[arg(long, value_enum)]
+    only: Vec<Stage>,
+}
+
+/// A group of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Formatting, unit and property tests of every crate, and the Go device plugin's.
+    Unit,
+    /// Generated files are what the code generates.
+    Generated,
+    /// Helm lint, value schemas, and a real API server's opinion of the rendered charts and the samples.
+    Charts,
+    /// Real clusters.
+    E2e,
+}
+
+const ALL: [Stage; 4] = [Stage::Unit, Stage::Generated, Stage::Charts, Stage::E2e];
+
+/// How many tests passed and which failed.
+#[derive(Debug, Default)]
+pub struct Tally {
+    passed: u64,
+    failed: u64,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one check and says how it went.
+    pub fn record(&mut self, name: &str, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("test {name} ... ok");
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED\n{error:#}");
+                self.fail(name);
+            }
+        }
+    }
+
+    fn fail(&mut self, what: &str) {
+        self.failed += 1;
+        self.failures.push(what.to_owned());
+    }
+
+    /// Counts the summary line of a test program: `test result: ok. 3 passed; 0 failed; …`.
+    fn add_summary(&mut self, line: &str) {
+        let Some(rest) = line.trim().strip_prefix("test result: ") else { return };
+        let count = |label: &str| -> u64 {
+            let before = rest.split(label).next().unwrap_or_default();
+            before.rsplit([' ', '.', ';']).find(|word| !word.is_empty()).and_then(|word| word.parse().ok()).unwrap_or(0)
+        };
+        self.passed += count(" passed");
+        self.failed += count(" failed");
+    }
+}
+
+impl Test {
+    /// Runs the stages and fails if any test did.
+    pub async fn run(self) -> Result<()> {
+        let Self { only } = self;
+        let stages: Vec<Stage> = ALL.into_iter().filter(|stage| only.is_empty() || only.contains(stage)).collect();
+        if stages.iter().any(|stage| *stage != Stage::Unit) {
+            preflight::check()?;
+        }
+        let progress = Progress::begin();
+        let report = |what: &str| progress.say(what);
+        toolchain::ensure_system_packages(&report)?;
+        let mut tally = Tally::default();
+        for stage in stages {
+            progress.say(&format!("stage {stage:?}").to_lowercase());
+            match stage {
+                Stage::Unit => unit(&mut tally)?,
+                Stage::Generated => {
+                    tally.record("generated::every_file_is_what_the_code_generates", generated(&report))
+                }
+                Stage::Charts => {
+                    let checked = charts::check(&mut tally, &report).await;
+                    if let Err(error) = checked {
+                        tally.record("charts::checks_run_to_their_end", Err(error));
+                    }
+                }
+                Stage::E2e => cargo_test(&mut tally, "end to end", &["--package", "koinon-e2e", "--test", "*"])?,
+            }
+        }
+        progress.say("done");
+        for failure in &tally.failures {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed", tally.passed, tally.failed);
+        if tally.failed > 0 || tally.passed == 0 {
+            bail!("{} of {} tests failed", tally.failed, tally.passed + tally.failed);
+        }
+        Ok(())
+    }
+}
+
+fn unit(tally: &mut Tally) -> Result<()> {
+    let formatted =
+        koinon_e2e::command::run(Command::new("cargo").current_dir(checkout()).args(["fmt", "--all", "--check"]));
+    tally.record("format::every_file_is_formatted", formatted.map(drop));
+    cargo_test(tally, "unit tests", &["--workspace", "--exclude", "koinon-e2e"])?;
+    // Of the harness only its own unit tests: what needs clusters is a stage of its own.
+    cargo_test(tally, "unit tests of the harness", &["--package", "koinon-e2e", "--lib"])?;
+    go_test(tally)
+}
+
+fn generated(report: Report<'_>) -> Result<()> {
+    let differences = generate::differences(report)?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = differences.iter().map(|(path, _)| path.display().to_string()).collect();
+    bail!("out of date: {}; run `cargo xtask generate`", names.join(", "))
+}
+
+/// Runs `cargo test`, shows what it prints and counts it. A program that ends badly without a summary counts as one failure.
+fn cargo_test(tally: &mut Tally, name: &str, args: &[&str]) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(checkout()).args(["test", "--no-fail-fast"]).args(args);
+    let before = tally.failed;
+    let succeeded = stream(&mut cargo, |line| tally.add_summary(line))?;
+    if !succeeded && tally.failed == before {
+        tally.fail(&format!("{name} did not build or ended without a result"));
+    } else if tally.failed > before {
+        tally.failures.push(format!("{name}: see above"));
+    }
+    Ok(())
+}
+
+fn go_test(tally: &mut Tally) -> Result<()> {
+    let mut go = Command::new("go");
+    go.current_dir(checkout().join("e2e/deviceplugin")).args(["test", "-v", "./..."]);
+    let (mut passed, mut failed) = (0, Vec::new());
+    let succeeded = stream(&mut go, |line| match line.split_once("--- ") {
+        // Subtests are indented; the test that holds them is counted once.
+        Some(("", rest)) if rest.starts_with("PASS") => passed += 1,
+        Some(("", rest)) if rest.starts_with("FAIL") => failed.push(rest.to_owned()),
+        _ => {}
+    })?;
+    tally.passed += passed;
+    for failure in &failed {
+        tally.fail(&format!("device plugin: {failure}"));
+    }
+    if !succeeded && failed.is_empty() {
+        tally.fail("the device plugin's tests did not build");
+    }
+    Ok(())
+}
+
+/// Runs a command, passes its standard output through line by line, and says whether it succeeded.
+fn stream(command: &mut Command, mut on_line: impl FnMut(&str)) -> Result<bool> {
+    let line = koinon_e2e::command::command_line(command);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("starting `{line}`"))?;
+    if let Some(out) = child.stdout.take() {
+        for line in BufReader::new(out).split(b'\n') {
+            let line = line.context("reading what the tests print")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            on_line(&line);
+        }
+    }
+    Ok(child.wait().with_context(|| format!("waiting for `{line}`"))?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_test_programs_are_added_up() {
+        let mut tally = Tally::default();
+        tally.add_summary(
+            "test result: ok. 25 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.44s",
+        );
+        tally.add_summary("test result: FAILED. 9 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.add_summary("test result of something else: 100 passed");
+        assert_eq!((tally.passed, tally.failed), (34, 2));
+    }
+
+    #[test]
+    fn a_failed_check_is_counted_and_named() {
+        let mut tally = Tally::default();
+        tally.record("charts::koinon::lint", Err(anyhow::anyhow!("no icon")));
+        assert_eq!((tally.passed, tally.failed), (0, 1));
+        assert_eq!(tally.failures, ["charts::koinon::lint"]);
+    }
+}
