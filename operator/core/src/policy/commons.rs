@@ -13,6 +13,15 @@ use crate::kind::Place;
 use crate::log::{Inserted, Limits, Refused, Replica};
 use crate::statement::Statement;
 
+/// What became of many entries.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// New here, each behind the one that it follows.
+    pub stored: Vec<StatementId>,
+    /// Not taken, and why.
+    pub refused: Vec<(StatementId, Refused)>,
+}
+
 /// The commons of one cooperative as one member holds it.
 #[derive(Clone, Debug)]
 pub struct Commons {
@@ -51,23 +60,31 @@ impl Commons {
 
     /// Takes many entries with one fold; members that they admit are taken along with their entries.
     pub fn insert_all(&mut self, entries: impl IntoIterator<Item = Statement>) -> Vec<(StatementId, Refused)> {
+        self.take_all(entries).refused
+    }
+
+    /// Like [`Commons::insert_all`], and says which entries are new here, so that they can be stored.
+    pub fn take_all(&mut self, entries: impl IntoIterator<Item = Statement>) -> Taken {
         let mut waiting: Vec<Statement> = entries.into_iter().collect();
+        let mut taken = Taken::default();
         loop {
-            let (mut unknown, mut refused) = (Vec::new(), Vec::new());
+            let mut unknown = Vec::new();
             for entry in waiting {
                 if !self.replica.knows(&entry.header().key) && entry.log_seq().is_some() {
                     unknown.push(entry);
                     continue;
                 }
                 let id = entry.id();
-                if let Err(error) = self.replica.insert(entry) {
-                    refused.push((id, error));
+                match self.replica.insert(entry) {
+                    Ok(Inserted::Stored { ids, .. }) => taken.stored.extend(ids),
+                    Ok(Inserted::Known | Inserted::Waiting) => {}
+                    Err(error) => taken.refused.push((id, error)),
                 }
             }
             self.refold();
             if !unknown.iter().any(|entry| self.replica.knows(&entry.header().key)) {
-                refused.extend(unknown.into_iter().map(|e| (e.id(), Refused::UnknownLog(e.header().key))));
-                return refused;
+                taken.refused.extend(unknown.into_iter().map(|e| (e.id(), Refused::UnknownLog(e.header().key))));
+                return taken;
             }
             waiting = unknown;
         }
