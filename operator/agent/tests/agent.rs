@@ -1,5 +1,7 @@
 //! The whole agent against an API server: what it writes, what it goes on doing when something fails, how it ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // clippy knows tests by their attribute, not their helpers.
+
 mod common;
 
 use std::path::Path;

@@ -156,7 +156,7 @@ async fn a_driver_that_hangs_is_given_up_at_the_deadline() {
         let node = Node::with(&two_gpus().with_fault(symbol, None, Behaviour::Hang));
         let mut surveyor = node.surveyor(Duration::from_secs(1));
         let started = Instant::now();
-        let survey = surveyor.survey().await;
+        let survey = tokio::time::timeout(PATIENT, surveyor.survey()).await.expect("the survey hangs with the driver");
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
         assert!(node.trace().contains("hang"), "it never came to the call: {}", node.trace());
         assert_eq!(survey.failure(), Some(Failure::Hung));
