@@ -96,7 +96,7 @@ pub struct CooperativeView {
     /// The cooperative.
     pub coop: CoopId,
     /// What was decided so far.
-    // pub state: Arc<koinon_core::policy::State>,
+    pub state: Arc<koinon_core::policy::State>,
     /// The founding charter.
     pub charter: Arc<Charter>,
     /// What the local owner wants.
