@@ -18,6 +18,7 @@ pub mod context;
 pub mod crds;
 pub mod events;
 pub mod keys;
+pub mod kinds;
 pub mod lease;
 pub mod metrics;
 pub mod peers;

@@ -1,9 +1,10 @@
 //! The kinds that only placing reads, each as a complete set in memory.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
 use koinon_api::{GPUNode, GPUPool, InferenceJob, Placement};
 use koinon_telemetry::Tasks;
 use kube::Resource;
@@ -12,7 +13,9 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::ledger;
 use crate::cache::{self, Cache};
 use crate::context::Context;
 
@@ -35,22 +38,28 @@ pub struct Stores {
     pub heartbeats: Cache<Lease>,
     /// All; only their labels are of interest.
     pub namespaces: Cache<Namespace>,
+    /// The records of reservations. To look at: what is reserved is decided on a fresh read.
+    pub reservations: Cache<ConfigMap>,
 }
 
 impl Stores {
-    /// Begins to follow all of them.
-    pub fn follow(ctx: &Context, tasks: &mut Tasks) -> Self {
+    /// Begins to follow all of them, until `stop`.
+    pub fn follow(ctx: &Context, tasks: &mut Tasks, stop: &CancellationToken) -> Self {
         let client = || ctx.client.clone();
         let release = ctx.namespace.as_str();
+        let all = watcher::Config::default;
+        let records = all().labels(&ledger::selector());
+        let mut start = Start { ctx, tasks, stop };
         Self {
-            jobs: start(ctx, tasks, "InferenceJobs", Api::all(client()), |_| {}),
-            placements: start(ctx, tasks, "Placements", Api::all(client()), |_| {}),
-            pools: start(ctx, tasks, "GPUPools", Api::namespaced(client(), release), |_| {}),
-            gpu_nodes: start(ctx, tasks, "GPUNodes", Api::all(client()), |_| {}),
-            nodes: start(ctx, tasks, "Nodes", Api::all(client()), trim_node),
-            pods: start(ctx, tasks, "Pods", Api::all(client()), trim_pod),
-            heartbeats: start(ctx, tasks, "Leases", Api::namespaced(client(), &ctx.args.agent_namespace), |_| {}),
-            namespaces: start(ctx, tasks, "Namespaces", Api::all(client()), |_| {}),
+            jobs: start.one("InferenceJobs", Api::all(client()), all(), |_| {}),
+            placements: start.one("Placements", Api::all(client()), all(), |_| {}),
+            pools: start.one("GPUPools", Api::namespaced(client(), release), all(), |_| {}),
+            gpu_nodes: start.one("GPUNodes", Api::all(client()), all(), |_| {}),
+            nodes: start.one("Nodes", Api::all(client()), all(), trim_node),
+            pods: start.one("Pods", Api::all(client()), all(), trim_pod),
+            heartbeats: start.one("Leases", Api::namespaced(client(), &ctx.args.agent_namespace), all(), |_| {}),
+            namespaces: start.one("Namespaces", Api::all(client()), all(), |_| {}),
+            reservations: start.one("ConfigMaps", Api::namespaced(client(), release), records, |_| {}),
         }
     }
 
@@ -64,6 +73,7 @@ impl Stores {
         self.pods.synced().await;
         self.heartbeats.synced().await;
         self.namespaces.synced().await;
+        self.reservations.synced().await;
     }
 
     /// What wakes whoever follows jobs.
@@ -80,25 +90,35 @@ impl Stores {
     }
 }
 
-fn start<K>(
-    ctx: &Context,
-    tasks: &mut Tasks,
-    what: &'static str,
-    api: Api<DeserializeGuard<K>>,
-    trim: fn(&mut K),
-) -> Cache<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let (cache, feeder) = cache::cache::<K>();
-    let metrics = ctx.metrics.watch();
-    let config = watcher::Config::default();
-    let follow = async move {
-        cache::follow_trimmed(api, config, feeder, metrics, trim).await;
-        Ok::<(), std::convert::Infallible>(())
-    };
-    tasks.spawn(what, follow);
-    cache
+struct Start<'a> {
+    ctx: &'a Context,
+    tasks: &'a mut Tasks,
+    stop: &'a CancellationToken,
+}
+
+impl Start<'_> {
+    fn one<K>(
+        &mut self,
+        what: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        trim: fn(&mut K),
+    ) -> Cache<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (cache, feeder) = cache::cache::<K>();
+        let (metrics, stop) = (self.ctx.metrics.watch(), self.stop.clone());
+        let follow = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = cache::follow_trimmed(api, config, feeder, metrics, trim) => {}
+            }
+            Ok::<(), Infallible>(())
+        };
+        self.tasks.spawn(what, follow);
+        cache
+    }
 }
 
 /// A node's list of images is most of its size.

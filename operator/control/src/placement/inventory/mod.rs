@@ -75,6 +75,8 @@ pub struct Inventory {
     pub pools: BTreeMap<String, PoolView>,
     /// Which pool has the devices of a class on a node.
     pub owner: BTreeMap<(NodeName, GpuClass), String>,
+    /// What each node has to give.
+    pub capacities: BTreeMap<NodeName, NodeCapacity>,
 }
 
 /// Takes the inventory.
@@ -84,14 +86,15 @@ pub fn take(inputs: &Inputs<'_>) -> Inventory {
     // The older wins; of two that came in one instant, the one whose name sorts first, so that every look agrees.
     pools.sort_by_key(|pool| (pool.creation_timestamp().map(|time| time.0), pool.name_any()));
     let nodes = node::views(inputs, &pools);
-    let capacities: BTreeMap<&NodeName, NodeCapacity> =
-        nodes.iter().map(|(name, view)| (name, view.capacity(inputs.records.get(name)))).collect();
+    let capacities: BTreeMap<NodeName, NodeCapacity> =
+        nodes.iter().map(|(name, view)| (name.clone(), view.capacity(inputs.records.get(name)))).collect();
     let mut inventory = Inventory::default();
     for pool in pools {
         let view = pool_view(inputs, pool, &nodes, &capacities, &mut inventory.owner);
         inventory.pools.insert(pool.name_any(), view);
     }
     inventory.nodes = nodes;
+    inventory.capacities = capacities;
     inventory
 }
 
@@ -99,7 +102,7 @@ fn pool_view(
     inputs: &Inputs<'_>,
     pool: &Arc<GPUPool>,
     nodes: &BTreeMap<NodeName, NodeView>,
-    capacities: &BTreeMap<&NodeName, NodeCapacity>,
+    capacities: &BTreeMap<NodeName, NodeCapacity>,
     owner: &mut BTreeMap<(NodeName, GpuClass), String>,
 ) -> PoolView {
     let name = pool.name_any();
@@ -194,5 +197,7 @@ impl Inventory {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use koinon_api::gpu_node::{Device, HealthState, MigMode};
 use koinon_api::{GPUPool, labels, names};
 use koinon_core::capacity::{self, Admission, DeviceFacts, Division, Health, NodeCapacity, NodeFacts, SchedulerFacts};

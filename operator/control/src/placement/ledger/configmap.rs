@@ -52,7 +52,17 @@ impl ConfigMaps {
     }
 }
 
-fn read(map: &ConfigMap) -> Result<Read, StoreError> {
+/// The label selector of the records.
+#[must_use]
+pub fn selector() -> String {
+    format!("{}={PART}", labels::PART)
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// When it is not one, or another node's.
+pub fn read(map: &ConfigMap) -> Result<Read, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable { name: map.name_any(), why };
     let entry = labels::RESERVATIONS_ENTRY;
     let text =
@@ -66,7 +76,7 @@ fn read(map: &ConfigMap) -> Result<Read, StoreError> {
 
 impl RecordStore for ConfigMaps {
     async fn list(&self) -> Result<BTreeMap<NodeName, Read>, StoreError> {
-        let params = ListParams::default().labels(&format!("{}={PART}", labels::PART));
+        let params = ListParams::default().labels(&selector());
         // Without a resource version the API server answers from a quorum, not from its watch cache.
         let maps = self.api.list(&params).await.map_err(|error| StoreError::Read(Box::new(error)))?;
         maps.items.iter().map(|map| read(map).map(|read| (read.record.node().clone(), read))).collect()

@@ -19,7 +19,7 @@ use koinon_core::placement::ReplicaKey;
 use koinon_core::placement::reservations::{NodeReservations, Refusal, Reservation, Reserved};
 use thiserror::Error;
 
-pub use configmap::ConfigMaps;
+pub use configmap::{ConfigMaps, read, selector};
 
 use super::writer::WriteError;
 

@@ -1,0 +1,4 @@
+//! One module a kind.
+
+pub mod gpupool;
+pub mod gpupool_offer;
