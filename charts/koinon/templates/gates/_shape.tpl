@@ -45,6 +45,15 @@ Input: root, and `spec` and `meta`, the expressions under which the pod's spec a
   message: a guest pod is created with no annotation but those of gates.podAnnotationPrefixes, because some give devices away
 - expression: "!variables.annotations.exists(k, k.startsWith('cdi.k8s.io/') || k.startsWith('container.apparmor.security.beta.kubernetes.io/') || k.startsWith('io.kubernetes.cri-o.') || k.startsWith('io.katacontainers.') || k == 'k8s.v1.cni.cncf.io/networks')"
   message: annotations that inject devices, networks or runtime settings are refused
+# ---- whose it is and where it lives
+- expression: "has(variables.spec.automountServiceAccountToken) && !variables.spec.automountServiceAccountToken"
+  message: automountServiceAccountToken is false
+- expression: "!has(variables.spec.serviceAccountName) || variables.spec.serviceAccountName in ['', 'default']"
+  message: no service account but default
+- expression: "has(variables.spec.enableServiceLinks) && !variables.spec.enableServiceLinks"
+  message: enableServiceLinks is false
+- expression: "!(has(variables.spec.hostNetwork) && variables.spec.hostNetwork) && !(has(variables.spec.hostPID) && variables.spec.hostPID) && !(has(variables.spec.hostIPC) && variables.spec.hostIPC)"
+  message: host namespaces are refused
 # ---- containers
 - expression: "variables.isProbe ? (size(variables.inits) == 0 && size(variables.spec.containers) == 1 && variables.spec.containers[0].name == 'probe') : (size(variables.inits) == 1 && variables.inits[0].name == 'weights' && size(variables.spec.containers) == 1 && variables.spec.containers[0].name == 'engine')"
   message: a guest pod has the init container weights and the container engine, and no other
@@ -92,14 +101,6 @@ Input: root, and `spec` and `meta`, the expressions under which the pod's spec a
 - expression: "variables.spec.containers.all(c, c.name != 'engine' || !has(c.volumeMounts) || c.volumeMounts.all(m, m.name != 'models' || (has(m.readOnly) && m.readOnly)))"
   message: the engine reads the weights and does not write them
 # ---- what it may do
-- expression: "has(variables.spec.automountServiceAccountToken) && !variables.spec.automountServiceAccountToken"
-  message: automountServiceAccountToken is false
-- expression: "!has(variables.spec.serviceAccountName) || variables.spec.serviceAccountName in ['', 'default']"
-  message: no service account but default
-- expression: "has(variables.spec.enableServiceLinks) && !variables.spec.enableServiceLinks"
-  message: enableServiceLinks is false
-- expression: "!(has(variables.spec.hostNetwork) && variables.spec.hostNetwork) && !(has(variables.spec.hostPID) && variables.spec.hostPID) && !(has(variables.spec.hostIPC) && variables.spec.hostIPC)"
-  message: host namespaces are refused
 - expression: "!(has(variables.spec.shareProcessNamespace) && variables.spec.shareProcessNamespace)"
   message: containers share no processes
 - expression: "has(variables.spec.securityContext) && has(variables.spec.securityContext.runAsNonRoot) && variables.spec.securityContext.runAsNonRoot && has(variables.spec.securityContext.runAsUser) && variables.spec.securityContext.runAsUser > 0"
