@@ -145,5 +145,6 @@ pub trait Commons: Send + Sync + 'static {
     /// The implementation checks that the application names `key` as its operator key, and that the secret is of an
     /// open invite; it marks the invite as used before it accepts. The same request of the same key is accepted again,
     /// because its first answer may have been lost on the way.
-    fn join<'a>(&'a self, key: &'a PublicKey, request: JoinRequest) -> BoxFuture<'a, Result<JoinAccepted, JoinRefused>>;
+    fn join<'a>(&'a self, key: &'a PublicKey, request: JoinRequest)
+    -> BoxFuture<'a, Result<JoinAccepted, JoinRefused>>;
 }

@@ -1,5 +1,7 @@
 //! What nodes that behave get from each other.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // clippy knows tests by their attribute, not their helpers.
+
 mod kit;
 
 use std::sync::atomic::Ordering;
@@ -60,8 +62,10 @@ async fn a_member_without_a_link_still_gets_the_whole_commons() {
     a.reads(&[&b], &[&c]);
     b.reads(&[], &[&a, &c]);
     c.reads(&[&b], &[&a]);
-    until("a has c's log through b, and c has a's", || a.store.len_of(&c.key()) == 20 && c.store.len_of(&a.key()) == 10)
-        .await;
+    until("a has c's log through b, and c has a's", || {
+        a.store.len_of(&c.key()) == 20 && c.store.len_of(&a.key()) == 10
+    })
+    .await;
     c.append(1);
     until("new entries are relayed", || a.store.len_of(&c.key()) == 21).await;
     assert_eq!(a.ups(&c.key()), 0);
@@ -91,7 +95,8 @@ async fn a_latest_statement_of_somebody_else_does_not_count() {
     let own = a.beacon(1, Audience::Everyone);
     b.reads(&[&a], &[]);
     until("b hears a's own", || b.heard(&a.key()) == [own.id()]).await;
-    until("the foreign one is counted as refused", || b.service.metrics().snapshot().peers[&a.key()].refused == 1).await;
+    until("the foreign one is counted as refused", || b.service.metrics().snapshot().peers[&a.key()].refused == 1)
+        .await;
 }
 
 #[tokio::test]

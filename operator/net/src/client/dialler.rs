@@ -175,7 +175,8 @@ impl Dialler {
     ) -> Result<Vec<Envelope>, SessionError> {
         let service = &self.inner.service;
         let transport = self.lock().get(peer).and_then(|peer| peer.transport.borrow().clone());
-        let transport = transport.ok_or_else(|| SessionError::Broken("there is no session with this peer".to_owned()))?;
+        let transport =
+            transport.ok_or_else(|| SessionError::Broken("there is no session with this peer".to_owned()))?;
         transport.range(log, from, limit, &service.limits, &service.timing).await
     }
 
@@ -240,6 +241,8 @@ impl Task {
         };
         self.transport.send_replace(Some(transport.clone()));
         let reason = tokio::select! {
+            // First, because the peer's last word and the end of the connection may arrive together.
+            biased;
             reason = session.run() => reason,
             reason = transport.closed() => reason,
             () = self.drop_session.notified() => SessionError::Dropped("the operator asked for it".to_owned()),

@@ -186,9 +186,10 @@ impl SessionError {
                 DialError::Proxy { .. } => "ProxyRefuses",
                 DialError::NoEndpoint => "NoEndpoint",
                 DialError::Handshake { .. } | DialError::Protocol { .. } => "HandshakeFailed",
-                DialError::Name { .. } | DialError::Connect { .. } | DialError::Timeout { .. } | DialError::Setup(_) => {
-                    "Unreachable"
-                }
+                DialError::Name { .. }
+                | DialError::Connect { .. }
+                | DialError::Timeout { .. }
+                | DialError::Setup(_) => "Unreachable",
             },
             SessionError::NoAnswer { .. } | SessionError::Silent { .. } => "Silent",
             SessionError::CertificateRefused { .. } => "CertificateRefused",

@@ -81,7 +81,9 @@ impl Session {
                 () = resync.notified() => return Ok(Again),
             };
             let line = line.map_err(|_| SessionError::Silent { seconds: timing.silence.as_secs() })??;
-            let Some(line) = line else { return Err(SessionError::Broken("the stream ended without a word".to_owned())) };
+            let Some(line) = line else {
+                return Err(SessionError::Broken("the stream ended without a word".to_owned()));
+            };
             let now = service.clock().now();
             if now >= self.transport.peer.not_after {
                 return Err(SessionError::LeafExpired(self.from()));
@@ -182,20 +184,13 @@ const MAX_PATIENCE: Duration = Duration::from_secs(600);
 impl Progress {
     fn new(silence: &Duration) -> Self {
         let patience = *silence * 2;
-        Progress {
-            peer: Heads::new(),
-            wanted: Heads::new(),
-            since: Instant::now(),
-            patience,
-            first_patience: patience,
-        }
+        Progress { peer: Heads::new(), wanted: Heads::new(), since: Instant::now(), patience, first_patience: patience }
     }
 
     /// Whether what the peer had a while ago is still not here.
     fn is_stuck(&mut self, own: &Heads) -> bool {
-        let behind = |wanted: &Heads| {
-            wanted.iter().any(|(log, head)| own.get(log).is_none_or(|own| own.seq < head.seq))
-        };
+        let behind =
+            |wanted: &Heads| wanted.iter().any(|(log, head)| own.get(log).is_none_or(|own| own.seq < head.seq));
         if !behind(&self.wanted) {
             if !behind(&self.peer) {
                 self.patience = self.first_patience;

@@ -36,7 +36,12 @@ pub(crate) struct Transport {
 
 impl Transport {
     /// Speaks HTTP/2 over `io`.
-    pub(crate) async fn over<I>(io: I, peer: PeerIdentity, limits: &Limits, timing: &Timing) -> Result<Self, SessionError>
+    pub(crate) async fn over<I>(
+        io: I,
+        peer: PeerIdentity,
+        limits: &Limits,
+        timing: &Timing,
+    ) -> Result<Self, SessionError>
     where
         I: Read + Write + Unpin + Send + 'static,
     {
@@ -96,6 +101,8 @@ impl Transport {
         let path = request.uri().path().to_owned();
         let mut requests = self.requests.clone();
         tokio::select! {
+            // First, because the last answer and the end of the connection may arrive together.
+            biased;
             answer = timeout(timing.answer, requests.send_request(request)) => {
                 answer.map_err(|_| no_answer(&path, timing))?.map_err(|error| broken(&error))
             }

@@ -53,8 +53,7 @@ impl PeerEndpoint {
     /// When the address cannot be listened on.
     pub async fn bind(address: SocketAddr, service: Arc<PeerService>) -> Result<Self, BindError> {
         let tls = server_config(&service.identity, CertUse::Peer, Trust::Proven, &[Alpn::Peer, Alpn::Join])?;
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| BindError::Listen { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| BindError::Listen { address, source })?;
         Ok(PeerEndpoint { listener, tls, service })
     }
 
@@ -121,7 +120,8 @@ async fn receive(
     let tls = match handshake {
         Err(_) => return failed(HandshakeFailure::Timeout, &"no finished handshake in time"),
         Ok(Err(error)) => {
-            let kind = if refusal_in(&error).is_some() { HandshakeFailure::Certificate } else { HandshakeFailure::Protocol };
+            let kind =
+                if refusal_in(&error).is_some() { HandshakeFailure::Certificate } else { HandshakeFailure::Protocol };
             return failed(kind, &error);
         }
         Ok(Ok(tls)) => tls,

@@ -144,7 +144,8 @@ pub(crate) async fn serve<I, L>(
     let timing = &service.timing;
     let mut tick = tokio::time::interval((timing.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stranger_leaves = opened + timing.unknown + if role == Role::Accepted(Alpn::Join) { timing.answer } else { Duration::ZERO };
+    let stranger_leaves =
+        opened + timing.unknown + if role == Role::Accepted(Alpn::Join) { timing.answer } else { Duration::ZERO };
 
     let why = loop {
         tokio::select! {

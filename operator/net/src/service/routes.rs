@@ -177,7 +177,8 @@ async fn join(connection: &Connection, request: Request<Incoming>) -> Answer {
         Ok(body) => body,
         Err(problem) => return refuse_body(connection, problem, LimitKind::JoinBytes, service.limits.join_bytes),
     };
-    let request = match koinon_core::json::from_slice::<JoinRequest>(&body, service.limits.join_bytes, "a join request") {
+    let request = match koinon_core::json::from_slice::<JoinRequest>(&body, service.limits.join_bytes, "a join request")
+    {
         Ok(request) => request,
         Err(error) => return answer::error(ErrorCode::BadRequest, error.to_string()),
     };

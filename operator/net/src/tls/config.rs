@@ -25,7 +25,9 @@ pub enum TlsError {
     #[error("the own leaf certificate cannot be used")]
     Leaf(#[source] IssueError),
     /// The own private key does not fit.
-    #[error("the private key does not belong to the leaf certificate: delete the Secret and the operator makes a new one")]
+    #[error(
+        "the private key does not belong to the leaf certificate: delete the Secret and the operator makes a new one"
+    )]
     PrivateKey(#[source] rustls::Error),
     /// The crypto provider refuses TLS 1.3.
     #[error("setting up TLS 1.3 failed")]
@@ -85,12 +87,11 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = verifier(identity, cert_use, trust, &provider);
-    let mut config =
-        ServerConfig::builder_with_details(provider, Arc::new(identity.clock.clone()))
-            .with_protocol_versions(&[&TLS13])
-            .map_err(TlsError::Setup)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(identity.resolver.clone());
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(identity.clock.clone()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Setup)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(identity.resolver.clone());
     config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -110,13 +111,12 @@ pub fn client_config(
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = verifier(identity, cert_use, trust, &provider);
-    let mut config =
-        ClientConfig::builder_with_details(provider, Arc::new(identity.clock.clone()))
-            .with_protocol_versions(&[&TLS13])
-            .map_err(TlsError::Setup)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(identity.resolver.clone());
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(identity.clock.clone()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(identity.resolver.clone());
     config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))

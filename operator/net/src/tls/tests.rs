@@ -88,7 +88,8 @@ async fn two_operators_that_pin_each_other_learn_who_the_other_is() {
     let clock = Arc::new(AtomicI64::new(NOW));
     let (a, b) = (leaf(1, "aarhus", CertUse::Peer), leaf(2, "bilbao", CertUse::Peer));
     let pins = pins(&[(1, "aarhus"), (2, "bilbao")]);
-    let server = server_config(&identity(&a, &clock), CertUse::Peer, Trust::Pinned(pins.clone()), &[Alpn::Peer]).unwrap();
+    let server =
+        server_config(&identity(&a, &clock), CertUse::Peer, Trust::Pinned(pins.clone()), &[Alpn::Peer]).unwrap();
     let client = client_config(&identity(&b, &clock), CertUse::Peer, Trust::Pinned(pins), &[Alpn::Peer]).unwrap();
     let outcome = shake(server, client).await;
     assert_eq!(outcome.server.unwrap(), *b.identity());
@@ -145,7 +146,8 @@ async fn an_expired_own_leaf_is_replaced_without_a_new_configuration() {
 
     clock.store(first.identity().not_after.0, Ordering::Relaxed);
     let theirs = issue(&signer(2), &name("bilbao", CertUse::Peer), UnixSeconds(clock.load(Ordering::Relaxed))).unwrap();
-    let dial = || client_config(&identity(&theirs, &clock), CertUse::Peer, Trust::Exactly(key(1)), &[Alpn::Peer]).unwrap();
+    let dial =
+        || client_config(&identity(&theirs, &clock), CertUse::Peer, Trust::Exactly(key(1)), &[Alpn::Peer]).unwrap();
     assert!(matches!(shake(server.clone(), dial()).await.client, Err(Some(PeerRefusal::Expired { .. }))));
 
     let second = issue(&signer(1), &name("aarhus", CertUse::Peer), first.identity().not_after).unwrap();
@@ -310,7 +312,13 @@ fn a_lifetime_beyond_a_day_is_refused_even_if_the_operator_signs_it() {
 fn names_of_leaves_are_read_strictly() {
     let text = name("aarhus", CertUse::Peer).to_string();
     assert_eq!(text.parse::<LeafName>().unwrap(), name("aarhus", CertUse::Peer));
-    let wrong = [text.replace("peer", "root"), text.replace("koinon:", "http:"), format!("{text}/x"), text.replace("aarhus", "Aarhus"), text.replace("0707", "07")];
+    let wrong = [
+        text.replace("peer", "root"),
+        text.replace("koinon:", "http:"),
+        format!("{text}/x"),
+        text.replace("aarhus", "Aarhus"),
+        text.replace("0707", "07"),
+    ];
     for wrong in wrong {
         assert!(wrong.parse::<LeafName>().is_err(), "{wrong}");
     }

@@ -8,9 +8,7 @@ use koinon_core::ids::{CoopId, MemberId, PublicKey, UnixSeconds};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
 use x509_parser::oid_registry::{
@@ -70,8 +68,10 @@ pub enum PeerRefusal {
         now: i64,
     },
     /// Its days are over.
-    #[error("the certificate expired at {until} (unix seconds) and it is {now}: the other side no longer renews it, or \
-             the clocks differ")]
+    #[error(
+        "the certificate expired at {until} (unix seconds) and it is {now}: the other side no longer renews it, or \
+             the clocks differ"
+    )]
     Expired {
         /// First second in which it was no longer valid.
         until: i64,
@@ -85,8 +85,10 @@ pub enum PeerRefusal {
         key: PublicKey,
     },
     /// Another key than the one that was dialled.
-    #[error("expected the operator key {expected} and found {seen}: the address belongs to somebody else, or the key \
-             was replaced")]
+    #[error(
+        "expected the operator key {expected} and found {seen}: the address belongs to somebody else, or the key \
+             was replaced"
+    )]
     WrongKey {
         /// The key that was expected.
         expected: PublicKey,
@@ -198,7 +200,8 @@ fn exact_extensions(cert: &X509Certificate<'_>) -> Result<LeafName, PeerRefusal>
                 let [GeneralName::URI(uri)] = san.general_names.as_slice() else {
                     return Err(Malformed("it has other names than its one URI"));
                 };
-                name = Some(uri.parse().map_err(|_| Malformed("its name is not koinon://<cooperative>/<member>/<use>"))?);
+                name =
+                    Some(uri.parse().map_err(|_| Malformed("its name is not koinon://<cooperative>/<member>/<use>"))?);
             }
             ParsedExtension::KeyUsage(usage) if extension.oid == OID_X509_EXT_KEY_USAGE => {
                 // Bit 0 alone: digitalSignature.

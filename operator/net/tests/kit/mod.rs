@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use koinon_core::body::Body;
 use koinon_core::body::charter::Preset;
 use koinon_core::body::entry::LogResume;
 use koinon_core::body::latest::Beacon;
-use koinon_core::body::Body;
 use koinon_core::dsse::{Envelope, Signer};
 use koinon_core::founding::Founding;
 use koinon_core::ids::{CoopId, Digest, Endpoint, MemberId, PublicKey, Seq, StatementId, UnixMicros, UnixSeconds};
@@ -182,7 +182,11 @@ impl Commons for Store {
         self.changes.subscribe()
     }
 
-    fn join<'a>(&'a self, key: &'a PublicKey, request: JoinRequest) -> BoxFuture<'a, Result<JoinAccepted, JoinRefused>> {
+    fn join<'a>(
+        &'a self,
+        key: &'a PublicKey,
+        request: JoinRequest,
+    ) -> BoxFuture<'a, Result<JoinAccepted, JoinRefused>> {
         Box::pin(async move {
             let refused = |reason| JoinRefused { reason, message: "as the test wants".to_owned() };
             let statement =
