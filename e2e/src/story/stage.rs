@@ -151,8 +151,8 @@ impl Stage {
     /// The chart's values for a member.
     pub fn values(&self, member: &str) -> Result<Value> {
         let has_gpus = member != "aarhus";
-        let scenario_env = json!([{"name": "FAKE_NVML_SCENARIO", "value": "/opt/koinon/scenario.json"}]);
         let files = self.member(member)?.node_files_inside();
+        let scenario_env = json!([{"name": "FAKE_NVML_SCENARIO", "value": format!("{files}/scenario.json")}]);
         Ok(json!({
             "image": {
                 "repository": self.materials.koinon.repository(),
@@ -160,13 +160,12 @@ impl Stage {
                 "pullPolicy": "IfNotPresent",
             },
             "peer": {"service": {"type": "NodePort", "nodePort": 7443}},
-            "gateway": {"peerService": {"type": "NodePort", "nodePort": 7444}},
+            "gatewayPeer": {"service": {"type": "NodePort", "nodePort": 7444}},
             "agent": if has_gpus {
                 json!({
                     "nvmlLibraryPath": format!("{files}/{}/libnvidia-ml.so.1", NodeGpus::LIBRARY_FOLDER),
+                    "hostLibraryDir": files,
                     "extraEnv": scenario_env,
-                    "extraVolumes": [{"name": "fake-driver", "hostPath": {"path": files, "type": "Directory"}}],
-                    "extraVolumeMounts": [{"name": "fake-driver", "mountPath": "/opt/koinon", "readOnly": true}],
                 })
             } else {
                 json!({})

@@ -4,9 +4,10 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Secret;
 use koinon_api::labels;
 use koinon_api::{Cooperative, Proposal, Statement, names};
-use koinon_core::body::Charter;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, MemberId, PolicyHash, PublicKey, SiteName, UnixSeconds};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, UnixSeconds};
+use koinon_core::log::Limits;
+use koinon_core::policy::Commons;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource, ResourceExt as _};
@@ -86,30 +87,43 @@ impl Cluster {
         Ok(Membership { resource, coop, member, site })
     }
 
-    /// The charter, from the founder's own resource or from the commons.
+    /// The founding charter, from the founder's own resource or from the commons.
     ///
     /// # Errors
     /// Where it is not there yet, or does not hold.
-    pub async fn charter(&self, membership: &Membership) -> anyhow::Result<Charter> {
+    pub async fn founding(&self, membership: &Membership) -> anyhow::Result<Founding> {
         let envelope = match &membership.resource.spec.charter {
             Some(envelope) => envelope.clone(),
             None => {
                 let name = names::statement(&membership.coop.to_string());
                 let stored = self.api::<Statement>().get_opt(&name).await.context("cannot read the charter")?;
-                stored
-                    .with_context(|| {
-                        format!(
-                            "the charter (Statement {name}) has not arrived yet; see kubectl get kcoop -n {}",
-                            self.namespace
-                        )
-                    })?
-                    .spec
-                    .envelope
+                let stored = stored.with_context(|| {
+                    format!(
+                        "the charter (Statement {name}) has not arrived yet; see kubectl get kcoop -n {}",
+                        self.namespace
+                    )
+                })?;
+                stored.spec.envelope
             }
         };
-        let founding =
-            Founding::verify_as(to_core(&envelope)?, membership.coop).context("the stored charter does not hold")?;
-        Ok(founding.charter().clone())
+        Founding::verify_as(to_core(&envelope)?, membership.coop).context("the stored charter does not hold")
+    }
+
+    /// The commons as this cluster stores it, verified and folded here: what the operator reports is not needed.
+    ///
+    /// # Errors
+    /// Where the charter is not there yet or the statements cannot be read.
+    pub async fn commons(&self, membership: &Membership) -> anyhow::Result<Commons> {
+        let founding = self.founding(membership).await?;
+        let stored =
+            self.api::<Statement>().list(&ListParams::default()).await.context("cannot list the statements")?;
+        // What does not verify, or is none of an operator's entries, has no effect for the operator either.
+        let entries = stored.items.iter().filter_map(|resource| {
+            let envelope = to_core(&resource.spec.envelope).ok()?;
+            koinon_core::statement::Statement::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())
+        });
+        let (commons, _) = Commons::load(founding, Limits::default(), entries);
+        Ok(commons)
     }
 
     /// The public key of the cluster's operator.
@@ -177,24 +191,6 @@ impl Cluster {
                 several.iter().map(|proposal| proposal.name_any()).collect::<Vec<_>>().join(", ")
             ),
         }
-    }
-}
-
-impl Membership {
-    /// The head of a policy chain as the operator last reported it.
-    ///
-    /// # Errors
-    /// Where the operator has not reported it.
-    pub fn policy_head(&self, scope: &str) -> anyhow::Result<PolicyHash> {
-        let status = self.resource.status.as_ref();
-        let heads = status.map(|status| status.policy_heads.as_slice()).unwrap_or_default();
-        heads
-            .iter()
-            .find(|head| head.scope == scope)
-            .with_context(|| format!("the operator has not reported the head of policy {scope} yet: is it ready?"))?
-            .version
-            .parse()
-            .context("cannot read the policy head")
     }
 }
 

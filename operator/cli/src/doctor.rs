@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use koinon_api::conditions::{self, ConditionType};
 use koinon_api::{Cooperative, GPUNode, Member, labels};
@@ -108,20 +108,22 @@ async fn definitions(cluster: &Cluster, findings: &mut Findings) {
 }
 
 async fn processes(cluster: &Cluster, findings: &mut Findings) {
-    for name in [labels::OPERATOR, labels::GATEWAY, labels::WEIGHTS] {
-        let found = cluster.api::<Deployment>().get_opt(name).await;
-        let (verdict, detail) = match found {
-            Ok(Some(deployment)) => {
+    for name in [labels::OPERATOR, labels::GATEWAY] {
+        let found = cluster.api::<Deployment>().get_opt(name).await.map(|found| {
+            found.map(|deployment| {
                 let status = deployment.status.unwrap_or_default();
-                let (ready, wanted) = (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0));
-                let verdict = if ready >= 1 && ready == wanted { Verdict::Good } else { Verdict::Bad };
-                (verdict, format!("{ready} of {wanted} replicas are ready"))
-            }
-            Ok(None) => (Verdict::Bad, format!("no Deployment in {}: helm install koinon", cluster.namespace)),
-            Err(error) => (Verdict::Unknown, error.to_string()),
-        };
-        findings.note(name, verdict, detail);
+                (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0))
+            })
+        });
+        replicas(cluster, name, found, findings);
     }
+    let weights = cluster.api::<StatefulSet>().get_opt(labels::WEIGHTS).await.map(|found| {
+        found.map(|set| {
+            let status = set.status.unwrap_or_default();
+            (status.ready_replicas.unwrap_or(0), status.replicas)
+        })
+    });
+    replicas(cluster, labels::WEIGHTS, weights, findings);
     let agents: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), labels::AGENT_NAMESPACE);
     match agents.get_opt(labels::AGENT).await {
         Ok(Some(agents)) => {
@@ -134,6 +136,19 @@ async fn processes(cluster: &Cluster, findings: &mut Findings) {
         Ok(None) => findings.note("koinon-agent", Verdict::Bad, format!("no DaemonSet in {}", labels::AGENT_NAMESPACE)),
         Err(error) => findings.note("koinon-agent", Verdict::Unknown, error.to_string()),
     }
+}
+
+/// Notes how many replicas of a part are ready, of how many.
+fn replicas(cluster: &Cluster, name: &str, found: kube::Result<Option<(i32, i32)>>, findings: &mut Findings) {
+    let (verdict, detail) = match found {
+        Ok(Some((ready, wanted))) => {
+            let verdict = if ready >= 1 && ready == wanted { Verdict::Good } else { Verdict::Bad };
+            (verdict, format!("{ready} of {wanted} replicas are ready"))
+        }
+        Ok(None) => (Verdict::Bad, format!("not in {}: helm install koinon", cluster.namespace)),
+        Err(error) => (Verdict::Unknown, error.to_string()),
+    };
+    findings.note(name, verdict, detail);
 }
 
 async fn gpus(cluster: &Cluster, findings: &mut Findings) {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use koinon_api::{labels, names};
+use koinon_core::body::Scope;
 use koinon_core::ids::{Endpoint, MemberId, Seconds};
 use koinon_core::invite::Invite;
 
@@ -37,18 +38,18 @@ impl Args {
         let Self { member, hours, endpoints, output } = self;
         let cluster = Cluster::connect(access).await?;
         let membership = cluster.membership().await?;
-        let charter = cluster.charter(&membership).await?;
+        let commons = cluster.commons(&membership).await?;
         let endpoints = if endpoints.is_empty() { own_endpoints(&membership.resource)? } else { endpoints };
         if endpoints.is_empty() {
             bail!("this member has no peer endpoint that an applicant could reach: give --endpoint URL");
         }
-        let hours = hours.unwrap_or(charter.parameters.invite_hours).clamp(1, 720);
+        let hours = hours.unwrap_or(commons.state().parameters().invite_hours).clamp(1, 720);
         let invite = Invite {
             coop: membership.coop,
             sponsor: membership.member.clone(),
             operator_key: cluster.operator_key().await?,
             endpoints,
-            membership_head: membership.policy_head("membership")?,
+            membership_head: commons.state().head(Scope::Membership),
             member: member.clone(),
             secret: crate::apikey::random_text()?,
             expires_at: now().plus(Seconds(i64::from(hours) * 3600)),

@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use koinon_api::{Proposal, names, proposal as api};
-use koinon_core::body::charter::{Charter, Class};
 use koinon_core::body::proposal::{self, AddEngine, RemoveEngine, WithdrawModelRelease};
-use koinon_core::body::{Action, Body, Engine, ModelRelease};
+use koinon_core::body::{Action, Body, Engine, ModelRelease, Scope};
 use koinon_core::dsse::{Envelope, Signer as _};
 use koinon_core::ids::{
     Bytes, EngineName, License, Line, ManifestDigest, ModelUri, Prose, Quantization, Revision, UnixSeconds,
 };
+use koinon_core::policy::State;
+use koinon_core::sealing;
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 
 use crate::access::Access;
-use crate::cluster::{Cluster, Membership, now, to_api};
+use crate::cluster::{Cluster, now, to_api};
 use crate::inputs::{read_yaml, read_yaml_documents};
 use crate::keyfile;
 use crate::output::{Output, print_yaml};
@@ -41,9 +42,6 @@ pub struct Args {
     /// Vote right away with the same key.
     #[arg(long, value_enum, value_name = "CHOICE")]
     vote: Option<ChoiceFlag>,
-    /// Which attempt to follow the current policy version; higher when an earlier proposal ended without effect.
-    #[arg(long, default_value_t = 0)]
-    term: u32,
     /// Write the signed envelope to a file for a further sponsor to sign, and stop.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -110,7 +108,7 @@ struct Plan {
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let Self { from, file, title, text, vote, term, out, co_sign, output, action } = self;
+        let Self { from, file, title, text, vote, out, co_sign, output, action } = self;
         let cluster = Cluster::connect(access).await?;
         let membership = cluster.membership().await?;
         let signer = keyfile::read(&access.governance_key()?)?;
@@ -122,8 +120,8 @@ impl Args {
             }
             None => {
                 let plan = plan(&cluster, from, file, action, title, text).await?;
-                let charter = cluster.charter(&membership).await?;
-                let body = complete(&membership, &charter, plan.action, plan.title, plan.text, term)?;
+                let commons = cluster.commons(&membership).await?;
+                let body = complete(commons.state(), plan.action, plan.title, plan.text, now())?;
                 let draft = Draft {
                     coop: Some(membership.coop),
                     author: membership.member.clone(),
@@ -248,49 +246,35 @@ fn describe(action: &Action) -> String {
     text.chars().take(200).collect()
 }
 
-/// Fills in what the charter and the current policy say: parents and times.
+/// Fills in what the current policy says: parents, term, and the earliest times that the class allows.
 fn complete(
-    membership: &Membership,
-    charter: &Charter,
+    state: &State,
     action: Action,
     title: Line,
     text: Prose,
-    term: u32,
+    issued: UnixSeconds,
 ) -> anyhow::Result<proposal::Proposal> {
     let (class, scope) = (action.class(), action.scope());
-    let times = times(charter, class, now())?;
+    let rules = state.class(class).with_context(|| format!("the charter has no class {class}"))?;
+    let parameters = state.parameters();
+    let opens_at = issued.plus(rules.delay_seconds);
+    let closes_at = opens_at.plus(rules.period_seconds);
+    let eta = closes_at.plus(parameters.grace_seconds).plus(rules.timelock_seconds);
     Ok(proposal::Proposal {
         class,
         scope,
-        parent: membership.policy_head(scope.as_str())?,
-        membership: membership.policy_head("membership")?,
+        parent: state.head(scope),
+        membership: state.head(Scope::Membership),
         action,
-        opens_at: times.opens,
-        closes_at: times.closes,
-        eta: times.eta,
-        expires_at: times.expires,
-        term,
+        opens_at,
+        closes_at,
+        eta,
+        expires_at: eta.plus(parameters.enact_window_seconds),
+        term: sealing::next_term(state, scope, issued),
         subject: None,
         title,
         text,
     })
-}
-
-struct Times {
-    opens: UnixSeconds,
-    closes: UnixSeconds,
-    eta: UnixSeconds,
-    expires: UnixSeconds,
-}
-
-/// The earliest times that the charter allows for a proposal that is issued at `issued`.
-fn times(charter: &Charter, class: Class, issued: UnixSeconds) -> anyhow::Result<Times> {
-    let rules = charter.classes.get(&class).with_context(|| format!("the charter has no class {class}"))?;
-    let parameters = &charter.parameters;
-    let opens = issued.plus(rules.delay_seconds);
-    let closes = opens.plus(rules.period_seconds);
-    let eta = closes.plus(parameters.grace_seconds).plus(rules.timelock_seconds);
-    Ok(Times { opens, closes, eta, expires: eta.plus(parameters.enact_window_seconds) })
 }
 
 fn to_core_action(action: &koinon_api::catalogue::Action) -> anyhow::Result<Action> {
@@ -314,30 +298,67 @@ fn resource(statement: &Statement, namespace: &str) -> anyhow::Result<Proposal> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use koinon_core::body::charter::Preset;
+    use koinon_core::body::member::{Endpoints, MemberKeys, Site};
+    use koinon_core::body::{Charter, Member};
+    use koinon_core::dsse::SeedSigner;
+    use koinon_core::founding::Founding;
     use koinon_core::ids::Seconds;
+    use koinon_core::log::Limits;
+    use koinon_core::policy::Commons;
     use koinon_core::presets;
 
-    fn charter() -> Charter {
-        Charter {
+    use super::*;
+
+    fn commons() -> Commons {
+        let signer = SeedSigner::from_seed(&[1; 32]);
+        let founder = Member {
+            id: "aarhus".parse().unwrap(),
+            owner: "Aarhus Data".parse().unwrap(),
+            control_group: "aarhus".parse().unwrap(),
+            site: Site {
+                name: "main".parse().unwrap(),
+                region: "eu-north".parse().unwrap(),
+                jurisdiction: "DK".parse().unwrap(),
+            },
+            keys: MemberKeys {
+                recovery: vec![],
+                governance: vec![signer.public_key()],
+                operator: SeedSigner::from_seed(&[2; 32]).public_key(),
+            },
+            endpoints: Endpoints::default(),
+        };
+        let charter = Charter {
             name: "test".parse().unwrap(),
             preset: Preset::Standard,
-            founders: vec![],
+            founders: vec![founder],
             parameters: presets::parameters(Preset::Standard),
             classes: presets::classes(Preset::Standard),
             releases: vec![],
             engines: vec![],
-        }
+        };
+        let draft = Draft {
+            coop: None,
+            author: "aarhus".parse().unwrap(),
+            site: "main".parse().unwrap(),
+            issued_at: UnixSeconds(1_000),
+            position: Position::Human,
+            body: Body::Charter(Box::new(charter)),
+        };
+        let founding = Founding::verify(draft.envelope(&signer).unwrap()).unwrap();
+        Commons::new(founding, Limits::default())
     }
 
     #[test]
     fn times_are_the_earliest_that_the_class_allows() {
         let issued = UnixSeconds(1_000_000);
-        let times = times(&charter(), Class::Routine, issued).unwrap();
-        assert_eq!(times.opens.since(issued), Seconds(3600));
-        assert_eq!(times.closes.since(times.opens), Seconds(72 * 3600));
-        assert_eq!(times.eta.since(times.closes), Seconds(3600 + 24 * 3600));
-        assert_eq!(times.expires.since(times.eta), Seconds(72 * 3600));
+        let action = Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() });
+        let commons = commons();
+        let body = complete(commons.state(), action, "t".parse().unwrap(), "".parse().unwrap(), issued).unwrap();
+        assert_eq!(body.opens_at.since(issued), Seconds(3600));
+        assert_eq!(body.closes_at.since(body.opens_at), Seconds(72 * 3600));
+        assert_eq!(body.eta.since(body.closes_at), Seconds(3600 + 24 * 3600));
+        assert_eq!(body.expires_at.since(body.eta), Seconds(72 * 3600));
+        assert_eq!((body.parent, body.term), (commons.state().head(Scope::Engines), 0));
     }
 }
