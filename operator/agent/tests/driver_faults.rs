@@ -175,11 +175,11 @@ async fn the_agent_goes_on_while_a_driver_hangs() {
     let mut surveyor = node.surveyor(Duration::from_secs(1));
     let mut beats = 0;
     let survey = {
-        let survey = surveyor.survey();
+        let survey = tokio::time::timeout(PATIENT, surveyor.survey());
         tokio::pin!(survey);
         loop {
             tokio::select! {
-                survey = &mut survey => break survey,
+                survey = &mut survey => break survey.expect("the survey hangs with the driver"),
                 () = tokio::time::sleep(Duration::from_millis(50)) => beats += 1,
             }
         }

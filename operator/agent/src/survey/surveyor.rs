@@ -218,6 +218,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENT: Duration = Duration::from_secs(20);
+
     fn shell(script: &str, deadline: Duration) -> Surveyor {
         let arguments = vec!["-c".into(), script.into()];
         Surveyor::new(SurveyCommand { program: "/bin/sh".into(), arguments }, deadline)
@@ -252,22 +254,20 @@ mod tests {
 
     #[tokio::test]
     async fn output_beyond_the_limit_is_not_read() {
-        let mut surveyor = shell("yes", Duration::from_secs(20));
+        let mut surveyor = shell("yes", PATIENT);
         assert_eq!(surveyor.survey().await.failure(), Some(Failure::Garbled));
     }
 
     #[tokio::test]
     async fn complaints_without_end_neither_block_nor_fill_the_memory() {
-        let mut surveyor = shell("head -c 3000000 /dev/zero >&2; exit 3", Duration::from_secs(20));
+        let mut surveyor = shell("head -c 3000000 /dev/zero >&2; exit 3", PATIENT);
         assert_eq!(surveyor.survey().await.failure(), Some(Failure::Crashed));
     }
 
     #[tokio::test]
     async fn the_last_that_a_dying_process_said_is_in_the_message() {
-        let mut surveyor = shell(
-            "yes NVRM >&2 & sleep 0.2; kill $!; echo NVRM: fell off the bus >&2; exit 3",
-            Duration::from_secs(20),
-        );
+        let script = r"head -c 9000 /dev/zero | tr '\0' '\n' >&2; echo NVRM: fell off the bus >&2; exit 3";
+        let mut surveyor = shell(script, PATIENT);
         let survey = surveyor.survey().await;
         let super::super::Nvml::Failed { failure: Failure::Crashed, message, .. } = survey.nvml else {
             panic!("{survey:?}");
