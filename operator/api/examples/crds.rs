@@ -1,4 +1,4 @@
-//! Writes the definitions into the repository, until `cargo xtask generate` does.
+//! Writes the definitions below the current folder. `cargo xtask generate` runs it; on its own it builds while nothing else does.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (path, text) in koinon_api::crd::files()? {

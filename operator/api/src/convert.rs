@@ -171,10 +171,7 @@ impl From<RefusalReason> for Reason {
 ///
 /// # Errors
 /// Fails if a name or a word breaks its rule.
-pub fn engine_choice(
-    engine: &EngineRef,
-    entry: Option<&core_catalogue::Engine>,
-) -> Result<EngineChoice, ConvertError> {
+pub fn engine_choice(engine: &EngineRef, entry: Option<&core_catalogue::Engine>) -> Result<EngineChoice, ConvertError> {
     let name = |source| ConvertError::Name { what: "an engine's name", source };
     let mut options = std::collections::BTreeMap::new();
     for (option, value) in &engine.options {
@@ -204,7 +201,9 @@ fn option_value(value: &IntOrString, kind: Option<OptionType>) -> Result<OptionV
 impl From<&EngineChoice> for EngineRef {
     fn from(choice: &EngineChoice) -> Self {
         let shown = |value: &OptionValue| match value {
-            OptionValue::Integer(n) => i32::try_from(*n).map_or_else(|_| IntOrString::String(n.to_string()), IntOrString::Int),
+            OptionValue::Integer(n) => {
+                i32::try_from(*n).map_or_else(|_| IntOrString::String(n.to_string()), IntOrString::Int)
+            }
             other => IntOrString::String(other.to_string()),
         };
         Self {

@@ -77,10 +77,7 @@ pub fn files() -> Result<BTreeMap<String, String>, WriteError> {
 
 /// With the annotation that lets it, and so everybody's objects, outlive `helm uninstall`.
 fn kept(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
-    crd.metadata
-        .annotations
-        .get_or_insert_default()
-        .insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    crd.metadata.annotations.get_or_insert_default().insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
     crd
 }
 
@@ -100,7 +97,10 @@ mod tests {
     use super::*;
 
     fn schemas() -> Vec<(String, serde_json::Value)> {
-        all().iter().map(|crd| (crd.spec.names.kind.clone(), serde_json::to_value(crd).expect("serialisable"))).collect()
+        all()
+            .iter()
+            .map(|crd| (crd.spec.names.kind.clone(), serde_json::to_value(crd).expect("serialisable")))
+            .collect()
     }
 
     /// Calls `see` with every object inside a value.
@@ -178,7 +178,9 @@ mod tests {
         // Without bounds the API server assumes the worst and refuses the rule as too expensive.
         for (kind, schema) in schemas() {
             walk(&schema, &mut |map| {
-                if map.get("type").and_then(|t| t.as_str()) == Some("array") && map.contains_key("x-kubernetes-validations") {
+                if map.get("type").and_then(|t| t.as_str()) == Some("array")
+                    && map.contains_key("x-kubernetes-validations")
+                {
                     assert!(map.contains_key("maxItems"), "{kind} has a rule over an unbounded list");
                 }
             });

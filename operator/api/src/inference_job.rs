@@ -97,11 +97,7 @@ pub struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self {
-            max_surge: 0,
-            max_unavailable: default_unavailable(),
-            progress_deadline_seconds: default_deadline(),
-        }
+        Self { max_surge: 0, max_unavailable: default_unavailable(), progress_deadline_seconds: default_deadline() }
     }
 }
 

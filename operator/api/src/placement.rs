@@ -31,7 +31,12 @@ use crate::common::{EngineRef, ModelRef, OnPartition};
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".spec.epoch"),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".spec.gpu.count"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "Routable", type_ = "string", json_path = ".status.conditions[?(@.type==\"Routable\")].status", priority = 1),
+    printcolumn(
+        name = "Routable",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Routable\")].status",
+        priority = 1
+    ),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

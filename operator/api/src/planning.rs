@@ -11,7 +11,10 @@ use crate::inference_job::InferenceJobSpec;
 use crate::member::{Liveness, Member, MemberState};
 use crate::time;
 
-fn name<T: std::str::FromStr<Err = koinon_core::ids::IdError>>(what: &'static str, text: &str) -> Result<T, ConvertError> {
+fn name<T: std::str::FromStr<Err = koinon_core::ids::IdError>>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, ConvertError> {
     text.parse().map_err(|source| ConvertError::Name { what, source })
 }
 
@@ -88,8 +91,7 @@ pub fn candidate(
     let id: MemberId = name("metadata.name", member.metadata.name.as_deref().unwrap_or_default())?;
     let status = member.status.clone().unwrap_or_default();
     let valid = offered.filter(|offer| {
-        !offer.classes.is_empty()
-            && offer.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0)
+        !offer.classes.is_empty() && offer.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0)
     });
     let offer = match valid {
         Some(status) => {

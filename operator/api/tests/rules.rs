@@ -26,7 +26,8 @@ struct Case {
 
 fn table() -> Table {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../e2e/testdata/rules.yaml");
-    serde_yaml::from_str(&std::fs::read_to_string(path).expect("the table is part of the repository")).expect("well formed")
+    serde_yaml::from_str(&std::fs::read_to_string(path).expect("the table is part of the repository"))
+        .expect("well formed")
 }
 
 /// Merges as RFC 7386 says. `LARGE` stands for a payload beyond what people may sign.
@@ -89,7 +90,8 @@ fn every_rule_refuses_what_breaks_it() {
         let old = &objects[&case.on];
         let mut new = old.clone();
         merge(&mut new, &case.change);
-        let said = judge(&new, case.update.then_some(old)).expect_err(&format!("{}: {} broke no rule", case.on, case.change));
+        let said =
+            judge(&new, case.update.then_some(old)).expect_err(&format!("{}: {} broke no rule", case.on, case.change));
         assert!(said.contains(&case.refused), "{}: {} was refused with {said}", case.on, case.change);
     }
 }

@@ -79,6 +79,9 @@ async fn samples(datacenter: &Datacenter) -> Result<()> {
     let folder = checkout().join("manifests/samples");
     let folder = folder.to_str().context("the checkout's path is not text")?;
     datacenter.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await?;
+    // A server that only tries keeps no namespace for the samples that stand in it.
+    let namespace = format!("{folder}/namespace.yaml");
+    datacenter.kubectl(["apply", "--server-side", "--filename", &namespace]).await?;
     datacenter
         .kubectl(["apply", "--server-side", "--dry-run=server", "--recursive", "--filename", folder])
         .await

@@ -372,6 +372,8 @@ super::closed_set! {
         // ---- Placement: routing and ending
         /// Calls are routed to it.
         Routable,
+        /// Its host is asked for it again and again.
+        Renewing,
         /// The engine is not ready.
         NotReady,
         /// The host is not heard, so no call is sent there.

@@ -63,6 +63,8 @@ super::closed_set! {
         Loaded,
         /// `Placement`: the home's gateways send calls to it.
         Routable,
+        /// `Placement`: at home, it stands in every list that its host is sent.
+        Renewed,
         /// `Placement`: it has ended and holds nothing any more.
         Released,
     }
