@@ -1,0 +1,223 @@
+//! From objects to the table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use koinon_api::common::GuestMode;
+use koinon_api::conditions::{ConditionType, is_true};
+use koinon_api::member::MemberState;
+use koinon_api::placement::{PlacementState, Side};
+use koinon_api::{InferenceJob, Member, Placement, names};
+use koinon_core::ids::{Endpoint, Epoch, MemberId, Namespace, ObjectUid, PublicKey, ReplicaIndex, ServedName};
+use koinon_core::placement::ReplicaKey;
+
+use super::{EngineUrl, Facts, Hosted, Model, Own, Route, RoutingTable, Target};
+
+/// Another member, as far as routing needs it.
+struct Peer {
+    key: PublicKey,
+    addresses: Vec<Endpoint>,
+}
+
+pub(super) fn build(facts: &Facts) -> RoutingTable {
+    // Two Cooperatives in one namespace are a mistake of an admin; the older one is what runs.
+    let oldest = facts.cooperatives.iter().min_by_key(|coop| created(&coop.metadata));
+    let own = oldest.and_then(|coop| {
+        Some(Own { coop: coop.spec.id.parse().ok()?, member: coop.spec.member.parse().ok()? })
+    });
+    let Some(own) = own else {
+        return RoutingTable::default();
+    };
+    let peers: BTreeMap<MemberId, Peer> = facts
+        .members
+        .iter()
+        .filter_map(|member| Some((member.metadata.name.as_deref()?.parse().ok()?, peer(member)?)))
+        .filter(|(member, _)| *member != own.member)
+        .collect();
+    let stopped = oldest.is_some_and(|coop| coop.spec.guests.mode == GuestMode::Stop);
+    let held = held(facts, &own.member);
+    let models = models(facts, &own.member, &peers, &held);
+    // The owner's stop works here too, and at once, even if the operator is down.
+    let hosted = held.into_iter().filter(|(replica, _)| replica.home == own.member || !stopped).collect();
+    let pins = peers.into_iter().map(|(member, peer)| (peer.key, member)).collect();
+    RoutingTable { own: Some(own), models, hosted, pins }
+}
+
+/// A member that may be called and may call. Suspended ones may neither.
+fn peer(member: &Member) -> Option<Peer> {
+    let status = member.status.as_ref()?;
+    if status.state != Some(MemberState::Active) {
+        return None;
+    }
+    let key = status.keys.as_ref()?.operator.parse().ok()?;
+    let urls = status.endpoints.iter().flat_map(|endpoints| &endpoints.gateway);
+    Some(Peer { key, addresses: urls.filter_map(|url| gateway_address(url)).collect() })
+}
+
+/// The copies that run here, for whatever home: the highest epoch of each replica.
+fn held(facts: &Facts, own: &MemberId) -> BTreeMap<ReplicaKey, Hosted> {
+    let mut held: BTreeMap<ReplicaKey, Hosted> = BTreeMap::new();
+    for placement in &facts.placements {
+        let Some((replica, hosted)) = hosted(placement, own) else { continue };
+        match held.get(&replica) {
+            Some(known) if known.epoch >= hosted.epoch => {}
+            _ => {
+                held.insert(replica, hosted);
+            }
+        }
+    }
+    held
+}
+
+fn hosted(placement: &Placement, own: &MemberId) -> Option<(ReplicaKey, Hosted)> {
+    let spec = &placement.spec;
+    if spec.side != Side::Host || spec.host != own.as_str() {
+        return None;
+    }
+    // A namespace is what a home's work is confined to: an object elsewhere speaks for nobody.
+    let namespace = placement.metadata.namespace.as_deref()?;
+    let own_job = spec.home == own.as_str() && namespace == spec.job.namespace;
+    if namespace != names::guest_namespace(&spec.home) && !own_job {
+        return None;
+    }
+    let (replica, epoch) = identity(placement)?;
+    let digest = spec.model.manifest_digest.parse().ok()?;
+    let status = placement.status.as_ref();
+    let answers = placement.metadata.deletion_timestamp.is_none()
+        && status.is_some_and(|status| {
+            let ending = [PlacementState::Draining, PlacementState::Released, PlacementState::Refused];
+            is_true(&status.conditions, ConditionType::Ready) && !status.state.is_some_and(|now| ending.contains(&now))
+        });
+    let engine = status.filter(|_| answers).and_then(|status| engine_url(status.gateway.as_deref()?));
+    Some((replica, Hosted { epoch, digest, engine }))
+}
+
+fn models(
+    facts: &Facts,
+    own: &MemberId,
+    peers: &BTreeMap<MemberId, Peer>,
+    held: &BTreeMap<ReplicaKey, Hosted>,
+) -> BTreeMap<(Namespace, ServedName), Model> {
+    let jobs: BTreeMap<&str, &Arc<InferenceJob>> =
+        facts.jobs.iter().filter_map(|job| Some((job.metadata.uid.as_deref()?, job))).collect();
+    // Highest routable epoch of each replica.
+    let mut copies: BTreeMap<ReplicaKey, (Epoch, &Placement)> = BTreeMap::new();
+    for placement in &facts.placements {
+        let Some((replica, epoch)) = routable(placement, own) else { continue };
+        match copies.get(&replica) {
+            Some((known, _)) if *known >= epoch => {}
+            _ => {
+                copies.insert(replica, (epoch, placement));
+            }
+        }
+    }
+    // By name, then by job: two jobs of one name must never answer for each other.
+    let mut by_name: BTreeMap<(Namespace, ServedName), BTreeMap<(i64, ObjectUid), Model>> = BTreeMap::new();
+    for job in &facts.jobs {
+        let Some((name, uid, model)) = known_job(job) else { continue };
+        by_name.entry(name).or_default().insert((model.created, uid), model);
+    }
+    for (replica, (epoch, placement)) in copies {
+        let Some(route) = route(placement, &replica, epoch, own, peers, held) else { continue };
+        let spec = &placement.spec;
+        let (Ok(namespace), Ok(served)) = (spec.job.namespace.parse(), spec.served_name.parse()) else { continue };
+        // A job that cannot be read, or is gone from a store that lags, comes after those that are known.
+        let created = jobs.get(spec.job.uid.as_str()).map_or(i64::MAX, |job| created(&job.metadata));
+        let models = by_name.entry((namespace, served)).or_default();
+        let model = models.entry((created, replica.job.clone())).or_insert_with(|| Model {
+            digest: route.digest,
+            created: 0,
+            routes: Vec::new(),
+        });
+        // A model is never swapped: a copy of other weights is a mistake, whoever made it.
+        if model.digest == route.digest {
+            model.routes.push(Arc::new(route));
+        }
+    }
+    by_name
+        .into_iter()
+        .filter_map(|(name, jobs)| {
+            // The first that asked for the name has it.
+            let (_, model) = jobs.into_iter().next()?;
+            Some((name, model))
+        })
+        .collect()
+}
+
+fn known_job(job: &InferenceJob) -> Option<((Namespace, ServedName), ObjectUid, Model)> {
+    let name = (job.metadata.namespace.as_deref()?.parse().ok()?, job.spec.served_name.parse().ok()?);
+    let digest = job.spec.model.manifest_digest.parse().ok()?;
+    let model = Model { digest, created: created(&job.metadata), routes: Vec::new() };
+    Some((name, job.metadata.uid.as_deref()?.parse().ok()?, model))
+}
+
+fn routable(placement: &Placement, own: &MemberId) -> Option<(ReplicaKey, Epoch)> {
+    let spec = &placement.spec;
+    let beside_its_job = placement.metadata.namespace.as_deref() == Some(spec.job.namespace.as_str());
+    let status = placement.status.as_ref()?;
+    let routable = spec.side == Side::Home
+        && spec.home == own.as_str()
+        && beside_its_job
+        && placement.metadata.deletion_timestamp.is_none()
+        && is_true(&status.conditions, ConditionType::Routable);
+    routable.then(|| identity(placement)).flatten()
+}
+
+fn route(
+    placement: &Placement,
+    replica: &ReplicaKey,
+    epoch: Epoch,
+    own: &MemberId,
+    peers: &BTreeMap<MemberId, Peer>,
+    held: &BTreeMap<ReplicaKey, Hosted>,
+) -> Option<Route> {
+    let spec = &placement.spec;
+    let told = placement.status.as_ref().and_then(|status| status.gateway.as_deref());
+    let member: MemberId = spec.host.parse().ok()?;
+    let target = if member == *own {
+        let hosted = held.get(replica).filter(|hosted| hosted.epoch == epoch)?;
+        Target::Engine(hosted.engine.clone()?)
+    } else {
+        let peer = peers.get(&member)?;
+        // What the grant says is newer than what the log says; both lead to the same key or nowhere.
+        let mut addresses: Vec<Endpoint> = told.and_then(gateway_address).into_iter().collect();
+        addresses.extend(peer.addresses.iter().filter(|known| told.and_then(gateway_address).as_ref() != Some(*known)).cloned());
+        if addresses.is_empty() {
+            return None;
+        }
+        Target::Gateway { key: peer.key, addresses }
+    };
+    Some(Route {
+        replica: replica.clone(),
+        epoch,
+        member,
+        digest: spec.model.manifest_digest.parse().ok()?,
+        concurrency: u32::try_from(spec.max_concurrency).unwrap_or(1).max(1),
+        target,
+    })
+}
+
+fn identity(placement: &Placement) -> Option<(ReplicaKey, Epoch)> {
+    let spec = &placement.spec;
+    let replica = ReplicaKey {
+        home: spec.home.parse().ok()?,
+        job: spec.job.uid.parse().ok()?,
+        replica: ReplicaIndex(u32::try_from(spec.replica).ok()?),
+    };
+    Some((replica, Epoch(u64::try_from(spec.epoch).ok()?)))
+}
+
+fn gateway_address(url: &str) -> Option<Endpoint> {
+    url.trim_end_matches('/').parse().ok()
+}
+
+/// Only what the own operator writes comes here, and yet it must be nothing but a host and a port.
+fn engine_url(url: &str) -> Option<EngineUrl> {
+    let authority = url.strip_prefix("http://")?.trim_end_matches('/');
+    let plain = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+    (plain && !authority.is_empty()).then(|| EngineUrl(authority.to_owned()))
+}
+
+fn created(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(i64::MAX, koinon_api::time::to_unix)
+}
