@@ -2,3 +2,4 @@
 
 pub mod gpupool;
 pub mod gpupool_offer;
+pub mod inferencejob_check;

@@ -235,9 +235,8 @@ mod tests {
         metrics.lease_remaining(&"aarhus".parse().unwrap(), Some(12));
         let families = registry.gather();
         assert!(families.iter().all(|family| family.name().starts_with("koinon_")));
-        let count = |name: &str| {
-            families.iter().find(|family| family.name() == name).map(|family| family.get_metric().len())
-        };
+        let count =
+            |name: &str| families.iter().find(|family| family.name() == name).map(|family| family.get_metric().len());
         assert_eq!(count("koinon_placements"), Some(PLACEMENT_STATES.len()));
         assert_eq!(count("koinon_jobs"), Some(JobState::ALL.len()));
         assert_eq!(count("koinon_placement_refusals_total"), Some(RefusalReason::ALL.len()));

@@ -1,8 +1,12 @@
 //! Placing: what this member asks of others, and what it grants them.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod inventory;
 pub mod ledger;
 pub mod metrics;
+pub mod refusals;
+pub mod rules;
 pub mod stores;
 pub mod writer;
 

@@ -1,0 +1,166 @@
+use koinon_core::ids::EngineName;
+use serde_json::json;
+
+use super::*;
+use crate::placement::fixture::{digest, engine, release, rules, view};
+
+fn job(change: impl FnOnce(&mut serde_json::Value)) -> InferenceJob {
+    let mut value = json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "InferenceJob",
+        "metadata": {"name": "tiny", "namespace": "team", "uid": "0c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11"},
+        "spec": {"servedName": "tiny", "maxModelLen": 512,
+            "model": {"uri": "https://models.example/tiny.gguf", "revision": "1", "manifestDigest": digest().to_string(),
+                "quantization": "f32"},
+            "engine": {"name": "llama-cpp", "options": {"threads": 2}},
+            "gpu": {"class": "h100-80", "count": 2}}});
+    change(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+fn look(job: &InferenceJob, rules: &Rules) -> Checked {
+    let around = Surroundings {
+        namespace_allowed: true,
+        namesake: None,
+        rules: Some(rules),
+        smallest_memory: Some(Bytes(80 << 30)),
+    };
+    check(job, &around)
+}
+
+fn told(verdict: &Verdict) -> (&'static str, Reason, &str) {
+    (verdict.status.as_str(), verdict.reason, verdict.message.as_str())
+}
+
+#[test]
+fn a_good_job_for_an_approved_model_is_both_accepted_and_approved() {
+    let checked = look(&job(|_| ()), &rules("aarhus"));
+    assert_eq!(checked.accepted.reason, Reason::Valid);
+    assert_eq!(checked.approved.reason, Reason::ReleaseEnacted);
+    let work = checked.work.unwrap();
+    assert_eq!((work.need.gpu.count, work.resolved.gpus), (2, 2));
+    assert_eq!(work.max_concurrency, 16);
+}
+
+#[test]
+fn a_namespace_that_no_admin_allowed_is_refused_with_the_command_that_allows_it() {
+    let rules = rules("aarhus");
+    let around = Surroundings { namespace_allowed: false, namesake: None, rules: Some(&rules), smallest_memory: None };
+    let checked = check(&job(|_| ()), &around);
+    let (status, reason, message) = told(&checked.accepted);
+    assert_eq!((status, reason), ("False", Reason::NamespaceNotAllowed));
+    assert!(message.ends_with("kubectl label namespace team koinon.dev/jobs=allowed"), "{message}");
+    assert_eq!(checked.work, None);
+}
+
+#[test]
+fn a_served_name_belongs_to_the_older_job() {
+    let older = job(|job| {
+        job["metadata"]["name"] = json!("first");
+        job["metadata"]["uid"] = json!("1c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11");
+        job["metadata"]["creationTimestamp"] = json!("2026-11-20T00:00:00Z");
+    });
+    let younger = job(|job| job["metadata"]["creationTimestamp"] = json!("2026-11-21T00:00:00Z"));
+    let elsewhere = job(|job| {
+        job["metadata"]["namespace"] = json!("other");
+        job["metadata"]["uid"] = json!("2c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11");
+    });
+    let all: Vec<_> = [&older, &younger, &elsewhere].into_iter().cloned().map(Arc::new).collect();
+    assert_eq!(namesake(&younger, &all), Some("first".to_owned()));
+    assert_eq!(namesake(&older, &all), None);
+    assert_eq!(namesake(&elsewhere, &all), None);
+    let around = Surroundings {
+        namespace_allowed: true,
+        namesake: namesake(&younger, &all),
+        rules: None,
+        smallest_memory: None,
+    };
+    assert_eq!(check(&younger, &around).accepted.reason, Reason::ServedNameTaken);
+}
+
+#[test]
+fn a_model_that_nobody_approved_says_how_to_propose_it() {
+    let view = view("aarhus", vec![], vec![engine()]);
+    let rules = Rules::of(Arc::new(view), &[], &[]);
+    let checked = look(&job(|_| ()), &rules);
+    assert_eq!(checked.accepted.status.as_str(), "True");
+    let (status, reason, message) = told(&checked.approved);
+    assert_eq!((status, reason), ("False", Reason::ReleaseNotEnacted));
+    let command = format!(
+        "kubectl koinon propose add-model-release --uri https://models.example/tiny.gguf --revision 1 --manifest-digest {} --quantization f32",
+        digest()
+    );
+    assert!(message.contains(&command), "{message}");
+    assert_eq!(checked.work, None);
+}
+
+#[test]
+fn the_same_digest_under_other_words_is_not_what_was_approved() {
+    for (field, value) in
+        [("quantization", "q4-k-m"), ("revision", "2"), ("uri", "https://elsewhere.example/tiny.gguf")]
+    {
+        let checked = look(&job(|job| job["spec"]["model"][field] = json!(value)), &rules("aarhus"));
+        assert_eq!(checked.approved.reason, Reason::ReleaseNotEnacted, "{field}");
+        assert!(checked.approved.message.contains(value), "{}", checked.approved.message);
+    }
+}
+
+#[test]
+fn a_local_job_needs_no_approval() {
+    let rules = Rules::of(Arc::new(view("aarhus", vec![], vec![engine()])), &[], &[]);
+    let checked = look(&job(|job| job["spec"]["placement"] = json!({"scope": "Local"})), &rules);
+    assert_eq!(checked.approved.reason, Reason::LocalScope);
+    assert_eq!(checked.work.unwrap().scope, Scope::Local);
+}
+
+#[test]
+fn an_engine_outside_of_the_catalogue_is_refused_with_what_there_is() {
+    let checked = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &rules("aarhus"));
+    let (status, reason, message) = told(&checked.accepted);
+    assert_eq!((status, reason), ("False", Reason::EngineUnknown));
+    assert!(message.contains("no engine vllm: it has llama-cpp"), "{message}");
+}
+
+#[test]
+fn an_engine_option_outside_of_the_catalogue_is_refused_with_the_bounds() {
+    let with = |options: serde_json::Value| {
+        let checked = look(&job(|job| job["spec"]["engine"]["options"] = options), &rules("aarhus"));
+        (checked.accepted.reason, checked.accepted.message)
+    };
+    let (reason, message) = with(json!({"trustRemoteCode": "true"}));
+    assert_eq!(reason, Reason::EngineOptionUnknown);
+    assert!(message.contains("it has threads"), "{message}");
+    let (reason, message) = with(json!({"threads": 65}));
+    assert_eq!(reason, Reason::EngineOptionInvalid);
+    assert!(message.contains("from 1 to 64"), "{message}");
+}
+
+#[test]
+fn a_release_may_name_the_engines_that_serve_it() {
+    let mut release = release();
+    release.engines = vec!["vllm".parse::<EngineName>().unwrap()];
+    let mut vllm = engine();
+    vllm.name = "vllm".parse().unwrap();
+    let rules = Rules::of(Arc::new(view("aarhus", vec![release], vec![engine(), vllm])), &[], &[]);
+    let checked = look(&job(|_| ()), &rules);
+    assert_eq!((checked.approved.reason, checked.work), (Reason::EngineNotAllowed, None));
+    let other = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &rules);
+    assert_eq!(other.approved.reason, Reason::ReleaseEnacted);
+}
+
+#[test]
+fn gpus_are_computed_from_the_release_where_the_job_does_not_state_them() {
+    let stated = |memory: Option<u64>, smallest: Option<u64>| {
+        count(0, memory.map(Bytes), smallest.map(Bytes)).map(|(count, _)| count).map_err(|verdict| verdict.reason)
+    };
+    assert_eq!(stated(Some(61 << 30), Some(80 << 30)), Ok(2));
+    assert_eq!(stated(Some(1 << 30), Some(80 << 30)), Ok(1));
+    assert_eq!(stated(None, Some(80 << 30)), Ok(1));
+    assert_eq!(stated(Some(2_000 << 30), Some(80 << 30)), Err(Reason::ExceedsLargestNode));
+    assert_eq!(count(3, Some(Bytes(1)), None).unwrap().0, 3);
+}
+
+#[test]
+fn before_there_is_a_cooperative_nothing_is_decided() {
+    let around = Surroundings { namespace_allowed: true, namesake: None, rules: None, smallest_memory: None };
+    let checked = check(&job(|_| ()), &around);
+    assert_eq!((checked.accepted.status.as_str(), checked.accepted.reason), ("Unknown", Reason::NotAdmitted));
+}

@@ -1,0 +1,89 @@
+//! A cooperative of three for tests: aarhus, bilbao and cork, with one approved model and one engine.
+
+use std::sync::Arc;
+
+use koinon_core::body::catalogue::{Engine, EngineResources, ModelRelease, OptionSpec, OptionType};
+use koinon_core::body::charter::Preset;
+use koinon_core::ids::{Digest, ManifestDigest, MemberId};
+use koinon_core::log::{Limits, Replica};
+use koinon_core::policy::State;
+use koinon_core::testkit::{self, charter, found};
+use serde_json::json;
+
+use super::rules::Rules;
+use crate::context::CooperativeView;
+
+/// The digest of the approved model.
+pub fn digest() -> ManifestDigest {
+    ManifestDigest(Digest([0xab; 32]))
+}
+
+/// The approved model.
+pub fn release() -> ModelRelease {
+    ModelRelease {
+        uri: "https://models.example/tiny.gguf".parse().unwrap(),
+        revision: "1".parse().unwrap(),
+        manifest_digest: digest(),
+        quantization: "f32".parse().unwrap(),
+        license: "Apache-2.0".parse().unwrap(),
+        engines: vec![],
+        memory_bytes: None,
+    }
+}
+
+/// The one engine of the catalogue.
+pub fn engine() -> Engine {
+    let threads = OptionSpec {
+        kind: OptionType::Integer,
+        min: Some(1),
+        max: Some(64),
+        values: vec![],
+        flag: "--threads".parse().unwrap(),
+    };
+    Engine {
+        name: "llama-cpp".parse().unwrap(),
+        image: format!("registry.example/llama@sha256:{}", "01".repeat(32)).parse().unwrap(),
+        args: ["--model", "{modelPath}", "--served-name", "{servedName}"].iter().map(|a| a.parse().unwrap()).collect(),
+        options: [("threads".parse().unwrap(), threads)].into(),
+        port: 8000,
+        health_path: "/health".parse().unwrap(),
+        writable_paths: vec![],
+        resources: EngineResources {
+            cpu: "500m".parse().unwrap(),
+            memory: "1Gi".parse().unwrap(),
+            shm: "64Mi".parse().unwrap(),
+        },
+    }
+}
+
+/// The view of `me`, with what the charter approves.
+pub fn view(me: &str, releases: Vec<ModelRelease>, engines: Vec<Engine>) -> CooperativeView {
+    let people = ["aarhus", "bilbao", "cork"].map(testkit::person);
+    let everybody: Vec<&testkit::Person> = people.iter().collect();
+    let mut charter = charter(&everybody, Preset::Trial);
+    charter.releases = releases;
+    charter.engines = engines;
+    let founding = found(&everybody, charter);
+    let replica = Replica::new(&founding, Limits::default());
+    let spec = json!({"id": founding.coop().to_string(), "member": me,
+        "site": {"name": "main", "region": "eu-south", "jurisdiction": "ES"},
+        "endpoints": {"gateway": [format!("https://{me}.example:7444")]}});
+    CooperativeView {
+        me: me.parse().unwrap(),
+        coop: founding.coop(),
+        state: Arc::new(State::fold(&founding, &replica)),
+        charter: Arc::new(founding.charter().clone()),
+        spec: Arc::new(serde_json::from_value(spec).unwrap()),
+        may_sign: true,
+    }
+}
+
+/// The rules as `me` sees them.
+pub fn rules(me: &str) -> Rules {
+    Rules::of(Arc::new(view(me, vec![release()], vec![engine()])), &[], &[])
+}
+
+/// A member's id.
+pub fn member(name: &str) -> MemberId {
+    name.parse().unwrap()
+}

@@ -1,0 +1,135 @@
+//! What the cooperative decided and the local owner adds, as placing needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use koinon_api::{Member, ModelRelease};
+use koinon_core::body::catalogue::{self, Engine};
+use koinon_core::body::charter::Parameters;
+use koinon_core::ids::{EngineName, ManifestDigest, MemberId};
+use koinon_core::policy::MemberStanding;
+use kube::ResourceExt;
+
+use crate::context::{Context, CooperativeView};
+
+/// Whether a model may be served at the scope of the cooperative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approval<'a> {
+    /// By vote.
+    Enacted(&'a catalogue::ModelRelease),
+    /// It was, until another vote.
+    Withdrawn,
+    /// Nobody voted on it.
+    Unknown,
+}
+
+/// What a member is, for placing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Work may go there and come from there.
+    Works,
+    /// Its log forked: nothing new, in either direction.
+    Forked,
+    /// It left, or never was one.
+    NoMember,
+}
+
+/// The rules of one moment.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    view: Arc<CooperativeView>,
+    denied: BTreeSet<ManifestDigest>,
+    cordoned: BTreeSet<MemberId>,
+}
+
+impl Rules {
+    /// The rules in force; `None` while this cluster belongs to no cooperative.
+    #[must_use]
+    pub fn now(ctx: &Context) -> Option<Self> {
+        let view = ctx.cooperative.borrow().clone()?;
+        Some(Self::of(view, &ctx.caches.releases.all(), &ctx.caches.members.all()))
+    }
+
+    /// From what was decided, and what the local owner wrote on releases and members.
+    #[must_use]
+    pub fn of(view: Arc<CooperativeView>, releases: &[Arc<ModelRelease>], members: &[Arc<Member>]) -> Self {
+        // A release or a member that the owner names before it exists here is kept out as well.
+        let by_status = releases.iter().filter(|release| release.spec.denied);
+        let digest = |release: &ModelRelease| -> Option<ManifestDigest> {
+            release.status.as_ref()?.manifest_digest.as_ref()?.parse().ok()
+        };
+        let named: BTreeSet<String> = releases.iter().filter(|r| r.spec.denied).map(|r| r.name_any()).collect();
+        let by_name = view
+            .state
+            .releases()
+            .keys()
+            .filter(|digest| named.contains(&koinon_api::names::model_release(&digest.to_string())));
+        let denied = by_name.copied().chain(by_status.filter_map(|release| digest(release))).collect();
+        let cordoned =
+            members.iter().filter(|member| member.spec.cordoned).filter_map(|member| member.name_any().parse().ok());
+        Self { denied, cordoned: cordoned.collect(), view }
+    }
+
+    /// This member.
+    #[must_use]
+    pub fn me(&self) -> &MemberId {
+        &self.view.me
+    }
+
+    /// What this cluster belongs to.
+    #[must_use]
+    pub fn view(&self) -> &CooperativeView {
+        &self.view
+    }
+
+    /// The periods in force.
+    #[must_use]
+    pub fn parameters(&self) -> &Parameters {
+        self.view.state.parameters()
+    }
+
+    /// The engine catalogue.
+    #[must_use]
+    pub fn engines(&self) -> &BTreeMap<EngineName, Engine> {
+        self.view.state.engines()
+    }
+
+    /// Whether `digest` is approved.
+    #[must_use]
+    pub fn approval(&self, digest: &ManifestDigest) -> Approval<'_> {
+        match self.view.state.releases().get(digest) {
+            Some(release) if release.withdrawn.is_none() => Approval::Enacted(&release.release),
+            Some(_) => Approval::Withdrawn,
+            None => Approval::Unknown,
+        }
+    }
+
+    /// Whether the local owner keeps the model out.
+    #[must_use]
+    pub fn denied(&self, digest: &ManifestDigest) -> bool {
+        self.denied.contains(digest)
+    }
+
+    /// Whether the local owner keeps the member out.
+    #[must_use]
+    pub fn cordoned(&self, member: &MemberId) -> bool {
+        self.cordoned.contains(member)
+    }
+
+    /// What `member` is.
+    #[must_use]
+    pub fn standing(&self, member: &MemberId) -> Standing {
+        match self.view.state.member(member) {
+            Some(state) if state.standing == MemberStanding::Left => Standing::NoMember,
+            Some(state) if state.forked_at.is_some() => Standing::Forked,
+            Some(_) => Standing::Works,
+            None => Standing::NoMember,
+        }
+    }
+
+    /// The members that take part, this one included.
+    pub fn members(&self) -> impl Iterator<Item = &MemberId> {
+        let members = self.view.state.members().iter();
+        members.filter(|(_, state)| state.standing != MemberStanding::Left).map(|(id, _)| id)
+    }
+}
