@@ -34,6 +34,10 @@ pub enum LimitKind {
     AnswerBytes,
     /// Seconds without any request.
     IdleSeconds,
+    /// Requests of one key to be dialled back, over time.
+    DialBacksPerMinute,
+    /// Streams on which one connection is asked back.
+    Reversals,
     /// A limit that a newer peer knows and this version does not.
     #[serde(other)]
     Unknown,
@@ -41,7 +45,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// Every limit that this version has, in the order of its counters.
-    pub const ALL: [LimitKind; 12] = [
+    pub const ALL: [LimitKind; 14] = [
         LimitKind::BodyBytes,
         LimitKind::JoinBytes,
         LimitKind::BodySeconds,
@@ -54,6 +58,8 @@ impl LimitKind {
         LimitKind::ReaderSeconds,
         LimitKind::AnswerBytes,
         LimitKind::IdleSeconds,
+        LimitKind::DialBacksPerMinute,
+        LimitKind::Reversals,
     ];
 
     /// The name as it stands on the wire and in labels.
@@ -72,6 +78,8 @@ impl LimitKind {
             LimitKind::ReaderSeconds => "readerSeconds",
             LimitKind::AnswerBytes => "answerBytes",
             LimitKind::IdleSeconds => "idleSeconds",
+            LimitKind::DialBacksPerMinute => "dialBacksPerMinute",
+            LimitKind::Reversals => "reversals",
             LimitKind::Unknown => "unknown",
         }
     }
@@ -109,6 +117,8 @@ pub struct Limits {
     pub request_burst: u32,
     /// Join requests a minute of everybody together, because keys cost nothing before they are known.
     pub joins_per_minute: u32,
+    /// How often a minute a key may ask to be dialled back; each time costs us a handshake for every endpoint.
+    pub dial_backs_per_minute: u32,
     /// Bytes of a request's headers; HTTP/2 answers 431 by itself.
     pub header_bytes: u32,
     /// Bytes of a request's body: the heads of some 1400 logs.
@@ -134,6 +144,7 @@ impl Default for Limits {
             requests_per_second: 50,
             request_burst: 100,
             joins_per_minute: 30,
+            dial_backs_per_minute: 6,
             header_bytes: 16 * 1024,
             body_bytes: 256 * 1024,
             join_bytes: 32 * 1024,

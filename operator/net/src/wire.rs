@@ -7,6 +7,7 @@
 //! | `GET /v1/documents/{statement id}` | one envelope |
 //! | `POST /v1/stream` with a [`HeadsMessage`] | [`StreamLine`]s without end |
 //! | `POST /v1/join` with a [`JoinRequest`], only over `koinon-join/1` | [`JoinAccepted`] or [`JoinRefused`] |
+//! | `POST /v1/dial-back` | [`DialBackMessage`]: whether the asked node reaches the asking one |
 //! | `CONNECT koinon-reverse` | an HTTP/2 connection inside the stream, in which the accepting side asks |
 //!
 //! Whatever is refused is refused with an [`ErrorMessage`] or, for a limit, with
@@ -16,7 +17,7 @@
 use std::fmt;
 
 use koinon_core::dsse::Envelope;
-use koinon_core::ids::StatementId;
+use koinon_core::ids::{Endpoint, StatementId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -31,6 +32,24 @@ pub(crate) const REVERSE_AUTHORITY: &str = "koinon-reverse:7443";
 pub struct HeadsMessage {
     /// The last entry of each log.
     pub heads: Heads,
+}
+
+/// What came of dialling the asking member's endpoints, as the asked member has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialBackMessage {
+    /// One an endpoint.
+    pub dialled: Vec<DialledBack>,
+}
+
+/// What came of dialling one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DialledBack {
+    /// What was dialled.
+    pub endpoint: Endpoint,
+    /// Why the asking member did not answer there under its key; absent if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One line of a stream.

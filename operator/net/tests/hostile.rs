@@ -266,6 +266,29 @@ async fn a_flood_of_requests_that_are_taken_back_ends_that_connection_alone() {
     scene.the_friend_noticed_nothing().await;
 }
 
+#[tokio::test]
+async fn a_connection_is_turned_around_once_and_nowhere_else() {
+    let scene = Scene::new().await;
+    let connect = |to: &str| {
+        let mut request = raw::request(Method::CONNECT, "/", "");
+        *request.uri_mut() = to.parse().unwrap();
+        request
+    };
+    let mut http = scene.cork().await;
+    let turned = http.send_request(connect("koinon-reverse:7443")).await.unwrap();
+    assert_eq!(turned.status(), StatusCode::OK);
+    let again = http.send_request(connect("koinon-reverse:7443")).await.unwrap();
+    assert_eq!(again.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(scene.limited("reversals"), 1);
+    let tunnel = http.send_request(connect("127.0.0.1:6443")).await.unwrap();
+    assert_eq!(tunnel.status(), StatusCode::BAD_REQUEST, "the endpoint is no proxy");
+
+    let mut joining = raw::http(&scene.node, scene.league.coop, &person("cork"), Alpn::Join).await;
+    let refused = joining.send_request(connect("koinon-reverse:7443")).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    scene.the_friend_noticed_nothing().await;
+}
+
 /// Reads from a fake peer `cork` at `endpoint`.
 fn read_from(node: &Node, endpoint: Endpoint) -> PublicKey {
     let key = key_of(&person("cork"));

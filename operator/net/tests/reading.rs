@@ -7,7 +7,9 @@ mod kit;
 use std::sync::atomic::Ordering;
 
 use koinon_core::statement::Audience;
-use koinon_net::client::News;
+use koinon_net::client::{News, PeerAddress};
+use koinon_net::tls::Alpn;
+use koinon_net::wire::DialledBack;
 
 use kit::{League, Node, a_while, until};
 
@@ -34,6 +36,19 @@ async fn both_sides_read_on_one_connection_whoever_dialled() {
     let (at_a, at_b) = (a.service.metrics().snapshot(), b.service.metrics().snapshot());
     assert_eq!(at_b.peers[&a.key()].connections, 1, "one connection carries both directions");
     assert!(at_a.peers[&b.key()].up && at_b.peers[&a.key()].up);
+}
+
+#[tokio::test]
+async fn a_member_that_only_dials_is_read_again_after_a_session_with_it_was_given_up() {
+    let (_league, a, b) = pair().await;
+    b.reads(&[], &[&a]);
+    a.reads(&[&b], &[]);
+    until("b reads a", || b.ups(&a.key()) == 1).await;
+    b.dialler.drop_session(&a.key());
+    until("b reads a again", || b.ups(&a.key()) == 2).await;
+    a.append(1);
+    until("and gets what is new", || b.store.len_of(&a.key()) == 1).await;
+    assert_eq!(a.ups(&b.key()), 1, "a's own reading went on over the same connection");
 }
 
 #[tokio::test]
@@ -247,4 +262,30 @@ async fn a_newcomer_among_the_peers_is_read_and_one_that_left_is_not() {
     a.reads(&[&b], &[]);
     until("a reads b again", || a.store.len_of(&b.key()) == 1).await;
     assert_eq!(a.count(|event| matches!(event.news, News::Down { .. })), 0, "leaving on purpose is no failure");
+}
+
+#[tokio::test]
+async fn a_member_learns_from_a_peer_whether_it_can_be_reached() {
+    let (_league, a, b) = pair().await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere: koinon_core::ids::Endpoint = format!("https://{}", free.local_addr().unwrap()).parse().unwrap();
+    drop(free);
+    a.reads(&[&b], &[]);
+    until("a reads b", || a.dialler.up() == [b.key()]).await;
+    b.reads(&[], &[&a]);
+    assert_eq!(a.dialler.dial_back(&b.key()).await.unwrap(), [], "b has no endpoint of a");
+
+    let address = PeerAddress { endpoints: vec![nowhere.clone(), a.endpoint(), b.endpoint()], protocol: Alpn::Peer };
+    b.dialler.set_peers([(a.key(), address)].into());
+    let told = a.dialler.dial_back(&b.key()).await.unwrap();
+    assert_eq!(told[1], DialledBack { endpoint: a.endpoint(), error: None });
+    assert_eq!(told[0].endpoint, nowhere);
+    assert!(told[0].error.as_ref().unwrap().contains("connecting to"), "{told:?}");
+    assert!(told[2].error.as_ref().unwrap().contains("not the peer"), "another key answers there: {told:?}");
+
+    let mut limited = None;
+    for _ in 0..10 {
+        limited = limited.or(a.dialler.dial_back(&b.key()).await.err());
+    }
+    assert!(limited.unwrap().to_string().contains("dialBacksPerMinute"));
 }

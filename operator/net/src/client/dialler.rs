@@ -20,6 +20,7 @@ use super::{News, PeerAddress, PeerEvent};
 use crate::limits::Timing;
 use crate::service::PeerService;
 use crate::tls::Alpn;
+use crate::wire::DialledBack;
 
 /// Reads from every peer that it is given, over connections that it dials or that peers have opened.
 ///
@@ -51,6 +52,7 @@ impl Dialler {
     #[must_use]
     pub fn new(service: Arc<PeerService>, proxies: Proxies, capacity: usize) -> (Self, mpsc::Receiver<PeerEvent>) {
         let (events, receiver) = mpsc::channel(capacity.max(1));
+        service.addresses.use_proxies(proxies.clone());
         (Dialler { inner: Arc::new(Inner { service, proxies, events, peers: Mutex::default() }) }, receiver)
     }
 
@@ -60,6 +62,7 @@ impl Dialler {
     /// Must be called inside a tokio runtime.
     pub fn set_peers(&self, wanted: BTreeMap<PublicKey, PeerAddress>) {
         let own = self.inner.service.own_key();
+        self.inner.service.addresses.replace(&wanted);
         let mut peers = self.lock();
         peers.retain(|key, peer| {
             let stays = wanted.get(key).is_some_and(|wanted| wanted.protocol == peer.address.borrow().protocol);
@@ -178,6 +181,20 @@ impl Dialler {
         let transport =
             transport.ok_or_else(|| SessionError::Broken("there is no session with this peer".to_owned()))?;
         transport.range(log, from, limit, &service.limits, &service.timing).await
+    }
+
+    /// Asks `peer` whether it reaches this node at the endpoints that the membership names.
+    ///
+    /// # Errors
+    /// When the peer is not up, or does not answer.
+    pub async fn dial_back(&self, peer: &PublicKey) -> Result<Vec<DialledBack>, SessionError> {
+        let service = &self.inner.service;
+        self.transport(peer)?.dial_back(&service.limits, &service.timing).await
+    }
+
+    fn transport(&self, peer: &PublicKey) -> Result<Transport, SessionError> {
+        let transport = self.lock().get(peer).and_then(|peer| peer.transport.borrow().clone());
+        transport.ok_or_else(|| SessionError::Broken("there is no session with this peer".to_owned()))
     }
 
     fn transports(&self) -> Vec<(PublicKey, Transport)> {

@@ -204,6 +204,9 @@ impl SessionError {
     }
 }
 
+/// Longest text about a foreign error that goes into conditions and logs.
+const MAX_SHOWN_CHARS: usize = 500;
+
 /// The error and what caused it, in one line for conditions and logs.
 #[must_use]
 pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
@@ -218,5 +221,10 @@ pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = source.source();
     }
-    text
+    shown(&text)
+}
+
+/// What a peer has a hand in, safe to print.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_SHOWN_CHARS).collect()
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::PeerAddress;
 use super::dial::{Proxies, dial};
-use super::error::{DialError, SessionError};
+use super::error::{DialError, SessionError, shown};
 use super::transport::{Transport, request};
 use crate::commons::Heads;
 use crate::limits::{Limits, Timing};
@@ -101,7 +101,10 @@ impl JoinSession {
         let answer = self.transport.send(request(Method::POST, path, body)?, &patient).await?;
         match answer.status() {
             StatusCode::ACCEPTED => Ok(self.read(path, answer).await?),
-            StatusCode::CONFLICT => Err(JoinError::Refused(self.read(path, answer).await?)),
+            StatusCode::CONFLICT => {
+                let refused: JoinRefused = self.read(path, answer).await?;
+                Err(JoinError::Refused(JoinRefused { message: shown(&refused.message), ..refused }))
+            }
             _ => {
                 let refusal = self.transport.refusal(path, answer, &self.limits, &self.timing).await;
                 Err(JoinError::Session(refusal))

@@ -1,6 +1,7 @@
 //! Reading from peers: one task each, so that no peer can slow down another.
 
 mod dial;
+pub(crate) mod dial_back;
 mod dialler;
 mod error;
 mod join;

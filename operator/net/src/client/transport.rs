@@ -17,11 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::error::SessionError;
+use super::error::{SessionError, shown};
 use crate::commons::Heads;
 use crate::limits::{LimitExceeded, LimitKind, Limits, Timing};
 use crate::tls::PeerIdentity;
-use crate::wire::{ErrorMessage, HeadsMessage};
+use crate::wire::{DialBackMessage, DialledBack, ErrorMessage, HeadsMessage};
 
 /// A connection on which a peer is asked. Clones share it; it closes when the last one is dropped.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ impl Transport {
         }
         match serde_json::from_slice::<ErrorMessage>(&body) {
             Ok(mut message) => {
-                message.message = message.message.chars().filter(|c| !c.is_control()).take(400).collect();
+                message.message = shown(&message.message);
                 SessionError::Refused(message)
             }
             Err(_) => SessionError::Broken(format!("{path} was answered with {status}")),
@@ -204,6 +204,19 @@ impl Transport {
             .filter(|line| !line.is_empty())
             .map(|line| parse::<Envelope>(&path, line, limits))
             .collect()
+    }
+
+    /// Whether the peer reaches us.
+    pub(crate) async fn dial_back(&self, limits: &Limits, timing: &Timing) -> Result<Vec<DialledBack>, SessionError> {
+        let path = "/v1/dial-back";
+        let answer = self.ask(Method::POST, path, Vec::new(), limits, timing).await?;
+        let body = self.whole(path, answer, limits, timing).await?;
+        let mut dialled = parse::<DialBackMessage>(path, &body, limits)?.dialled;
+        dialled.truncate(super::dial_back::MAX_ENDPOINTS);
+        for one in &mut dialled {
+            one.error = one.error.take().map(|error| shown(&error));
+        }
+        Ok(dialled)
     }
 
     /// A document; `None` if the peer has it not.

@@ -1,7 +1,7 @@
 //! One connection that is being served, from its first request to its goodbye.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) struct Connection {
     pub(super) access: Access,
     pub(super) ending: Arc<Ending>,
     activity: Activity,
+    turned: AtomicBool,
 }
 
 impl Connection {
@@ -56,6 +57,12 @@ impl Connection {
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.activity.running.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    /// Marks this connection as one on which we ask back, until the guard is dropped; `None` if it is one already.
+    pub(super) fn turn(self: &Arc<Self>) -> Option<Turned> {
+        let first = !self.turned.swap(true, Ordering::Relaxed);
+        first.then(|| Turned { connection: self.clone(), _busy: self.busy() })
     }
 
     fn idle_for(&self) -> Duration {
@@ -84,6 +91,18 @@ impl Drop for Busy {
     fn drop(&mut self) {
         *self.0.activity.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.activity.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream on which we ask back.
+pub(super) struct Turned {
+    connection: Arc<Connection>,
+    _busy: Busy,
+}
+
+impl Drop for Turned {
+    fn drop(&mut self) {
+        self.connection.turned.store(false, Ordering::Relaxed);
     }
 }
 
@@ -134,6 +153,7 @@ pub(crate) async fn serve<I, L>(
         access,
         ending: ending.clone(),
         activity: Activity { running: AtomicUsize::new(0), last: Mutex::new(opened) },
+        turned: AtomicBool::new(false),
         service: service.clone(),
     });
 

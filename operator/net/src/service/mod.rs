@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use koinon_core::ids::PublicKey;
 
+use crate::client::dial_back::Addresses;
 use crate::client::reverse::ReverseSlots;
 use crate::clock::Clock;
 use crate::commons::Commons;
@@ -32,6 +33,7 @@ pub struct PeerService {
     pub(crate) metrics: Arc<NetMetrics>,
     pub(crate) table: ConnectionTable,
     pub(crate) reverse: ReverseSlots,
+    pub(crate) addresses: Addresses,
     joins: Mutex<TokenBucket>,
 }
 
@@ -47,6 +49,7 @@ impl PeerService {
             metrics: Arc::default(),
             table: ConnectionTable::default(),
             reverse: ReverseSlots::default(),
+            addresses: Addresses::default(),
         })
     }
 

@@ -61,6 +61,7 @@ async fn route(connection: &Arc<Connection>, request: Request<Incoming>, ticket:
             answer::json(StatusCode::OK, &HeadsMessage { heads }, Some(ticket))
         }
         Method::POST if path == "/v1/stream" => open_stream(connection, request, ticket).await,
+        Method::POST if path == "/v1/dial-back" => dial_back(connection, ticket).await,
         Method::GET => {
             if let Some(log) = path.strip_prefix("/v1/logs/") {
                 range(connection, log, request.uri().query().unwrap_or_default(), ticket).await
@@ -130,6 +131,19 @@ async fn document(connection: &Connection, id: &str, ticket: Ticket) -> Answer {
         Ok(None) => answer::error(ErrorCode::NotFound, format!("{id} is not here")),
         Err(error) => answer::error(ErrorCode::Unavailable, error.to_string()),
     }
+}
+
+/// Dials the asking member's endpoints. Only those that its membership names: nobody can have us dial anything else.
+async fn dial_back(connection: &Connection, ticket: Ticket) -> Answer {
+    let (service, key) = (&connection.service, &connection.peer.key);
+    if !matches!(connection.access, Access::Member(_)) {
+        return answer::error(ErrorCode::NotAllowed, "only members are dialled back");
+    }
+    if let Err(limit) = service.table.may_be_dialled_back(key, &service.limits) {
+        service.metrics.limit(limit.limit);
+        return answer::limited(limit);
+    }
+    answer::json(StatusCode::OK, &service.addresses.dial_back(service, *key).await, Some(ticket))
 }
 
 async fn open_stream(connection: &Arc<Connection>, request: Request<Incoming>, ticket: Ticket) -> Answer {
@@ -204,11 +218,13 @@ fn turn_around(connection: &Arc<Connection>, request: Request<Incoming>) -> Answ
     if !matches!(connection.access, Access::Member(_)) {
         return answer::error(ErrorCode::NotAllowed, "only members are read from");
     }
-    let busy = connection.busy();
+    let Some(turned) = connection.turn() else {
+        return answer::limited(connection.service.limited(LimitKind::Reversals, 1, 2));
+    };
     let (service, peer, ending) = (connection.service.clone(), connection.peer.clone(), connection.ending());
     tokio::spawn(async move {
         reverse::read_back(service, peer, hyper::upgrade::on(request), ending).await;
-        drop(busy);
+        drop(turned);
     });
     answer::connected()
 }

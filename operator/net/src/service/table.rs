@@ -26,6 +26,7 @@ struct Inner {
 
 struct KeyState {
     bucket: TokenBucket,
+    dial_backs: TokenBucket,
     connections: Vec<(u64, Arc<Ending>)>,
     requests: usize,
     streams: usize,
@@ -79,6 +80,13 @@ impl ConnectionTable {
         Ok(Ticket { inner: self.inner.clone(), key: *key, stream: false })
     }
 
+    /// Whether `key` may ask to be dialled back once more.
+    pub(crate) fn may_be_dialled_back(&self, key: &PublicKey, limits: &Limits) -> Result<(), LimitExceeded> {
+        let allowed = u64::from(limits.dial_backs_per_minute);
+        let limit = LimitExceeded { limit: LimitKind::DialBacksPerMinute, allowed, seen: allowed + 1 };
+        if lock(&self.inner).state(key, limits).dial_backs.take() { Ok(()) } else { Err(limit) }
+    }
+
     /// Forgets keys that have nothing open and are not known any more.
     pub(crate) fn prune(&self, known: impl Fn(&PublicKey) -> bool) {
         lock(&self.inner).keys.retain(|key, state| !state.connections.is_empty() || state.requests > 0 || known(key));
@@ -95,6 +103,7 @@ impl Inner {
     fn state(&mut self, key: &PublicKey, limits: &Limits) -> &mut KeyState {
         self.keys.entry(*key).or_insert_with(|| KeyState {
             bucket: TokenBucket::per_second(limits.requests_per_second, limits.request_burst),
+            dial_backs: TokenBucket::per_minute(limits.dial_backs_per_minute),
             connections: Vec::new(),
             requests: 0,
             streams: 0,
