@@ -150,8 +150,11 @@ fn finish(head: Response<()>, form: Form, relay: Relay, route: &Route) -> Respon
         // An event may be taken out or put in.
         headers.remove(header::CONTENT_LENGTH);
     }
-    let evidence =
-        [(MEMBER, route.member.to_string()), (MODEL_DIGEST, route.digest.to_string()), (EPOCH, route.epoch.to_string())];
+    let evidence = [
+        (MEMBER, route.member.to_string()),
+        (MODEL_DIGEST, route.digest.to_string()),
+        (EPOCH, route.epoch.to_string()),
+    ];
     for (name, value) in evidence {
         // Ids and numbers are always header values.
         if let Ok(value) = HeaderValue::from_str(&value) {

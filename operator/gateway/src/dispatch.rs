@@ -1,7 +1,7 @@
 //! One call, to one copy after another until one begins to answer. After its first byte there is no second attempt.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -218,8 +218,8 @@ fn check(route: &Route, answer: &Response<Incoming>) -> Result<(), Missed> {
             let code: String = code.chars().take(64).collect();
             return Err(Missed { failure, why: format!("its gateway refuses with {status} {code}") });
         }
-        let same = said(EPOCH) == Some(&route.epoch.to_string())
-            && said(MODEL_DIGEST) == Some(&route.digest.to_string());
+        let same =
+            said(EPOCH) == Some(&route.epoch.to_string()) && said(MODEL_DIGEST) == Some(&route.digest.to_string());
         if !same {
             let why = "it does not name the epoch and the model digest that were asked for".to_owned();
             return Err(Missed { failure: Failure::Mismatch, why });

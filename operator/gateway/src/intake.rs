@@ -49,12 +49,7 @@ impl Intake {
     pub fn new(calls: usize, limit: usize, memory: usize, patience: Duration) -> Self {
         // A memory below one body would refuse every large request; it would be a mistake, not a wish.
         let pieces = memory.max(limit).div_ceil(PIECE);
-        Self {
-            calls: Arc::new(Semaphore::new(calls)),
-            memory: Arc::new(Semaphore::new(pieces)),
-            limit,
-            patience,
-        }
+        Self { calls: Arc::new(Semaphore::new(calls)), memory: Arc::new(Semaphore::new(pieces)), limit, patience }
     }
 
     /// A place for one more call.
@@ -71,7 +66,8 @@ impl Intake {
     /// # Errors
     /// It is too long, too slow, or breaks off; or there is no memory for it at present.
     pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Taken, ApiError> {
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let announced =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > self.limit as u64) {
             return Err(ApiError::TooLarge { limit: self.limit });
         }

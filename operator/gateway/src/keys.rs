@@ -70,7 +70,8 @@ mod tests {
     fn a_key_opens_its_namespaces_and_no_other_key_does() {
         let json = serde_json::json!([listed("a", "kk-one", &["team", "other"]), listed("b", "kk-two", &["lab"])]);
         let keys = Keys::read(json.to_string().as_bytes()).unwrap();
-        let open = |key: &str| keys.namespaces(key.as_bytes()).map(|n| n.iter().map(|n| n.as_str()).collect::<Vec<_>>());
+        let open =
+            |key: &str| keys.namespaces(key.as_bytes()).map(|n| n.iter().map(|n| n.as_str()).collect::<Vec<_>>());
         assert_eq!(open("kk-one"), Some(vec!["other", "team"]));
         assert_eq!(open("kk-two"), Some(vec!["lab"]));
         for wrong in ["", "kk-on", "kk-onee", &"x".repeat(10_000)] {

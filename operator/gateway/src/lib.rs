@@ -24,10 +24,10 @@ pub mod metrics;
 pub mod openai;
 pub mod relay;
 pub mod routing;
-mod run;
+pub mod run;
 pub mod sse;
 pub mod upstream;
 mod watch;
 
 pub use args::GatewayArgs;
-pub use run::{GatewayError, Gateway, run};
+pub use run::{Gateway, GatewayError, run};

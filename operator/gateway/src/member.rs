@@ -193,9 +193,8 @@ impl Members {
                 onward = onward.header(name, value);
             }
         }
-        let onward = onward
-            .body(Full::new(taken.bytes.clone()))
-            .map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
+        let onward =
+            onward.body(Full::new(taken.bytes.clone())).map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
         let begin = async {
             let mut answer = self.upstreams.send(&target, onward).await.map_err(|error| error.to_string())?;
             let first = first_bytes(answer.body_mut()).await?;
@@ -263,7 +262,9 @@ fn asked(headers: &HeaderMap, caller: &Caller) -> Result<(ReplicaKey, Epoch), Ap
         Some((ReplicaKey { home: caller.member.clone(), job, replica }, epoch))
     };
     read().ok_or_else(|| {
-        ApiError::InvalidRequest(format!("a call between gateways carries {PLACEMENT}: <job uid>/<replica> and {EPOCH}: <n>"))
+        ApiError::InvalidRequest(format!(
+            "a call between gateways carries {PLACEMENT}: <job uid>/<replica> and {EPOCH}: <n>"
+        ))
     })
 }
 
@@ -278,7 +279,9 @@ struct Watched<S> {
 impl<S> Watched<S> {
     fn is_cut(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
         let cut = self.cut.as_mut().poll(context).is_ready();
-        cut.then(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the connection's key or certificate no longer counts"))
+        cut.then(|| {
+            io::Error::new(io::ErrorKind::ConnectionAborted, "the connection's key or certificate no longer counts")
+        })
     }
 }
 

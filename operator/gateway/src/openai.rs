@@ -43,7 +43,9 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// No key, or not one of ours.
-    #[error("this gateway needs an API key: send `Authorization: Bearer kk-…`; an admin makes one with `kubectl koinon apikey`")]
+    #[error(
+        "this gateway needs an API key: send `Authorization: Bearer kk-…`; an admin makes one with `kubectl koinon apikey`"
+    )]
     InvalidApiKey,
     /// The body is not a request.
     #[error("{0}")]
@@ -246,8 +248,8 @@ impl Head {
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
         let invalid = |what: String| ApiError::InvalidRequest(what);
         let text = std::str::from_utf8(body).map_err(|_| invalid("the request is not UTF-8".to_owned()))?;
-        let fields: Fields<'_> =
-            serde_json::from_str(text).map_err(|error| invalid(format!("the request is not a JSON object: {error}")))?;
+        let fields: Fields<'_> = serde_json::from_str(text)
+            .map_err(|error| invalid(format!("the request is not a JSON object: {error}")))?;
         // Raw values borrow from the text, so the distance of their beginnings is their place in it.
         let at = |raw: &RawValue| {
             let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -367,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_the_gateway_does_not_know_travels_byte_for_byte() {
-        let body = "{ \"model\" : \"m\",\n  \"temperature\": 1.50, \"n\":1e0, \"x\":{\"b\":1,\"a\":[ ]}, \"stream\":false }";
+        let body =
+            "{ \"model\" : \"m\",\n  \"temperature\": 1.50, \"n\":1e0, \"x\":{\"b\":1,\"a\":[ ]}, \"stream\":false }";
         assert_eq!(rewritten(body, "m"), body);
     }
 
@@ -382,8 +385,16 @@ mod tests {
     fn a_stream_always_asks_for_its_usage_and_the_gateway_remembers_whether_the_client_did() {
         for (options, wants, sent) in [
             ("", false, r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#),
-            (r#","stream_options":null"#, false, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#),
-            (r#","stream_options":{"include_usage":true}"#, true, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#),
+            (
+                r#","stream_options":null"#,
+                false,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#","stream_options":{"include_usage":true}"#,
+                true,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
             (
                 r#","stream_options":{"other":1,"include_usage":false}"#,
                 false,
@@ -399,7 +410,11 @@ mod tests {
 
     #[test]
     fn a_field_that_stands_twice_is_refused_however_it_is_spelled() {
-        for body in [r#"{"model":"a","model":"b"}"#, r#"{"model":"a","mod\u0065l":"b"}"#, r#"{"model":"a","stream":true,"stream":false}"#] {
+        for body in [
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","mod\u0065l":"b"}"#,
+            r#"{"model":"a","stream":true,"stream":false}"#,
+        ] {
             let error = Head::read(body.as_bytes()).unwrap_err();
             assert!(error.to_string().contains("stands twice"), "{error}");
         }

@@ -211,9 +211,17 @@ impl Relay {
     fn end(&mut self) {
         self.ended = true;
         match self.form {
-            Form::Plain => {}
-            Form::Whole => self.account.usage = usage_of_answer(&self.whole),
+            Form::Plain | Form::Whole => {}
             Form::Stream { .. } => self.ready.extend(self.events.rest()),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Not at the end of the body: a server that knows the length does not ask for more once it has sent that many bytes.
+        if self.form == Form::Whole {
+            self.account.usage = usage_of_answer(&self.whole);
         }
     }
 }

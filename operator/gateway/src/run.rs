@@ -49,7 +49,9 @@ pub enum GatewayError {
         source: io::Error,
     },
     /// No API server.
-    #[error("finding the API server: {0}; inside a cluster the pod's service account says where it is, outside a kubeconfig")]
+    #[error(
+        "finding the API server: {0}; inside a cluster the pod's service account says where it is, outside a kubeconfig"
+    )]
     Cluster(#[source] Box<kube::Error>),
     /// A metric.
     #[error("registering the gateway's metrics: {0}")]
@@ -342,7 +344,8 @@ impl Keeper {
     async fn run(mut self) {
         loop {
             self.renew().await;
-            let Sources { placements, jobs, members, cooperatives, certificate, keys: _, metrics: _ } = &mut self.sources;
+            let Sources { placements, jobs, members, cooperatives, certificate, keys: _, metrics: _ } =
+                &mut self.sources;
             let changed = tokio::select! {
                 changed = placements.changed() => changed,
                 changed = jobs.changed() => changed,
@@ -376,7 +379,12 @@ impl Keeper {
         if changed {
             let routes: Vec<String> =
                 table.routes().map(|r| format!("{} epoch {} at {}", r.replica, r.epoch, r.member)).collect();
-            tracing::info!(routes = routes.join(", "), hosted = table.hosted.len(), members = table.pins.len(), "new routing table");
+            tracing::info!(
+                routes = routes.join(", "),
+                hosted = table.hosted.len(),
+                members = table.pins.len(),
+                "new routing table"
+            );
             self.table.send_replace(table.clone());
         }
         self.loads.keep_only(&table);

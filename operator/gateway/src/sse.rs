@@ -179,9 +179,15 @@ mod tests {
     fn the_chunk_with_the_usage_is_told_from_the_pieces_of_the_answer() {
         let usage = Usage { prompt_tokens: 3, completion_tokens: 5 };
         let read = |data: &str| Event::read(format!("data: {data}\n\n").as_bytes());
-        assert_eq!(read(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#), Event::UsageOnly(usage));
+        assert_eq!(
+            read(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#),
+            Event::UsageOnly(usage)
+        );
         assert_eq!(read(r#"{"choices":[{"delta":{}}],"usage":null}"#), Event::Piece(None));
-        assert_eq!(read(r#"{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#), Event::Piece(Some(usage)));
+        assert_eq!(
+            read(r#"{"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#),
+            Event::Piece(Some(usage))
+        );
         assert_eq!(read("[DONE]"), Event::Done);
         assert_eq!(Event::read(b": keep-alive\n\n"), Event::Other);
         assert_eq!(read("not json"), Event::Other);

@@ -96,7 +96,11 @@ impl Upstreams {
     ///
     /// # Errors
     /// Nothing came back.
-    pub async fn send(&self, target: &Target, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, UpstreamError> {
+    pub async fn send(
+        &self,
+        target: &Target,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         match target {
             Target::Engine(_) => self.engines.request(request).await.map_err(|error| {
                 let why = whole_story(&error);

@@ -8,10 +8,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use koinon_telemetry::Awaited;
 use kube::api::{Api, ResourceExt};
 use kube::core::{DeserializeGuard, Resource};
 use kube::runtime::{WatchStreamExt, watcher};
-use koinon_telemetry::Awaited;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 

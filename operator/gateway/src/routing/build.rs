@@ -22,9 +22,8 @@ struct Peer {
 pub(super) fn build(facts: &Facts) -> RoutingTable {
     // Two Cooperatives in one namespace are a mistake of an admin; the older one is what runs.
     let oldest = facts.cooperatives.iter().min_by_key(|coop| created(&coop.metadata));
-    let own = oldest.and_then(|coop| {
-        Some(Own { coop: coop.spec.id.parse().ok()?, member: coop.spec.member.parse().ok()? })
-    });
+    let own =
+        oldest.and_then(|coop| Some(Own { coop: coop.spec.id.parse().ok()?, member: coop.spec.member.parse().ok()? }));
     let Some(own) = own else {
         return RoutingTable::default();
     };
@@ -181,7 +180,9 @@ fn route(
         let peer = peers.get(&member)?;
         // What the grant says is newer than what the log says; both lead to the same key or nowhere.
         let mut addresses: Vec<Endpoint> = told.and_then(gateway_address).into_iter().collect();
-        addresses.extend(peer.addresses.iter().filter(|known| told.and_then(gateway_address).as_ref() != Some(*known)).cloned());
+        addresses.extend(
+            peer.addresses.iter().filter(|known| told.and_then(gateway_address).as_ref() != Some(*known)).cloned(),
+        );
         if addresses.is_empty() {
             return None;
         }

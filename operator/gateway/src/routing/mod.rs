@@ -163,9 +163,10 @@ impl RoutingTable {
 
     /// The models that a key may call and that can be routed to, with the names by which they are asked for.
     pub fn callable(&self, allowed: &BTreeSet<Namespace>) -> Vec<(String, &Namespace, &Model)> {
-        let callable = self.models.iter().filter(|((namespace, _), model)| {
-            allowed.contains(namespace) && !model.routes.is_empty()
-        });
+        let callable = self
+            .models
+            .iter()
+            .filter(|((namespace, _), model)| allowed.contains(namespace) && !model.routes.is_empty());
         callable
             .map(|((namespace, name), model)| {
                 let alone = matches!(self.find(name.as_str(), allowed), Found::One { .. });
