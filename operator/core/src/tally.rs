@@ -63,21 +63,21 @@ pub fn tally(counts: Counts, electors: u32, rules: &ClassRules) -> Tally {
 
 /// What `counts` of `electors` amount to by `rules`.
 pub fn outcome(counts: Counts, electors: u32, rules: &ClassRules) -> Outcome {
-    let (yes, veto, turnout) = (u64::from(counts.yes), u64::from(counts.veto), u64::from(counts.turnout()));
-    let deciding = yes + u64::from(counts.no) + veto;
+    let (yes, veto, turnout) = (u128::from(counts.yes), u128::from(counts.veto), u128::from(counts.turnout()));
+    let deciding = yes + u128::from(counts.no) + veto;
     if counts.turnout() < ceil(electors, rules.turnout) {
         return Outcome::QuorumNotMet;
     }
     // With five or more electors one alone cannot block.
     let least_vetoes = if electors <= 4 { 1 } else { 2 };
     let blocks =
-        |share: Fraction| veto >= least_vetoes && veto * u64::from(share.den) >= turnout * u64::from(share.num);
+        |share: Fraction| veto >= least_vetoes && veto * u128::from(share.den) >= turnout * u128::from(share.num);
     if rules.veto.is_some_and(blocks) {
         return Outcome::Vetoed;
     }
     let enough = match rules.threshold {
-        Threshold::MoreThan(share) => yes * u64::from(share.den) > deciding * u64::from(share.num),
-        Threshold::AtLeast(share) => yes * u64::from(share.den) >= deciding * u64::from(share.num),
+        Threshold::MoreThan(share) => yes * u128::from(share.den) > deciding * u128::from(share.num),
+        Threshold::AtLeast(share) => yes * u128::from(share.den) >= deciding * u128::from(share.num),
     };
     if deciding == 0 || !enough || counts.yes < min_yes(electors, rules.min_yes) {
         return Outcome::Rejected;

@@ -230,18 +230,36 @@ impl Replica {
         news
     }
 
+    /// Takes over what evidence entries prove, together with the payloads in them: a member that holds one branch
+    /// gets the beginning of the other one from here.
     fn read_evidence(&mut self, log: &PublicKey, ids: &[StatementId]) {
         let Some(chain) = self.chains.get(log) else { return };
-        let proofs: Vec<ForkProof> = ids
-            .iter()
-            .filter_map(|id| match chain.get(id)?.statement.body() {
-                Body::Evidence(evidence) => ForkProof::of_evidence(evidence, self.coop),
-                _ => None,
-            })
-            .collect();
-        for proof in proofs {
+        let bodies = ids.iter().filter_map(|id| match chain.get(id)?.statement.body() {
+            Body::Evidence(evidence) => Some((**evidence).clone()),
+            _ => None,
+        });
+        for evidence in bodies.collect::<Vec<_>>() {
+            let Some(proof) = ForkProof::of_evidence(&evidence, self.coop) else { continue };
+            let both: Vec<Statement> = proof.entries().collect();
             self.note_fork(proof);
+            for entry in both {
+                // Refused means here that it is held, or follows what is not: the proof counts all the same.
+                let _ = self.insert(entry);
+            }
         }
+    }
+
+    /// Proofs that stand in nobody's log yet: whoever holds one publishes it, because heads show one branch only.
+    pub fn unreported_forks(&self) -> Vec<ForkProof> {
+        let evidence = self.chains.keys().flat_map(|log| self.all(log)).filter_map(|e| match e.statement.body() {
+            Body::Evidence(evidence) => Some(evidence),
+            _ => None,
+        });
+        let reported: BTreeSet<(PublicKey, Seq)> = evidence
+            .filter(|evidence| self.forks.get(&evidence.log).is_some_and(|fork| fork.is_shown_by(evidence, self.coop)))
+            .map(|evidence| (evidence.log, evidence.seq))
+            .collect();
+        self.forks.values().filter(|fork| !reported.contains(&(fork.log, fork.seq))).cloned().collect()
     }
 
     /// The proof that `log` forked, if there is one.

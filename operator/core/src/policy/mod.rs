@@ -10,6 +10,7 @@
 mod ballot;
 mod chain;
 mod commons;
+mod draft;
 mod fold;
 mod gather;
 mod phase;

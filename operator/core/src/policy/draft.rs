@@ -1,0 +1,48 @@
+//! A proposal as the rules want it: chain, electorate and times filled in.
+
+use super::State;
+use super::validity::after_close;
+use crate::body::Body;
+use crate::body::member::Application;
+use crate::body::proposal::{Action, Proposal, Scope};
+use crate::ids::{Line, MemberId, Prose, UnixSeconds};
+use crate::sealing::next_term;
+use crate::statement::Statement;
+
+impl State {
+    /// The proposal for `action` that is valid when signed at `now`: it follows the newest version, is voted on by
+    /// the newest membership, and opens, closes and takes effect as early as its class allows.
+    pub fn draft_proposal(&self, action: Action, title: Line, text: Prose, now: UnixSeconds) -> Option<Proposal> {
+        let (class, scope) = (action.class(), action.scope());
+        let rules = self.class(class)?;
+        let opens_at = now.plus(rules.delay_seconds);
+        let closes_at = opens_at.plus(rules.period_seconds);
+        let eta = closes_at.plus(after_close(rules, self.parameters()));
+        Some(Proposal {
+            class,
+            scope,
+            parent: self.head(scope),
+            membership: self.head(Scope::Membership),
+            opens_at,
+            closes_at,
+            eta,
+            expires_at: eta.plus(self.parameters().enact_window_seconds),
+            term: next_term(self, scope, now),
+            subject: applicant(&action),
+            action,
+            title,
+            text,
+        })
+    }
+}
+
+fn applicant(action: &Action) -> Option<MemberId> {
+    let Action::Admit(admit) = action else { return None };
+    match Statement::verify(admit.application.clone()).ok()?.body() {
+        Body::Application(application) => {
+            let Application { member } = &**application;
+            Some(member.id.clone())
+        }
+        _ => None,
+    }
+}
