@@ -239,8 +239,10 @@ mod tests {
     use super::*;
 
     fn map(name: &str, data: serde_json::Value) -> DeserializeGuard<ConfigMap> {
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "koinon-system", "uid": name}, "data": data}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "namespace": "koinon-system", "uid": name}, "data": data}),
+        )
+        .unwrap()
     }
 
     fn names(cache: &Cache<ConfigMap>) -> Vec<String> {

@@ -169,7 +169,8 @@ fn same_vote(spec: &VoteSpec, body: &Vote) -> Result<(), Refusal> {
 
 /// Compares what is shown with what is signed as JSON, where absent, empty and null are the same.
 fn same<A: Serialize, B: Serialize>(field: &str, shown: &A, signed: &B) -> Result<(), Refusal> {
-    let json = |value: Result<Value, _>| value.map(bare).map_err(|error: serde_json::Error| malformed(error.to_string()));
+    let json =
+        |value: Result<Value, _>| value.map(bare).map_err(|error: serde_json::Error| malformed(error.to_string()));
     if json(serde_json::to_value(shown))? == json(serde_json::to_value(signed))? {
         return Ok(());
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use koinon_core::body::Body;
 use koinon_core::body::charter::Parameters;
-use koinon_core::body::latest::Beacon;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, UnixSeconds};
 use koinon_core::latest::{Inbox, LatestRefused, Peer};
 use koinon_core::liveness::{Instant, LivenessTimes, Roster, Transition};
@@ -44,7 +43,15 @@ impl Hearing {
     pub fn new(me: MemberId, coop: CoopId, parameters: &Parameters, clock: Arc<dyn Clock>) -> Self {
         let membership = Membership { members: BTreeMap::new(), quorum: 1 };
         let roster = Roster::new(times(parameters));
-        Hearing { inbox: Inbox::new(me.clone(), coop), me, clock, roster, membership, views: BTreeMap::new(), heard_quorum: false }
+        Hearing {
+            inbox: Inbox::new(me.clone(), coop),
+            me,
+            clock,
+            roster,
+            membership,
+            views: BTreeMap::new(),
+            heard_quorum: false,
+        }
     }
 
     /// Follows a change of the membership.
@@ -117,18 +124,24 @@ impl Hearing {
     /// What is heard now. `own` is what this member offers itself.
     #[must_use]
     pub fn snapshot(&mut self, own: Option<Heard<koinon_core::body::latest::Offer>>) -> PeersSnapshot {
-        let isolated = self.roster.isolated(self.membership.quorum);
+        let isolated = self.isolated();
         self.heard_quorum |= !isolated;
         if let Some(view) = self.views.get_mut(&self.me) {
             view.offer = own;
-            view.last_heard_unix = None;
         }
         PeersSnapshot { members: self.views.clone(), isolated, heard_quorum: self.heard_quorum }
     }
 
-    /// The last beacon of each member that is heard.
-    pub fn beacons(&self) -> impl Iterator<Item = (&MemberId, &Heard<Beacon>)> {
-        self.views.iter().filter_map(|(member, view)| Some((member, view.beacon.as_ref()?)))
+    /// Whether fewer than a quorum are heard, this member included.
+    #[must_use]
+    pub fn isolated(&self) -> bool {
+        self.roster.isolated(self.membership.quorum)
+    }
+
+    /// How far the clocks of those who are heard are from ours, in microseconds.
+    pub fn clock_offsets(&self) -> impl Iterator<Item = i64> {
+        let fresh = self.views.values().filter(|view| view.liveness == Liveness::Fresh);
+        fresh.filter_map(|view| view.clock_offset_micros)
     }
 
     /// The member whose operator key this is.
@@ -181,6 +194,7 @@ fn instant(monotonic: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use koinon_core::body::charter::Preset;
+    use koinon_core::body::latest::Beacon;
     use koinon_core::dsse::Signer;
     use koinon_core::ids::{Digest, Seq, UnixMicros};
     use koinon_core::presets;

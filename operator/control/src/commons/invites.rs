@@ -4,6 +4,7 @@
 //! application is accepted, together with the key that used it, so that the same applicant may ask again when the answer
 //! was lost, and nobody else can.
 
+use k8s_openapi::api::core::v1::Secret;
 use koinon_api::labels;
 use koinon_core::body::{Body, Member};
 use koinon_core::dsse::Envelope;
@@ -11,7 +12,6 @@ use koinon_core::ids::{CoopId, Digest, MemberId, PublicKey, UnixSeconds};
 use koinon_core::invite::secret_digest;
 use koinon_core::statement::Statement;
 use koinon_net::wire::{JoinRefusal, JoinRefused, JoinRequest};
-use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 
 /// An invite as the sponsor's cluster knows it.
@@ -138,7 +138,8 @@ mod tests {
     const COOP: CoopId = CoopId(Digest([9; 32]));
 
     fn secret(entries: &[(&str, &str)], used_by: Option<&PublicKey>) -> Secret {
-        let data = entries.iter().map(|(name, text)| (*name, serde_json::json!(base64(text)))).collect::<serde_json::Value>();
+        let data =
+            entries.iter().map(|(name, text)| (*name, serde_json::json!(base64(text)))).collect::<serde_json::Value>();
         let annotations = used_by.map(|key| serde_json::json!({labels::USED_BY: key.to_string()}));
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": "koinon-invite-bilbao", "annotations": annotations}, "data": data

@@ -1,9 +1,15 @@
 //! The commons: what all members hold in common, and this member's part in it.
 
-pub mod publisher;
 pub mod api_store;
+pub mod candidate;
+pub mod engine;
 pub mod envelope;
-pub mod store;
 pub mod hearing;
 pub mod invites;
-pub mod candidate;
+pub mod ledger;
+pub mod node;
+pub mod people;
+pub mod publisher;
+pub mod shelf;
+pub mod store;
+pub mod view;

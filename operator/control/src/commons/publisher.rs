@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use koinon_core::body::latest::{Beacon, Grants, Offer, Requests};
 use koinon_core::body::Body;
+use koinon_core::body::latest::{Beacon, Grants, Offer, Requests};
 use koinon_core::dsse::{Envelope, Signer};
 use koinon_core::ids::{CoopId, MemberId, Seq, SiteName, StatementId, UnixSeconds};
 use koinon_core::statement::{Audience, Draft, Position, StatementError, Subject};
+use koinon_net::commons::Latest;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::peers::Heard;
 
 /// More subjects than the largest cooperative needs (64 members, two lists each, and two for everybody).
 const MAX_SUBJECTS: usize = 160;
@@ -70,7 +72,7 @@ pub struct LatestPublisher {
 struct Inner {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    changed: watch::Sender<u64>,
+    changed: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +96,9 @@ struct Published {
 struct Signed {
     envelope: Arc<Envelope>,
     id: StatementId,
+    seq: Seq,
     at: Duration,
+    issued_at: UnixSeconds,
     not_after: UnixSeconds,
 }
 
@@ -102,7 +106,7 @@ impl LatestPublisher {
     /// A publisher that signs nothing before [`LatestPublisher::bind`].
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let inner = Inner { clock, state: Mutex::default(), changed: watch::Sender::new(0) };
+        let inner = Inner { clock, state: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) };
         LatestPublisher { inner: Arc::new(inner) }
     }
 
@@ -231,21 +235,37 @@ impl LatestPublisher {
 
     /// What `reader` may have, without what has ended.
     #[must_use]
-    pub fn served_to(&self, reader: &MemberId) -> Vec<Arc<Envelope>> {
+    pub fn served_to(&self, reader: &MemberId) -> Vec<Latest> {
         let now = self.inner.clock.unix();
         let state = self.lock();
         let readable = state.subjects.values().filter(|published| published.to.includes(reader));
         readable
             .filter_map(|published| published.signed.as_ref())
             .filter(|signed| signed.not_after > now)
-            .map(|signed| signed.envelope.clone())
+            .map(|signed| Latest { id: signed.id, envelope: signed.envelope.clone() })
             .collect()
     }
 
-    /// Moves whenever what is served changes.
+    /// What this member offers itself, in the form in which others hear it.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changed.subscribe()
+    pub fn own_offer(&self) -> Option<Heard<Offer>> {
+        let state = self.lock();
+        let (_, published) = state.subjects.iter().find(|(_, published)| matches!(published.body, Body::Offer(_)))?;
+        let (Body::Offer(offer), Some(signed)) = (&published.body, &published.signed) else { return None };
+        Some(Heard {
+            id: signed.id,
+            seq: signed.seq,
+            issued_at: signed.issued_at,
+            not_after: signed.not_after,
+            body: Arc::new((**offer).clone()),
+            heard_at: signed.at,
+        })
+    }
+
+    /// Moves whenever what is served changes. Whoever serves more than these statements moves it too.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<watch::Sender<u64>> {
+        self.inner.changed.clone()
     }
 
     /// Signs anew whatever has passed half of its validity and is still confirmed; called every second by the commons.
@@ -301,7 +321,8 @@ impl LatestPublisher {
             .sign(identity.signer.as_ref(), &[])
             .map_err(|source| PublishError::Sign { subject: subject.clone(), source: Box::new(source) })?;
         let envelope = Arc::new(statement.envelope().clone());
-        Ok((Signed { envelope, id: statement.id(), at: clock.monotonic(), not_after }, seq))
+        let (id, at) = (statement.id(), clock.monotonic());
+        Ok((Signed { envelope, id, seq: Seq(seq), at, issued_at: now, not_after }, seq))
     }
 
     fn bump(&self) {
@@ -409,7 +430,7 @@ mod tests {
         let number = |text: &str| {
             let grants = Grants::default();
             publisher.grants(&member(text), grants, MINUTE).unwrap();
-            seq(&publisher.served_to(&member(text))[0])
+            seq(&publisher.served_to(&member(text))[0].envelope)
         };
         let first = number("bilbao");
         clock.set_back(Duration::from_secs(3600));

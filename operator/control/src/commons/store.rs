@@ -22,7 +22,9 @@ pub enum StoreError {
         why: String,
     },
     /// Something else has the name that this statement must have.
-    #[error("the Statement {name} holds something else than its name says: look at it, and delete it if nobody needs it")]
+    #[error(
+        "the Statement {name} holds something else than its name says: look at it, and delete it if nobody needs it"
+    )]
     Blocked {
         /// The object.
         name: String,

@@ -13,7 +13,9 @@ pub enum LeaseStoreError {
     #[error("somebody else wrote the lease first")]
     Conflict,
     /// The API server refused or did not answer.
-    #[error("talking to the API server about the lease failed: check that the operator may get, create and update leases")]
+    #[error(
+        "talking to the API server about the lease failed: check that the operator may get, create and update leases"
+    )]
     Api(#[source] Box<kube::Error>),
 }
 

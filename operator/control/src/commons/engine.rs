@@ -1,0 +1,462 @@
+//! One member's part in the commons: takes what peers say, decides what to sign, and shows the result.
+//!
+//! The engine is one task with one order of events. It does no I/O but through its [`StatementStore`], so that a test can
+//! run it with a store in memory, and lose answers, kill it and restore it at any point.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use koinon_api::conditions::Reason;
+use koinon_core::body::entry::{Anchor, LogResume};
+use koinon_core::body::latest::Beacon;
+use koinon_core::body::{Body, RULES};
+use koinon_core::ids::{MemberId, PublicKey};
+use koinon_core::invite::Invite;
+use koinon_core::kind::Kind;
+use koinon_core::policy::{MemberStanding, Taken};
+use koinon_core::recovery::{Gate, Recovery, resumed_at};
+use koinon_core::sealing::{self, Circumstances};
+use koinon_core::statement::Statement;
+use koinon_net::client::{News, PeerEvent};
+use koinon_net::commons::{Access, Heads};
+
+use super::candidate::{Candidate, Source};
+use super::hearing::{Hearing, Membership};
+use super::ledger::{self, AppendError, Appended, Author};
+use super::people::{self, Verdict};
+use super::publisher::{Identity, LatestPublisher};
+use super::shelf::Shelf;
+use super::view::{CommonsView, LogFacts, Signing, Standing};
+use crate::metrics::Metrics;
+use crate::peers::PeersSnapshot;
+
+/// Entries that one turn may append. Whatever is left is decided again at the next turn, a second later at most.
+const APPENDS_A_TURN: usize = 32;
+
+/// What the cluster's owner, and its resources, tell the engine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Controls {
+    /// The key belongs to another cluster: serve, sign nothing.
+    pub cloned: Option<String>,
+    /// A person takes the risk of signing without a quorum having told the own head, for this log.
+    pub resume: Option<PublicKey>,
+    /// Operator keys that used an invite of this member and may read until their proposal ends.
+    pub applicants: BTreeSet<PublicKey>,
+}
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who signs, and where it is kept.
+    pub author: Author,
+    /// What is held and served.
+    pub shelf: Arc<Shelf>,
+    /// What only its newest version counts of.
+    pub publisher: LatestPublisher,
+    /// When joining: what the history must contain.
+    pub invite: Option<Invite>,
+    /// Members that were Lost when the last leader looked.
+    pub lost: BTreeSet<MemberId>,
+    /// The metrics.
+    pub metrics: Metrics,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    parts: Parts,
+    recovery: Recovery,
+    hearing: Hearing,
+    people: Arc<Vec<Candidate>>,
+    verdicts: Arc<BTreeMap<Source, Verdict>>,
+    controls: Controls,
+    heads: BTreeMap<PublicKey, Heads>,
+    beacon_due: Duration,
+    started: Duration,
+    resumed: bool,
+    trouble: Option<String>,
+    over_budget: Option<String>,
+}
+
+impl Engine {
+    /// An engine over what its shelf holds.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Author { me, clock, .. } = &parts.author;
+        let hearing = parts.shelf.read(|commons| {
+            Hearing::new(me.clone(), commons.replica().coop(), commons.state().parameters(), clock.clone())
+        });
+        let mut engine = Engine {
+            recovery: Recovery::new(me.clone(), parts.author.log()),
+            hearing,
+            people: Arc::default(),
+            verdicts: Arc::default(),
+            controls: Controls::default(),
+            heads: BTreeMap::new(),
+            beacon_due: Duration::ZERO,
+            started: parts.author.clock.monotonic(),
+            resumed: false,
+            trouble: None,
+            over_budget: None,
+            parts,
+        };
+        engine.follow_membership();
+        for member in engine.parts.lost.clone() {
+            engine.hearing.restore_lost(&member);
+        }
+        engine
+    }
+
+    /// What people have applied, all of it.
+    pub fn set_people(&mut self, people: Arc<Vec<Candidate>>) {
+        self.people = people;
+    }
+
+    /// What the owner says.
+    pub fn set_controls(&mut self, controls: Controls) {
+        self.controls = controls;
+    }
+
+    /// Takes what peers said. Nothing that they can say is an error here; what does not hold is counted.
+    pub fn hear(&mut self, events: Vec<PeerEvent>) {
+        let mut entries = Vec::new();
+        for PeerEvent { from, news } in events {
+            match news {
+                News::Up | News::Down { .. } => {}
+                News::Heads(heads) => {
+                    self.heads.insert(from, heads);
+                }
+                News::Entry(entry) => entries.push(*entry),
+                News::Latest(statement) => self.hear_latest(&from, *statement),
+            }
+        }
+        if !entries.is_empty() {
+            let Taken { refused, .. } = self.parts.shelf.take(entries);
+            for (id, error) in refused {
+                self.parts.metrics.refused.with_label_values(&[error.category()]).inc();
+                tracing::debug!(%id, %error, "an entry of a peer was not taken");
+            }
+        }
+    }
+
+    fn hear_latest(&mut self, from: &PublicKey, statement: Statement) {
+        let id = statement.id();
+        match self.hearing.hear(from, statement) {
+            Ok(Some(transition)) => {
+                tracing::info!(member = %transition.member, from = ?transition.from, "a member is heard again");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.parts.metrics.refused.with_label_values(&[error.category()]).inc();
+                tracing::debug!(%id, %error, "a Latest statement was not taken");
+            }
+        }
+    }
+
+    /// Stores what was taken, signs what is due, and moves every clock on.
+    pub async fn turn(&mut self) {
+        let stored = ledger::flush(&self.parts.author, &self.parts.shelf).await;
+        self.trouble = stored.err().map(|error| error.to_string());
+        self.follow_membership();
+        for transition in self.hearing.step() {
+            tracing::warn!(member = %transition.member, from = ?transition.from, to = ?transition.to, "liveness changed");
+        }
+        self.over_budget = None;
+        for _ in 0..APPENDS_A_TURN {
+            if self.trouble.is_some() || self.signing() != Signing::Yes {
+                break;
+            }
+            let Some(body) = self.next_body() else { break };
+            if !self.append(body).await {
+                break;
+            }
+        }
+        self.follow_membership();
+        self.judge_people();
+        self.speak();
+    }
+
+    /// Appends one entry; whether to go on.
+    async fn append(&mut self, body: Body) -> bool {
+        let kind = body.kind();
+        match ledger::append(&self.parts.author, &self.parts.shelf, body).await {
+            Ok(Appended::Done(id)) => {
+                self.resumed |= kind == Some(Kind::LogResume);
+                tracing::info!(%id, kind = ?kind.map(|kind| kind.to_string()), "signed a log entry");
+                true
+            }
+            Ok(Appended::Occupied) => {
+                self.parts.metrics.reservation_conflicts.inc();
+                tracing::warn!("another process had taken the next position of the own log: deciding again");
+                true
+            }
+            Err(error @ AppendError::OverBudget { .. }) => {
+                self.over_budget = Some(error.to_string());
+                false
+            }
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// The one thing that is to be signed next, decided from what is held now.
+    fn next_body(&self) -> Option<Body> {
+        let (me, log, now) = (&self.parts.author.me, self.parts.author.log(), self.parts.author.clock.unix());
+        let (isolated, clock_in_tolerance) = (self.hearing.isolated(), self.clock_in_tolerance());
+        self.parts.shelf.read(|commons| {
+            let replica = commons.replica();
+            if self.recovery.is_resumed() && !self.resumed {
+                return Some(Body::LogResume(LogResume { old_log: log, old_head: replica.head(&log) }));
+            }
+            let mut people: Vec<&Candidate> = self.people.iter().collect();
+            people.sort_by_key(|candidate| people::order(candidate));
+            let due = people.into_iter().find(|c| people::judge(c, commons, me, &log, now).is_none());
+            if let Some(Candidate { statement: Ok(statement), .. }) = due {
+                return Some(Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
+            }
+            let shown = |of: &PublicKey| {
+                let mut entries = replica.entries(&log);
+                entries.any(|entry| matches!(entry.statement.body(), Body::Evidence(evidence) if evidence.log == *of))
+            };
+            if let Some(fork) = replica.forks().find(|fork| fork.log != log && !shown(&fork.log)) {
+                return Some(Body::Evidence(Box::new(fork.to_evidence())));
+            }
+            let resumed_at = resumed_at(replica, &log);
+            let circumstances = Circumstances { now, isolated, clock_in_tolerance, resumed_at };
+            sealing::next(commons.state(), me, &circumstances).into_iter().next()
+        })
+    }
+
+    /// Whether log entries may be signed now, and why not.
+    fn signing(&mut self) -> Signing {
+        if let Some(message) = &self.controls.cloned {
+            return Signing::no(Reason::ClusterCloned, message.clone());
+        }
+        if self.standing() != Standing::Member {
+            return Signing::no(Reason::NotAdmitted, "this operator's key is no member's in the present membership");
+        }
+        if self.controls.resume == Some(self.parts.author.log()) {
+            self.recovery.resume();
+        }
+        for (key, heads) in &self.heads {
+            if let Some(member) = self.hearing.member_of(key) {
+                self.recovery.told(member.clone(), heads.get(&self.parts.author.log()).copied());
+            }
+        }
+        let (gate, patience) = self.parts.shelf.read(|commons| {
+            let electors: Vec<MemberId> = commons.state().active().map(|member| member.id.clone()).collect();
+            let gate = self.recovery.gate(commons.replica(), &electors, commons.state().quorum());
+            (gate, seconds(commons.state().parameters().lost_seconds.0))
+        });
+        match gate {
+            Gate::Ready => Signing::Yes,
+            Gate::AwaitingQuorum { told, needed } => {
+                let waited = self.parts.author.clock.monotonic().saturating_sub(self.started);
+                let reason = if waited < patience { Reason::RecoveringHead } else { Reason::ResumeNeeded };
+                let message = format!(
+                    "{told} of {needed} members have told this operator where its own log ends; if they cannot be \
+                     reached and nothing was lost: kubectl koinon resume"
+                );
+                Signing::no(reason, message)
+            }
+            Gate::TakeBack { from, to, holders } => {
+                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                let message = format!(
+                    "entries {from} to {} of the own log were forgotten here and are fetched from {}",
+                    to.seq,
+                    holders.join(", ")
+                );
+                Signing::no(Reason::RecoveringHead, message)
+            }
+            Gate::Conflict { head, holder } => Signing::no(
+                Reason::LogForked,
+                format!("{holder} holds another entry at position {} of the own log", head.seq),
+            ),
+            Gate::Forked(fork) => Signing::no(
+                Reason::LogForked,
+                format!("the own log has two entries at position {}: {} and {}", fork.seq, fork.first.0, fork.second.0),
+            ),
+        }
+    }
+
+    /// What this member is to the cooperative.
+    fn standing(&self) -> Standing {
+        let (me, log) = (&self.parts.author.me, self.parts.author.log());
+        self.parts.shelf.read(|commons| {
+            let state = commons.state();
+            if let Some(invite) = &self.parts.invite {
+                let contains = state.version(&invite.membership_head).is_some();
+                let caught_up = self.heads.get(&invite.operator_key).is_some_and(|heads| {
+                    // Waiting for nothing more from the sponsor, and still without what the invite promised.
+                    commons.replica().wants(heads).is_empty()
+                });
+                if !contains {
+                    return if caught_up { Standing::Truncated } else { Standing::Applicant };
+                }
+            }
+            match state.member(me) {
+                None => Standing::Applicant,
+                Some(member) if member.member.keys.operator != log => Standing::OtherKey(member.member.keys.operator),
+                Some(member) if member.standing == MemberStanding::Left => Standing::Left,
+                Some(_) => Standing::Member,
+            }
+        })
+    }
+
+    /// Whether a quorum's clocks, ours among them, agree with ours within the charter's tolerance.
+    fn clock_in_tolerance(&self) -> bool {
+        let (tolerance, quorum) = self.parts.shelf.read(|commons| {
+            let state = commons.state();
+            (state.parameters().clock_tolerance_seconds.0.saturating_mul(1_000_000), state.quorum())
+        });
+        let (mut near, mut far) = (1, 0);
+        for offset in self.hearing.clock_offsets() {
+            if offset.saturating_abs() <= tolerance { near += 1 } else { far += 1 }
+        }
+        // Whoever hears nobody cannot tell; being isolated stops it from sealing anyway.
+        near >= quorum || far == 0
+    }
+
+    /// Follows what the fold says about who takes part: whom we hear, who may read.
+    fn follow_membership(&mut self) {
+        let log = self.parts.author.log();
+        let (members, quorum, access) = self.parts.shelf.read(|commons| {
+            let state = commons.state();
+            let active = state.active().map(|member| (member.id.clone(), member.keys.operator));
+            let members: BTreeMap<MemberId, PublicKey> = active.collect();
+            let mut access = BTreeMap::new();
+            for key in &self.controls.applicants {
+                access.insert(*key, Access::Applicant);
+            }
+            for (applicant, _) in state.applicants(self.parts.author.clock.unix()) {
+                access.insert(applicant.keys.operator, Access::Applicant);
+            }
+            for member in state.members().values() {
+                let id = member.member.id.clone();
+                let left = member.standing == MemberStanding::Left;
+                // Whoever left may still learn that, and how, it left; nothing is addressed to it any more.
+                let may = if left { Access::FormerPin(id) } else { Access::Member(id) };
+                access.insert(member.member.keys.operator, may);
+            }
+            access.remove(&log);
+            (members, state.quorum(), access)
+        });
+        self.hearing.set_members(Membership { members, quorum });
+        self.parts.shelf.set_access(access);
+    }
+
+    fn judge_people(&mut self) {
+        let (me, log, now) = (&self.parts.author.me, self.parts.author.log(), self.parts.author.clock.unix());
+        let waits = |signing: &Signing| match signing {
+            Signing::Yes => people::Verdict::Waiting(super::candidate::Refusal::new(
+                Reason::AwaitingAnchor,
+                "the operator anchors it next",
+            )),
+            Signing::No(why) => people::Verdict::Waiting(super::candidate::Refusal::new(
+                Reason::AwaitingAnchor,
+                format!("the operator does not sign at present: {}", why.message),
+            )),
+        };
+        let signing = match (&self.over_budget, &self.trouble) {
+            (Some(message), _) | (None, Some(message)) => Signing::no(Reason::AwaitingAnchor, message.clone()),
+            (None, None) => Signing::Yes,
+        };
+        let verdicts = self.parts.shelf.read(|commons| {
+            let judged = self.people.iter().map(|candidate| {
+                let verdict = people::judge(candidate, commons, me, &log, now);
+                (candidate.source.clone(), verdict)
+            });
+            judged.collect::<Vec<_>>()
+        });
+        let gate = self.signing();
+        let signing = if gate == Signing::Yes { signing } else { gate };
+        let verdicts: BTreeMap<Source, Verdict> = verdicts
+            .into_iter()
+            .map(|(source, verdict)| (source, verdict.unwrap_or_else(|| waits(&signing))))
+            .collect();
+        if *self.verdicts != verdicts {
+            self.verdicts = Arc::new(verdicts);
+        }
+    }
+
+    /// Says in the own name what is due: a beacon, and again what is about to end.
+    fn speak(&mut self) {
+        let Author { me, site, key, clock, .. } = &self.parts.author;
+        let coop = self.parts.shelf.read(|commons| commons.replica().coop());
+        let may_speak = self.controls.cloned.is_none() && self.standing() == Standing::Member;
+        let identity = Identity { coop, member: me.clone(), site: site.clone(), signer: key.clone() };
+        self.parts.publisher.bind(may_speak.then_some(identity));
+        let now = clock.monotonic();
+        if may_speak && now >= self.beacon_due {
+            let (beacon, every, valid) = self.parts.shelf.read(|commons| {
+                let (state, parameters) = (commons.state(), commons.state().parameters());
+                let policy = state.heads().into_iter().map(|(scope, head)| (scope.to_string(), head)).collect();
+                let heads = commons.replica().heads();
+                let beacon = Beacon { heads, policy, rules_supported: vec![RULES], clock_micros: clock.micros() };
+                (beacon, seconds(parameters.beacon_seconds.0), seconds(parameters.fresh_seconds.0))
+            });
+            self.beacon_due = now + every;
+            if let Err(error) = self.parts.publisher.beacon(beacon, valid) {
+                tracing::error!(%error, "the beacon could not be signed");
+            }
+        }
+        self.parts.publisher.renew();
+    }
+
+    /// What is heard now.
+    pub fn peers(&mut self) -> PeersSnapshot {
+        self.hearing.snapshot(self.parts.publisher.own_offer())
+    }
+
+    /// Everything that others act on.
+    pub fn view(&mut self) -> CommonsView {
+        let (standing, signing, in_tolerance) = (self.standing(), self.signing(), self.clock_in_tolerance());
+        let signing = match (&self.over_budget, signing) {
+            (Some(message), Signing::Yes) => Signing::no(Reason::OverBudget, message.clone()),
+            (_, signing) => signing,
+        };
+        self.parts.shelf.read(|commons| CommonsView {
+            me: self.parts.author.me.clone(),
+            coop: commons.replica().coop(),
+            charter: Arc::new(commons.founding().charter().clone()),
+            state: commons.state().clone(),
+            standing,
+            signing,
+            verdicts: self.verdicts.clone(),
+            logs: self.logs(commons),
+            store_trouble: self.trouble.clone(),
+            clock_in_tolerance: in_tolerance,
+            resumed: self.resumed,
+        })
+    }
+
+    fn logs(&self, commons: &koinon_core::policy::Commons) -> BTreeMap<MemberId, LogFacts> {
+        let replica = commons.replica();
+        let mut missing: BTreeMap<PublicKey, u64> = BTreeMap::new();
+        for heads in self.heads.values() {
+            for range in replica.wants(heads) {
+                let count = range.to.0.saturating_sub(range.from.0).saturating_add(1);
+                let known = missing.entry(range.log).or_default();
+                *known = (*known).max(count);
+            }
+        }
+        let facts = replica.logs().map(|(log, owner)| {
+            let facts = LogFacts {
+                bytes: replica.stored_bytes(log),
+                entries: replica.next_seq(log).0,
+                missing: missing.get(log).copied().unwrap_or(0),
+                capped: replica.capped(log),
+                forked_at: replica.fork(log).map(|fork| fork.seq),
+            };
+            (owner.clone(), facts)
+        });
+        facts.collect()
+    }
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0).max(1))
+}

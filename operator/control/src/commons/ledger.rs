@@ -1,0 +1,210 @@
+//! The own log and the others', between memory and the store.
+//!
+//! Own entries are stored first and taken into memory when the store has answered; foreign ones are taken first, because
+//! only the chain says whether they belong, and served when they are stored. Nothing is decided while something that was
+//! taken is not stored: a seal promises what the sealer can still show after a crash.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use koinon_core::body::Body;
+use koinon_core::dsse::Signer;
+use koinon_core::founding::Founding;
+use koinon_core::ids::{MemberId, PublicKey, SiteName, StatementId};
+use koinon_core::kind::Kind;
+use koinon_core::log::{Limits, Refused};
+use koinon_core::policy;
+use koinon_core::statement::{Draft, Statement, StatementError};
+use thiserror::Error;
+
+use super::shelf::Shelf;
+use super::store::{Kept, Reserved, StatementStore, StoreError};
+use crate::clock::Clock;
+
+/// Writes to the API server at one time. One at a time a first sync of thousands of entries would take minutes.
+const WRITES_AT_ONCE: usize = 8;
+
+/// Who signs, and where what is signed is kept.
+#[derive(Clone)]
+pub struct Author {
+    /// This member.
+    pub me: MemberId,
+    /// This site.
+    pub site: SiteName,
+    /// The operator key.
+    pub key: Arc<dyn Signer + Send + Sync>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The durable store.
+    pub store: Arc<dyn StatementStore>,
+}
+
+impl std::fmt::Debug for Author {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Author").field("me", &self.me).field("log", &self.log()).finish_non_exhaustive()
+    }
+}
+
+impl Author {
+    /// The own log.
+    #[must_use]
+    pub fn log(&self) -> PublicKey {
+        self.key.public_key()
+    }
+}
+
+/// Why nothing was appended.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// The charter gives no more for today.
+    #[error("the own log has used up the charter's budget of the day ({bytes} bytes and {entries} entries are left)")]
+    OverBudget {
+        /// Bytes left.
+        bytes: u64,
+        /// Entries left.
+        entries: u64,
+    },
+    /// The body does not fit an entry.
+    #[error("signing the entry failed")]
+    Sign(#[from] Box<StatementError>),
+    /// The store did not answer, or holds something else there.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The own replica refuses what was stored.
+    #[error("the own log refuses its own entry: {0}")]
+    Refused(Refused),
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is stored and in memory.
+    Done(StatementId),
+    /// Another process had taken the position. Its entry is in memory now; what was to be said must be decided anew.
+    Occupied,
+}
+
+/// What a store held.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The commons that it amounts to.
+    pub commons: policy::Commons,
+    /// Objects that do not hold, by name.
+    pub spoilt: Vec<(String, String)>,
+    /// Entries that belong to no log of this cooperative.
+    pub refused: Vec<(StatementId, Refused)>,
+}
+
+/// Reads everything that a store holds of one cooperative.
+///
+/// # Errors
+/// When the store cannot be read completely.
+pub async fn load(store: &dyn StatementStore, founding: Founding, limits: Limits) -> Result<Loaded, StoreError> {
+    let (mut entries, mut spoilt) = (Vec::new(), Vec::new());
+    for kept in store.list().await? {
+        match kept {
+            Kept::Statement(statement) if statement.log_seq().is_some() => entries.push(*statement),
+            Kept::Statement(_) => {}
+            Kept::Spoilt { name, why } => spoilt.push((name, why)),
+        }
+    }
+    // In the order of their positions, because only a bounded number of entries may wait for one before them.
+    entries.sort_by_key(Statement::log_seq);
+    let (commons, refused) = policy::Commons::load(founding, limits, entries);
+    Ok(Loaded { commons, spoilt, refused })
+}
+
+/// The founding that a store holds, if it holds one of this id.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn stored_founding(
+    store: &dyn StatementStore,
+    coop: koinon_core::ids::CoopId,
+) -> Result<Option<Founding>, StoreError> {
+    let charters = store.list().await?.into_iter().filter_map(|kept| match kept {
+        Kept::Statement(statement) if *statement.kind() == Kind::Charter => Some(statement),
+        _ => None,
+    });
+    Ok(charters.filter_map(|charter| Founding::verify_as(charter.envelope().clone(), coop).ok()).next())
+}
+
+/// Stores what was taken from peers. Returns whether everything is stored now.
+pub async fn flush(author: &Author, shelf: &Shelf) -> Result<(), StoreError> {
+    let entries = shelf.unstored();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let log = author.log();
+    let work = stream::iter(entries).map(|entry| async move {
+        let stored = store_one(author, shelf, &log, &entry).await;
+        stored.map(|()| entry.id())
+    });
+    let results: Vec<Result<StatementId, StoreError>> = work.buffered(WRITES_AT_ONCE).collect().await;
+    let (mut stored, mut failed) = (Vec::new(), None);
+    for result in results {
+        match result {
+            Ok(id) => stored.push(id),
+            Err(error) => failed = Some(error),
+        }
+    }
+    if !stored.is_empty() {
+        shelf.confirm(&stored);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn store_one(author: &Author, shelf: &Shelf, log: &PublicKey, entry: &Statement) -> Result<(), StoreError> {
+    if entry.header().key != *log {
+        return author.store.keep(entry).await;
+    }
+    // An own entry that a restored backup had forgotten: it gets its position back.
+    match author.store.reserve(entry).await? {
+        Reserved::Stored => Ok(()),
+        Reserved::Occupied(other) => {
+            // Both were signed with this key: the log has forked, and both are kept for everybody to see.
+            author.store.keep(entry).await?;
+            shelf.take_stored(*other);
+            Ok(())
+        }
+    }
+}
+
+/// Signs `body` as the next entry of the own log and stores it.
+///
+/// # Errors
+/// When nothing was appended, or nobody knows whether it was; either way it is decided anew.
+pub async fn append(author: &Author, shelf: &Shelf, body: Body) -> Result<Appended, AppendError> {
+    let (log, now) = (author.log(), author.clock.unix());
+    let (coop, position, left) = shelf.read(|commons| {
+        let replica = commons.replica();
+        (replica.coop(), replica.next_position(&log), replica.budget_left(&log, now))
+    });
+    let draft = Draft {
+        coop: Some(coop),
+        author: author.me.clone(),
+        site: author.site.clone(),
+        issued_at: now,
+        position,
+        body,
+    };
+    let entry = draft.sign(author.key.as_ref(), &[]).map_err(Box::new)?;
+    // An entry over the budget has no effect for anybody and would still stand in the log for ever.
+    if left.entries == 0 || left.bytes < entry.size() as u64 {
+        return Err(AppendError::OverBudget { bytes: left.bytes, entries: left.entries });
+    }
+    let id = entry.id();
+    match author.store.reserve(&entry).await? {
+        Reserved::Stored => {
+            let taken = shelf.take_stored(entry);
+            match taken.refused.into_iter().find(|(refused, _)| *refused == id) {
+                Some((_, error)) => Err(AppendError::Refused(error)),
+                None => Ok(Appended::Done(id)),
+            }
+        }
+        Reserved::Occupied(other) => {
+            shelf.take_stored(*other);
+            Ok(Appended::Occupied)
+        }
+    }
+}
