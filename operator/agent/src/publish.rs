@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use koinon_api::GPUNode;
 use koinon_api::gpu_node::{GPUNodeSpec, GPUNodeStatus};
 use koinon_core::ids::NodeName;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client, Resource};
 use serde_json::json;
@@ -58,6 +58,18 @@ pub enum PublishError {
         /// What the API server said.
         message: String,
     },
+    /// A policy of the cluster forbids it.
+    #[error(
+        "{doing} {node}: {message}; check that this agent runs as a pod of the DaemonSet, on the node of --node-name"
+    )]
+    Denied {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+        /// What the API server said.
+        message: String,
+    },
     /// No answer in time.
     #[error("{doing} {node}: the API server did not answer within {seconds} s", seconds = PATIENCE.as_secs())]
     Slow {
@@ -65,6 +77,18 @@ pub enum PublishError {
         doing: &'static str,
         /// On which node's object.
         node: NodeName,
+    },
+    /// Any other refusal.
+    #[error("{doing} {node}: the API server answered {code}: {message}")]
+    Answered {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which node's object.
+        node: NodeName,
+        /// The HTTP status.
+        code: u16,
+        /// What the API server said.
+        message: String,
     },
     /// Anything else.
     #[error("{doing} {node}")]
@@ -78,12 +102,22 @@ pub enum PublishError {
     },
 }
 
+/// A `GPUNode` as it stands in the API server.
+pub struct Standing {
+    /// Its Node.
+    pub owner: OwnerReference,
+    /// Its generation.
+    pub generation: Option<i64>,
+    /// What it says.
+    pub status: GPUNodeStatus,
+}
+
 /// The two objects that speak for one node.
 #[derive(Clone)]
 pub struct Publisher {
     node: NodeName,
     nodes: Api<Node>,
-    gpu_nodes: Api<GPUNode>,
+    gpu_nodes: Api<DynamicObject>,
     leases: Api<Lease>,
 }
 
@@ -93,31 +127,36 @@ impl Publisher {
         Self {
             node,
             nodes: Api::all(client.clone()),
-            gpu_nodes: Api::all(client.clone()),
+            gpu_nodes: Api::all_with(client.clone(), &ApiResource::erase::<GPUNode>(&())),
             leases: Api::namespaced(client, namespace),
         }
     }
 
     /// The node's `GPUNode` as it stands, made if it is not there.
-    pub async fn gpu_node(&self) -> Result<GPUNode, PublishError> {
-        const DOING: &str = "reading GPUNode";
-        match self.ask(DOING, self.gpu_nodes.get(self.node.as_str())).await {
+    pub async fn gpu_node(&self) -> Result<Standing, PublishError> {
+        match self.ask("reading GPUNode", self.gpu_nodes.get(self.node.as_str())).await {
             Err(PublishError::Api { source, .. }) if missing(&source, self.node.as_str()) => self.create().await,
             Err(PublishError::Api { source, .. }) if not_found(&source).is_some() => {
                 Err(PublishError::NoDefinition { node: self.node.clone() })
             }
-            // Somebody made it by hand, or restored it from a backup.
-            Ok(found) if owner_of(&found).is_none() => self.create().await,
-            found => found,
+            Err(error) => Err(error),
+            Ok(found) => match Standing::of(found) {
+                Some(standing) => Ok(standing),
+                // Somebody made it by hand, or restored it from a backup.
+                None => self.create().await,
+            },
         }
     }
 
     /// Owned by the Node, so that it goes when the node goes.
-    async fn create(&self) -> Result<GPUNode, PublishError> {
+    async fn create(&self) -> Result<Standing, PublishError> {
+        let owner = self.owner().await?;
         let mut gpu_node = GPUNode::new(self.node.as_str(), GPUNodeSpec::default());
-        gpu_node.metadata.owner_references = Some(vec![self.owner().await?]);
+        gpu_node.metadata.owner_references = Some(vec![owner.clone()]);
         let (params, patch) = (apply(), Patch::Apply(&gpu_node));
-        self.ask("creating GPUNode", self.gpu_nodes.patch(self.node.as_str(), &params, &patch)).await
+        let made = self.ask("creating GPUNode", self.gpu_nodes.patch(self.node.as_str(), &params, &patch)).await?;
+        let generation = made.metadata.generation;
+        Ok(Standing::of(made).unwrap_or(Standing { owner, generation, status: GPUNodeStatus::default() }))
     }
 
     /// Writes the status, and only the status.
@@ -177,20 +216,41 @@ impl Publisher {
         match tokio::time::timeout(PATIENCE, request).await {
             Err(_) => Err(PublishError::Slow { doing, node }),
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-                Err(PublishError::Forbidden { doing, node, message: status.message })
-            }
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 422) => {
-                Err(PublishError::Invalid { doing, node, message: status.message })
-            }
+            // What is not found means something else for each question.
+            Ok(Err(kube::Error::Api(status))) if status.code != 404 => Err(refusal(doing, node, *status)),
             Ok(Err(error)) => Err(PublishError::Api { doing, node, source: Box::new(error) }),
         }
     }
 }
 
-/// The Node that owns a `GPUNode`.
-pub fn owner_of(gpu_node: &GPUNode) -> Option<&OwnerReference> {
-    gpu_node.metadata.owner_references.iter().flatten().find(|owner| owner.kind == Node::kind(&()))
+fn refusal(doing: &'static str, node: NodeName, status: Status) -> PublishError {
+    let Status { code, message, .. } = status;
+    // The policy's refusal has the code of a broken schema; a field that the schema lacks, that of an internal error.
+    if message.contains("ValidatingAdmissionPolicy") {
+        PublishError::Denied { doing, node, message }
+    } else if code == 403 {
+        PublishError::Forbidden { doing, node, message }
+    } else if matches!(code, 400 | 422) || message.contains("field not declared in schema") {
+        PublishError::Invalid { doing, node, message }
+    } else {
+        PublishError::Answered { doing, node, code, message }
+    }
+}
+
+impl Standing {
+    /// None if no Node owns it.
+    fn of(gpu_node: DynamicObject) -> Option<Self> {
+        let owners = gpu_node.metadata.owner_references.unwrap_or_default();
+        let owner = owners.into_iter().find(|owner| owner.kind == Node::kind(&()))?;
+        let status = gpu_node.data.get("status").cloned().unwrap_or_else(|| json!({}));
+        // An agent of another version may have written what this one cannot read. It is about to be said anew, and to wait
+        // for somebody to repair it would leave the node without a voice.
+        let status = serde_json::from_value(status).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the GPUNode's status cannot be read and is written anew");
+            GPUNodeStatus::default()
+        });
+        Some(Self { owner, generation: gpu_node.metadata.generation, status })
+    }
 }
 
 /// Strict, so that a field which an older definition lacks is an error that names it, and not silently dropped.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::args::AgentArgs;
 use crate::metrics::{Beat, Metrics};
-use crate::publish::{PublishError, Publisher, owner_of};
+use crate::publish::{PublishError, Publisher, Standing};
 use crate::status::{self, Observer};
 use crate::survey::{Failure, Survey, SurveyCommand, Surveyor};
 
@@ -172,10 +172,9 @@ impl SurveyTask {
     }
 
     async fn say(&self, survey: &Survey) -> Result<OwnerReference, PublishError> {
-        let stands = self.publisher.gpu_node().await?;
-        let before = stands.status.clone().unwrap_or_default();
+        let Standing { owner, generation, status: before } = self.publisher.gpu_node().await?;
         let now = Time(Timestamp::now());
-        let next = status::next(&before, survey, &self.observer, stands.metadata.generation, &now);
+        let next = status::next(&before, survey, &self.observer, generation, &now);
         if let Some(status) = &next {
             let written = self.publisher.write(status).await;
             self.metrics.wrote(written.is_ok());
@@ -183,7 +182,7 @@ impl SurveyTask {
             tracing::info!(installed = status.installed, healthy = status.healthy, "the GPUNode changed");
         }
         self.metrics.devices(&next.unwrap_or(before).devices);
-        Ok(owner_of(&stands).cloned().unwrap_or_default())
+        Ok(owner)
     }
 }
 
@@ -250,11 +249,15 @@ fn jittered(interval: Duration) -> Duration {
     interval - interval / 10 * share / 1000
 }
 
+/// The error with those of its causes that it does not already tell.
 fn chain(error: &PublishError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
         source = cause.source();
     }
     text

@@ -54,6 +54,10 @@ impl FakeApi {
         self.lock().objects.get(path).cloned()
     }
 
+    pub fn put(&self, path: &str, object: Value) {
+        self.lock().objects.insert(path.to_owned(), object);
+    }
+
     pub fn delete(&self, path: &str) {
         self.lock().objects.remove(path);
     }

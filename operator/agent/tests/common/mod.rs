@@ -56,13 +56,15 @@ impl Node {
 
     /// The surveying process on this node. `env` replaces itself with it, so that it is the process that is watched.
     pub fn command(&self, library: &Path) -> SurveyCommand {
-        let survey = built().join("examples/survey");
-        assert!(survey.exists(), "{} is missing: run `cargo build -p koinon-agent --examples`", survey.display());
+        let program = built().join("examples/agent");
+        assert!(program.exists(), "{} is missing: run `cargo build -p koinon-agent --examples`", program.display());
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let arguments = [
             format!("FAKE_NVML_SCENARIO={}", path("scenario.json")).into(),
             format!("FAKE_NVML_TRACE={}", path("trace")).into(),
-            survey.into(),
+            program.into(),
+            "agent".into(),
+            "survey".into(),
             "--nvml-lib".into(),
             library.into(),
         ];
