@@ -1,1 +1,197 @@
-//! Being written by the integrator (projection).
+//! `GPUOffer`: what each member offers, as it was last heard from the member itself, with its age.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use koinon_api::conditions::{ConditionType, Reason, Verdict};
+use koinon_api::gpu_offer::{GPUOffer, GPUOfferSpec, GPUOfferStatus, OfferClass};
+use koinon_api::time;
+use koinon_core::body::latest::{GuestsMode, Offer, OfferedClass};
+use koinon_core::ids::UnixSeconds;
+
+use crate::context::CooperativeView;
+use crate::kinds::projections::{Moment, Projected, set};
+use crate::peers::{Heard, Liveness, PeersSnapshot};
+
+/// Most classes that the resource shows of one offer, as its schema says.
+const MAX_CLASSES: usize = 64;
+
+impl Projected for GPUOffer {
+    type Status = GPUOfferStatus;
+
+    fn bare(name: &str) -> Self {
+        GPUOffer::new(name, GPUOfferSpec {})
+    }
+
+    fn status(&self) -> Option<&GPUOfferStatus> {
+        self.status.as_ref()
+    }
+
+    fn set_status(&mut self, status: GPUOfferStatus) {
+        self.status = Some(status);
+    }
+
+    fn conditions(status: &GPUOfferStatus) -> &[Condition] {
+        &status.conditions
+    }
+
+    fn seen_at(status: &GPUOfferStatus) -> Option<i64> {
+        status.as_of_time.as_ref().map(time::to_unix)
+    }
+}
+
+/// The status of the offer of every member from which one was heard.
+pub(crate) fn statuses(
+    view: &CooperativeView,
+    peers: &PeersSnapshot,
+    moment: &Moment,
+    stored: impl Fn(&str) -> Option<Arc<GPUOffer>>,
+) -> BTreeMap<String, GPUOfferStatus> {
+    let mut statuses = BTreeMap::new();
+    for (id, peer) in &peers.members {
+        let Some(offer) = &peer.offer else { continue };
+        let may_work = view.state.member(id).is_some_and(koinon_core::policy::MemberState::may_work);
+        let name = id.to_string();
+        let before = stored(&name).and_then(|stored| stored.status.clone()).unwrap_or_default();
+        statuses.insert(name.clone(), status(name, offer, may_work, peer.liveness, moment, before));
+    }
+    statuses
+}
+
+fn status(
+    member: String,
+    heard: &Heard<Offer>,
+    may_work: bool,
+    liveness: Liveness,
+    moment: &Moment,
+    before: GPUOfferStatus,
+) -> GPUOfferStatus {
+    let offer = heard.body.as_ref();
+    // Ages are by the own clock: another member's clock says nothing here.
+    let age = moment.monotonic.saturating_sub(heard.heard_at).as_secs();
+    let heard_at = moment.now.0.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX));
+    let left = i64::try_from(heard.remaining(moment.monotonic).as_secs()).unwrap_or(i64::MAX);
+    let current = heard.is_current(moment.monotonic);
+    let not_after = if current { time::from_unix(moment.now.0.saturating_add(left)) } else { before.not_after_time };
+    let classes: Vec<OfferClass> = offer.classes.iter().take(MAX_CLASSES).filter_map(class).collect();
+    let mut status = GPUOfferStatus {
+        member: Some(member),
+        statement: Some(heard.id.to_string()),
+        offered: Some(classes.iter().fold(0, |sum: i32, class| sum.saturating_add(class.offered))),
+        largest_block: classes.iter().map(|class| class.largest_block).max(),
+        classes,
+        guests: Some(offer.guests.into()),
+        network_policy: Some(offer.network_policy.into()),
+        jurisdiction: Some(offer.jurisdiction.to_string()),
+        gateway: offer.gateway.iter().map(ToString::to_string).collect(),
+        weights: offer.weights.iter().map(ToString::to_string).collect(),
+        as_of_time: time::from_unix(UnixSeconds(heard_at).0),
+        not_after_time: not_after,
+        conditions: before.conditions,
+    };
+    let fresh = if current {
+        Verdict::yes(Reason::Fresh, "it holds until notAfterTime")
+    } else {
+        Verdict::no(Reason::Expired, "it has expired: it offers nothing")
+    };
+    let usable = if !current {
+        fresh.clone()
+    } else if !may_work {
+        Verdict::no(Reason::MemberNotUsable, "its member is not an Active member in good standing")
+    } else if !matches!(liveness, Liveness::Own | Liveness::Fresh) {
+        Verdict::no(Reason::MemberNotUsable, format!("its member is {}", liveness.as_str()))
+    } else if offer.guests != GuestsMode::Accept && liveness != Liveness::Own {
+        Verdict::no(Reason::GuestsNotAccepted, format!("its owner's guests.mode is {}", offer.guests))
+    } else {
+        Verdict::yes(Reason::Sharing, "jobs may be placed on it")
+    };
+    set(&mut status.conditions, ConditionType::Fresh, fresh, None, moment);
+    set(&mut status.conditions, ConditionType::Usable, usable, None, moment);
+    status
+}
+
+/// A class as the resource shows it; numbers beyond what a resource can hold are no offer.
+fn class(class: &OfferedClass) -> Option<OfferClass> {
+    Some(OfferClass {
+        class: class.class.to_string(),
+        product: class.product.to_string(),
+        memory_bytes: i64::try_from(class.memory_bytes.0).ok()?,
+        offered: i32::try_from(class.offered).ok()?,
+        largest_block: i32::try_from(class.largest_block).ok()?,
+        largest_node: class.largest_node.map(i32::try_from).transpose().ok()?,
+        evidence: class.evidence.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use koinon_core::body::latest::{EvidenceLevel, NetworkPolicyState};
+    use koinon_core::ids::{Bytes, Digest, Seq, StatementId};
+
+    use super::*;
+
+    fn heard(at: Duration) -> Heard<Offer> {
+        let offer = Offer {
+            classes: vec![OfferedClass {
+                class: "h100-80".parse().unwrap(),
+                product: "NVIDIA H100 80GB HBM3".parse().unwrap(),
+                memory_bytes: Bytes(80 << 30),
+                offered: 3,
+                largest_block: 2,
+                largest_node: Some(4),
+                evidence: EvidenceLevel::SchedulerConsistent,
+            }],
+            guests: GuestsMode::Accept,
+            network_policy: NetworkPolicyState::Enforced,
+            weights: vec![],
+            gateway: vec![],
+            jurisdiction: "IE".parse().unwrap(),
+        };
+        Heard {
+            id: StatementId(Digest::of(b"offer")),
+            seq: Seq(1),
+            issued_at: UnixSeconds(5_000),
+            not_after: UnixSeconds(5_060),
+            body: Arc::new(offer),
+            heard_at: at,
+        }
+    }
+
+    fn at(unix: i64, monotonic: u64) -> Moment {
+        Moment {
+            now: UnixSeconds(unix),
+            time: time::from_unix(unix).unwrap(),
+            monotonic: Duration::from_secs(monotonic),
+        }
+    }
+
+    fn shown(moment: &Moment, liveness: Liveness) -> GPUOfferStatus {
+        let heard = heard(Duration::from_secs(100));
+        status("cork".to_owned(), &heard, true, liveness, moment, GPUOfferStatus::default())
+    }
+
+    #[test]
+    fn an_offer_shows_its_age_by_the_own_clock_and_not_by_its_author_s() {
+        let shown = shown(&at(9_010, 110), Liveness::Fresh);
+        assert_eq!(shown.as_of_time.as_ref().map(time::to_unix), Some(9_000));
+        assert_eq!(shown.not_after_time.as_ref().map(time::to_unix), Some(9_060));
+        assert_eq!((shown.offered, shown.largest_block), (Some(3), Some(2)));
+    }
+
+    #[test]
+    fn an_expired_offer_is_not_usable() {
+        let shown = shown(&at(9_060, 160), Liveness::Fresh);
+        let usable = koinon_api::conditions::find(&shown.conditions, ConditionType::Usable).unwrap();
+        assert_eq!((usable.status.as_str(), usable.reason.as_str()), ("False", "Expired"));
+    }
+
+    #[test]
+    fn the_offer_of_a_suspect_member_is_not_usable() {
+        let shown = shown(&at(9_010, 110), Liveness::Suspect);
+        let usable = koinon_api::conditions::find(&shown.conditions, ConditionType::Usable).unwrap();
+        assert_eq!((usable.status.as_str(), usable.message.as_str()), ("False", "its member is Suspect"));
+    }
+}

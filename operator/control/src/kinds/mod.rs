@@ -1,5 +1,12 @@
 //! One module a kind.
 
+pub mod gpuoffer;
 pub mod gpupool;
 pub mod gpupool_offer;
 pub mod inferencejob_check;
+pub mod inferencejob_status;
+pub mod member;
+pub mod modelrelease;
+pub mod placement_home;
+pub mod policyversion;
+pub mod projections;
