@@ -9,6 +9,7 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use koinon_core::ids::PublicKey;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use super::routes;
 use super::table::{Ending, Place};
 use crate::commons::Access;
 use crate::limits::{LimitKind, Limits, Timing};
-use crate::metrics::HandshakeFailure;
+use crate::metrics::{HandshakeFailure, NetMetrics};
 use crate::tls::{Alpn, PeerIdentity};
 use crate::wire::Bye;
 
@@ -134,18 +135,19 @@ pub(crate) async fn serve<I, L>(
     let access = access_over(role, service.commons.access(&peer.key));
     let stranger = access == Access::Unknown;
     let ending = Arc::new(Ending::new(None));
+    let key = peer.key;
     let mut place_in_table: Option<Place> = None;
     let place_in_lobby = stranger.then_some(place_in_lobby);
-    if stranger {
-        service.metrics.failure(HandshakeFailure::UnknownKey);
-    } else {
-        service.table.prune(|key| service.commons.access(key) != Access::Unknown);
-        if matches!(role, Role::Accepted(_)) {
-            place_in_table = Some(service.table.enter(&peer.key, &service.limits, ending.clone()));
+    let counted = (!stranger).then(|| Counted::new(service.metrics.clone(), key));
+    match role {
+        // Over the joining protocol strangers are what is expected.
+        Role::Accepted(Alpn::Peer) if stranger => service.metrics.failure(HandshakeFailure::UnknownKey),
+        Role::Accepted(_) if !stranger => {
+            service.table.prune(|key| service.commons.access(key) != Access::Unknown);
+            place_in_table = Some(service.table.enter(&key, &service.limits, ending.clone()));
         }
-        service.metrics.peer(&peer.key, |peer| peer.connections += 1);
+        Role::Accepted(_) | Role::Reversed => {}
     }
-    let key = peer.key;
     let opened = Instant::now();
     let connection = Arc::new(Connection {
         peer,
@@ -159,7 +161,7 @@ pub(crate) async fn serve<I, L>(
 
     let answering = connection.clone();
     let requests = service_fn(move |request| routes::answer(answering.clone(), request));
-    let mut http = pin!(builder(&service.limits, &service.timing).serve_connection(io, requests));
+    let mut http = pin!(builder(&service.limits, &service.timing, stranger).serve_connection(io, requests));
     let mut ended = ending.subscribe();
     let timing = &service.timing;
     let mut tick = tokio::time::interval((timing.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5)));
@@ -210,21 +212,38 @@ pub(crate) async fn serve<I, L>(
         let goodbye = if role == Role::Accepted(Alpn::Join) { timing.answer } else { timing.goodbye };
         let _ = tokio::time::timeout(goodbye, http).await;
     }
-    drop((place_in_lobby, place_in_table));
-    if !stranger {
-        service.metrics.peer(&key, |peer| peer.connections = peer.connections.saturating_sub(1));
+    drop((place_in_lobby, place_in_table, counted));
+}
+
+/// A connection in the counters, until it is dropped.
+struct Counted {
+    metrics: Arc<NetMetrics>,
+    key: PublicKey,
+}
+
+impl Counted {
+    fn new(metrics: Arc<NetMetrics>, key: PublicKey) -> Self {
+        metrics.peer(&key, |peer| peer.connections += 1);
+        Counted { metrics, key }
     }
 }
 
-fn builder(limits: &Limits, timing: &Timing) -> http2::Builder<TokioExecutor> {
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.peer(&self.key, |peer| peer.connections = peer.connections.saturating_sub(1));
+    }
+}
+
+fn builder(limits: &Limits, timing: &Timing, stranger: bool) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)
-        // What a peer can make us hold: one window for each stream, one for all of them together.
+        // What a peer can make us hold: one window for each stream, one for all of them together. A crowd of strangers
+        // may come at once, and needs room for one application each.
         .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(256 * 1024)
+        .initial_connection_window_size(if stranger { 64 * 1024 } else { 256 * 1024 })
         .max_send_buf_size(64 * 1024)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(100)

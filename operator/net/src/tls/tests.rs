@@ -163,14 +163,22 @@ async fn a_second_connection_presents_its_certificate_again() {
     let server = server_config(&ours, CertUse::Peer, Trust::Pinned(known.clone()), &[Alpn::Peer]).unwrap();
     let theirs = identity(&leaf(2, "bilbao", CertUse::Peer), &clock);
     let client = client_config(&theirs, CertUse::Peer, Trust::Exactly(key(1)), &[Alpn::Peer]).unwrap();
+    // A client that would resume its session if it were let.
+    let mut client = (*client).clone();
+    client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let client = Arc::new(client);
     for _ in 0..2 {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let host = ServerName::try_from("anything.example").unwrap();
-        let (served, _dialled) = tokio::join!(
+        let (served, dialled) = tokio::join!(
             TlsAcceptor::from(server.clone()).accept(near),
             TlsConnector::from(client.clone()).connect(host, far)
         );
-        assert_eq!(served.unwrap().get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        let (mut served, mut dialled) = (served.unwrap(), dialled.unwrap());
+        assert_eq!(served.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        // A ticket would travel with the first bytes.
+        tokio::io::AsyncWriteExt::write_all(&mut served, b"x").await.unwrap();
+        tokio::io::AsyncReadExt::read_u8(&mut dialled).await.unwrap();
     }
     known.replace(Default::default());
     let again = shake(server, client).await.server;
