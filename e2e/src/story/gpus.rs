@@ -10,7 +10,7 @@ use super::stage::{MEMBERS, RELEASE_NAMESPACE, Stage};
 use crate::wait::Poll;
 
 /// What each member has, and how many of them it offers: each owner keeps one in reserve.
-const GPUS: [(&str, &str, i64, i64); 2] = [("bilbao", "bilbao.json", 8, 7), ("cork", "cork.json", 4, 3)];
+pub const GPUS: [(&str, &str, i64, i64); 2] = [("bilbao", "bilbao.json", 8, 7), ("cork", "cork.json", 4, 3)];
 
 /// A pool of all GPUs of a cluster.
 const POOL: &str = r#"
@@ -70,13 +70,5 @@ pub async fn offers(stage: &Stage, narrator: &Narrator) -> Result<()> {
         stage.run_koinon(narrator, viewer, ["offers"]).await?;
     }
     narrator.observed("bilbao offers 7 of 8, cork 3 of 4, aarhus none; each member sees it, with its age");
-    Ok(())
-}
-
-/// Plugs the GPUs in, before the agents start.
-pub async fn plug(stage: &mut Stage) -> Result<()> {
-    for (member, scenario, _, _) in GPUS {
-        stage.plug_gpus(member, scenario).await?;
-    }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub async fn prepare(report: Report<'_>) -> Result<Stage> {
     let materials = Materials::ensure(&Cache::from_env()?, report)?;
     let fleet = Arc::new(Fleet::start(&MEMBERS, report).await?);
     let mut stage = Stage::set(fleet, materials).await?;
-    gpus::plug(&mut stage).await?;
+    stage.plug_all_gpus().await?;
     Ok(stage)
 }
 

@@ -185,8 +185,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Plugs in the GPUs of every member that has some, before the agents start.
+    pub async fn plug_all_gpus(&mut self) -> Result<()> {
+        for (member, scenario, _, _) in super::gpus::GPUS {
+            self.plug_gpus(member, scenario).await?;
+        }
+        Ok(())
+    }
+
     /// Gives a member's node the GPUs of a scenario file.
-    pub async fn plug_gpus(&mut self, member: &str, scenario: &str) -> Result<()> {
+    async fn plug_gpus(&mut self, member: &str, scenario: &str) -> Result<()> {
         let path = checkout().join("e2e/fake-nvml/scenarios").join(scenario);
         let gpus = self.materials.gpus.install(self.fleet.get(member)?, &path).await?;
         self.gpus.push(gpus);
