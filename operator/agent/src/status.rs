@@ -45,7 +45,7 @@ pub fn next(
         nvml: Some(nvml(survey, observer)),
         driver: survey.driver.known().map(|version| Driver {
             version: version.as_str().to_owned(),
-            nvml_version: None,
+            nvml_version: survey.library.known().map(|version| version.as_str().to_owned()),
             cuda_version: survey.cuda.known().copied(),
         }),
         survey_time: Some(now.clone()),

@@ -33,7 +33,7 @@ fn lost(index: u32) -> serde_json::Value {
 
 fn survey_of(devices: &[serde_json::Value]) -> Survey {
     judge_for_tests(&serde_json::json!({"read": {
-        "driverVersion": {"value": "0.0-fake"}, "cudaVersion": {"value": 13_000},
+        "driverVersion": {"value": "0.0-fake"}, "nvmlVersion": {"value": "13.0"}, "cudaVersion": {"value": 13_000},
         "count": devices.len(), "devices": devices,
     }}))
 }

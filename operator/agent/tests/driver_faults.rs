@@ -30,6 +30,7 @@ async fn a_sound_node_is_described_device_by_device() {
     let survey = Node::with(&Scenario { cuda_driver_version: Some(13_000), ..two_gpus() }).survey().await;
     assert_eq!(survey.nvml, Nvml::Available);
     assert_eq!(survey.driver.known().map(|version| version.as_str()), Some("0.0-fake"));
+    assert_eq!(survey.library, Reading::Unsupported);
     assert_eq!(survey.cuda, Reading::Known(13_000));
     assert_eq!(health(&survey), [Health::Healthy, Health::Healthy]);
     let second = &survey.devices[1];

@@ -56,9 +56,9 @@ pub struct Uuid(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product(String);
 
-/// A driver version of the characters that such versions have.
+/// A version of driver or library, of the characters that such versions have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DriverVersion(String);
+pub struct Version(String);
 
 /// Bytes of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,7 +140,9 @@ pub struct Survey {
     /// Whether the rest says anything at all.
     pub nvml: Nvml,
     /// The driver's version.
-    pub driver: Reading<DriverVersion>,
+    pub driver: Reading<Version>,
+    /// The library's own version.
+    pub library: Reading<Version>,
     /// 13000 is CUDA 13.0.
     pub cuda: Reading<i32>,
     /// As NVML counts; may be more than it then describes.
@@ -159,6 +161,7 @@ impl Survey {
         Self {
             nvml: Nvml::Failed { failure, code, message: readable(message, MAX_MESSAGE_CHARS) },
             driver: Reading::Unknown(Gap::NotAsked),
+            library: Reading::Unknown(Gap::NotAsked),
             cuda: Reading::Unknown(Gap::NotAsked),
             count: None,
             devices: Vec::new(),
@@ -205,7 +208,8 @@ fn read(output: &[u8]) -> Result<Answer, String> {
 fn described(readings: Readings) -> Survey {
     let mut survey = Survey {
         nvml: Nvml::Available,
-        driver: reading(readings.driver_version, |text| DriverVersion::parse(&text)),
+        driver: reading(readings.driver_version, |text| Version::parse(&text)),
+        library: reading(readings.nvml_version, |text| Version::parse(&text)),
         cuda: reading(readings.cuda_version, |version| (version > 0).then_some(version)),
         count: Some(readings.count),
         devices: Vec::new(),
@@ -328,7 +332,7 @@ impl Product {
     }
 }
 
-impl DriverVersion {
+impl Version {
     fn parse(text: &str) -> Option<Self> {
         let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'+');
         ((1..=79).contains(&text.len()) && text.bytes().all(usual)).then(|| Self(text.to_owned()))

@@ -18,6 +18,7 @@ fn survey(devices: Vec<RawDevice>) -> Survey {
     let count = u32::try_from(devices.len()).unwrap();
     judge(&printed(&Answer::Read(Readings {
         driver_version: Raw::Value("0.0-fake".to_owned()),
+        nvml_version: Raw::Code(3),
         cuda_version: Raw::NoSymbol,
         count,
         devices,

@@ -15,9 +15,7 @@ mod surveyor;
 mod wire;
 
 pub use child::{SurveyArgs, survey_main};
-pub use judge::{
-    Device, DriverVersion, Gap, Health, HealthReason, Memory, MigState, Nvml, Product, Reading, Survey, Uuid,
-};
+pub use judge::{Device, Gap, Health, HealthReason, Memory, MigState, Nvml, Product, Reading, Survey, Uuid, Version};
 pub use surveyor::{SurveyCommand, Surveyor};
 pub use wire::Failure;
 

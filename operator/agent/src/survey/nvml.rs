@@ -20,6 +20,7 @@ pub(super) fn survey(library: &OsStr) -> Answer {
     };
     let answer = Answer::Read(Readings {
         driver_version: raw(nvml.sys_driver_version()),
+        nvml_version: raw(nvml.sys_nvml_version()),
         cuda_version: raw(nvml.sys_cuda_driver_version()),
         count,
         devices: (0..count.min(MAX_DEVICES)).map(|index| device(&nvml, index)).collect(),

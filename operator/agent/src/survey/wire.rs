@@ -96,6 +96,7 @@ impl Failure {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Readings {
     pub(super) driver_version: Raw<String>,
+    pub(super) nvml_version: Raw<String>,
     pub(super) cuda_version: Raw<i32>,
     pub(super) count: u32,
     /// At most [`super::MAX_DEVICES`], in the order of their indices.
