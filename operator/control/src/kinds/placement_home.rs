@@ -1,0 +1,318 @@
+//! `Placement` at home: what one copy looks like to its home, and what its status says. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use koinon_api::Placement;
+use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
+use koinon_api::placement::{PlacementState, PlacementStatus, Side};
+use koinon_core::body::latest::{Grant, GrantState, Grants, RefusalReason};
+use koinon_core::ids::{Epoch, MemberId, ObjectUid, ReplicaIndex, Seconds, UnixSeconds};
+use koinon_core::placement::home::{Answer, Because, CopyView, Hearing};
+
+use crate::peers::{Heard, Liveness, PeersSnapshot};
+use crate::placement::rules::{Rules, Standing};
+
+/// What a host last said, and when that was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a> {
+    /// The complete list.
+    pub grants: &'a Grants,
+    /// When it was heard, by the own monotonic clock.
+    pub heard_at: Duration,
+}
+
+impl<'a> Word<'a> {
+    /// What was heard of a member.
+    #[must_use]
+    pub fn of(heard: &'a Heard<Grants>) -> Self {
+        Self { grants: &heard.body, heard_at: heard.heard_at }
+    }
+
+    /// What it says of one copy.
+    #[must_use]
+    pub fn about(&self, job: &ObjectUid, replica: ReplicaIndex, epoch: Epoch) -> Option<&'a Grant> {
+        let mut grants = self.grants.grants.iter();
+        grants.find(|grant| &grant.job_uid == job && grant.replica == replica && grant.epoch == epoch)
+    }
+}
+
+/// Both clocks of one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The time of day.
+    pub unix: UnixSeconds,
+    /// Time since an arbitrary start.
+    pub monotonic: Duration,
+}
+
+impl Now {
+    /// The time of day as Kubernetes writes it.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        koinon_api::time::from_unix(self.unix.0).unwrap_or_else(|| Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH))
+    }
+}
+
+/// A copy, its Placement, and what its host says.
+#[derive(Clone, Debug)]
+pub struct Copy<'a> {
+    /// The object.
+    pub placement: &'a Placement,
+    /// Which replica.
+    pub replica: ReplicaIndex,
+    /// What its host says of it now; `None` if it says nothing, or nothing was heard.
+    pub grant: Option<&'a Grant>,
+    /// How the protocol sees it.
+    pub view: CopyView,
+}
+
+/// Looks at one copy. `None` for an object that is no copy of ours: at home only this operator writes Placements, so
+/// that would be a person's.
+#[must_use]
+pub fn copy<'a>(
+    placement: &'a Placement,
+    rules: &Rules,
+    peers: &PeersSnapshot,
+    word: Option<Word<'a>>,
+    progress_deadline: Seconds,
+    now: Now,
+) -> Option<Copy<'a>> {
+    let spec = &placement.spec;
+    if spec.side != Side::Home || spec.home != rules.me().as_str() {
+        return None;
+    }
+    let host: MemberId = spec.host.parse().ok()?;
+    let job: ObjectUid = spec.job.uid.parse().ok()?;
+    let replica = ReplicaIndex(u32::try_from(spec.replica).ok()?);
+    let epoch = Epoch(u64::try_from(spec.epoch).ok()?);
+    let stopped = renewal_stopped(placement);
+    let grant = word.and_then(|word| word.about(&job, replica, epoch));
+    let answer = match word {
+        Some(_) => grant.map(|grant| Answer { state: grant.state, reason: grant.reason }),
+        // Nothing heard since this replica leads: what was heard before it stands in the status.
+        None => remembered(placement),
+    };
+    let mut hearing = hearing(&host, rules, peers);
+    if let Some(stopped) = stopped
+        && matches!(hearing, Hearing::Local | Hearing::Fresh)
+        && !word.is_some_and(|word| heard_after(word, stopped, now))
+    {
+        // What it said before it was left out says nothing about whether it has noticed.
+        hearing = Hearing::Suspect;
+    }
+    let answer = match answer {
+        Some(answer) if stopped.is_none() && overdue(placement, answer, progress_deadline, now) => {
+            Some(Answer { state: GrantState::Draining, reason: Some(RefusalReason::EngineFailed) })
+        }
+        answer => answer,
+    };
+    let routable =
+        placement.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, ConditionType::Routable));
+    let view = CopyView { epoch, host, hearing, renewal_stopped_at: stopped, routable, answer };
+    Some(Copy { placement, replica, grant, view })
+}
+
+fn hearing(host: &MemberId, rules: &Rules, peers: &PeersSnapshot) -> Hearing {
+    if rules.standing(host) != Standing::Works {
+        return Hearing::Gone;
+    }
+    if host == rules.me() {
+        return Hearing::Local;
+    }
+    match peers.members.get(host).map(|peer| peer.liveness) {
+        Some(Liveness::Own) => Hearing::Local,
+        Some(Liveness::Fresh) => Hearing::Fresh,
+        Some(Liveness::Suspect) | None => Hearing::Suspect,
+        Some(Liveness::Lost) => Hearing::Lost,
+    }
+}
+
+/// Since when the home durably no longer renews it.
+#[must_use]
+pub fn renewal_stopped(placement: &Placement) -> Option<UnixSeconds> {
+    let renewed = conditions::find(&placement.status.as_ref()?.conditions, ConditionType::Renewed)?;
+    (renewed.status == "False").then(|| UnixSeconds(koinon_api::time::to_unix(&renewed.last_transition_time)))
+}
+
+fn heard_after(word: Word<'_>, stopped: UnixSeconds, now: Now) -> bool {
+    let ago = now.monotonic.saturating_sub(word.heard_at).as_secs();
+    let heard = now.unix.minus(Seconds(i64::try_from(ago).unwrap_or(i64::MAX)));
+    heard > stopped
+}
+
+/// Whether the copy has had its time to become Ready. It counts from when it last was not.
+fn overdue(placement: &Placement, answer: Answer, deadline: Seconds, now: Now) -> bool {
+    if !matches!(answer.state, GrantState::Granted | GrantState::Loading) {
+        return false;
+    }
+    let status = placement.status.as_ref();
+    let ready = status.and_then(|status| conditions::find(&status.conditions, ConditionType::Ready));
+    let since = ready
+        .filter(|ready| ready.status != "True")
+        .map(|ready| koinon_api::time::to_unix(&ready.last_transition_time));
+    since.is_some_and(|since| now.unix.since(UnixSeconds(since)) > deadline)
+}
+
+fn remembered(placement: &Placement) -> Option<Answer> {
+    let state = match placement.status.as_ref()?.state? {
+        PlacementState::Requested => return None,
+        PlacementState::Granted => GrantState::Granted,
+        PlacementState::Loading => GrantState::Loading,
+        PlacementState::Ready => GrantState::Ready,
+        PlacementState::Draining => GrantState::Draining,
+        PlacementState::Released => GrantState::Released,
+        PlacementState::Refused => GrantState::Refused,
+    };
+    Some(Answer { state, reason: None })
+}
+
+/// What a home decided about a copy in one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Take the route away.
+    pub withdraw: Option<Because>,
+    /// Leave it out of the lists.
+    pub stop: Option<Because>,
+    /// Let the gateways route to it.
+    pub route: bool,
+}
+
+/// The reason that a condition shows for why something was done.
+#[must_use]
+pub fn reason(because: Because) -> Reason {
+    match because {
+        Because::NotWanted => Reason::NoLongerWanted,
+        Because::HostLost => Reason::HostLost,
+        Because::HostGone => Reason::MemberNotUsable,
+        Because::Refused(reason) | Because::EndedByHost(reason) => reason.into(),
+        Because::NotReady => Reason::NotReady,
+        Because::Superseded | Because::OldCopyBack => Reason::EpochFenced,
+        Because::Ready => Reason::Routable,
+        Because::NoCopy => Reason::AwaitingGrant,
+    }
+}
+
+/// The status of a copy after one look.
+#[must_use]
+pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: Now) -> PlacementStatus {
+    let time = now.time();
+    let generation = copy.placement.metadata.generation;
+    let mut next = copy.placement.status.clone().unwrap_or_default();
+    let host = &copy.view.host;
+    next.observed_generation = generation;
+    if let Some(grant) = copy.grant {
+        next.state = Some(grant.state.into());
+        next.reason = grant.reason.map(|reason| Reason::from(reason).as_str().to_owned());
+        next.numbers = grant.numbers.iter().take(16).map(|(name, number)| (name.clone(), *number)).collect();
+        next.loaded_bytes = grant.loaded_bytes.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX));
+        next.total_bytes = grant.total_bytes.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX));
+    } else if next.state.is_none() {
+        next.state = Some(PlacementState::Requested);
+    }
+    if let Some(gateway) = gateway {
+        next.gateway = Some(gateway);
+    }
+    let mut set = |type_, verdict| {
+        let _ = conditions::set(&mut next.conditions, type_, verdict, generation, &time);
+    };
+    match copy.grant {
+        Some(grant) => {
+            for (type_, verdict) in told(host, grant) {
+                set(type_, verdict);
+            }
+        }
+        None if copy.placement.status.is_none() => {
+            set(ConditionType::Granted, Verdict::unknown(Reason::AwaitingGrant, format!("{host} was asked")));
+            set(ConditionType::Ready, Verdict::no(Reason::AwaitingGrant, format!("{host} has not answered")));
+        }
+        None => {}
+    }
+    if let Some(because) = decided.stop {
+        set(ConditionType::Renewed, Verdict::no(reason(because), stopped_because(host, because)));
+    } else if copy.view.renewal_stopped_at.is_none() {
+        set(ConditionType::Renewed, Verdict::yes(Reason::Renewing, format!("{host} is asked for it in every list")));
+    }
+    if decided.route {
+        set(ConditionType::Routable, Verdict::yes(Reason::Routable, format!("calls go to {host}")));
+    } else if let Some(because) = decided.withdraw {
+        set(ConditionType::Routable, Verdict::no(reason(because), stopped_because(host, because)));
+    } else if !copy.view.routable && decided.stop.is_none() && copy.view.renewal_stopped_at.is_none() {
+        set(ConditionType::Routable, Verdict::no(Reason::NotReady, format!("{host} does not call it Ready yet")));
+    }
+    next
+}
+
+/// What the host's word amounts to.
+fn told(host: &MemberId, grant: &Grant) -> Vec<(ConditionType, Verdict)> {
+    let why = match grant.reason {
+        Some(reason) => (Reason::from(reason), format!("{host} says {reason}{}", numbers(grant))),
+        None => (Reason::Other, format!("{host} gives no reason{}", numbers(grant))),
+    };
+    let granted =
+        || Verdict::yes(Reason::Granted, format!("{host} granted it for {} s at a time", grant.lease_seconds));
+    let no = || Verdict::no(why.0, why.1.clone());
+    match grant.state {
+        GrantState::Granted => vec![
+            (ConditionType::Granted, granted()),
+            (ConditionType::Ready, Verdict::no(Reason::EngineStarting, format!("{host} has reserved its GPUs"))),
+        ],
+        GrantState::Loading => {
+            let loaded = grant.loaded_bytes.unwrap_or_default();
+            let of = grant.total_bytes.map_or_else(|| "an unknown number of".to_owned(), |total| total.to_string());
+            let progress = format!("{host} has {loaded} of {of} bytes");
+            let complete = grant.total_bytes.is_some_and(|total| loaded >= total);
+            let verdict = match grant.reason {
+                Some(reason) => Verdict::no(reason.into(), format!("{progress}; {reason}{}", numbers(grant))),
+                None if complete => Verdict::yes(Reason::WeightsVerified, progress.clone()),
+                None => Verdict::no(Reason::WeightsLoading, progress.clone()),
+            };
+            let not_ready = if complete { Reason::EngineStarting } else { Reason::WeightsLoading };
+            vec![
+                (ConditionType::Granted, granted()),
+                (ConditionType::Loaded, verdict),
+                (ConditionType::Ready, Verdict::no(not_ready, progress)),
+            ]
+        }
+        GrantState::Ready => vec![
+            (ConditionType::Granted, granted()),
+            (ConditionType::Loaded, Verdict::yes(Reason::WeightsVerified, format!("{host} has all weights"))),
+            (ConditionType::Ready, Verdict::yes(Reason::EngineReady, format!("the engine at {host} answers"))),
+        ],
+        GrantState::Draining => vec![(ConditionType::Granted, no()), (ConditionType::Ready, no())],
+        GrantState::Released => vec![
+            (ConditionType::Granted, no()),
+            (ConditionType::Ready, no()),
+            (ConditionType::Released, Verdict::yes(Reason::Released, format!("{host} holds nothing of it any more"))),
+        ],
+        GrantState::Refused => vec![(ConditionType::Granted, no()), (ConditionType::Ready, no())],
+    }
+}
+
+/// The numbers of a refusal, as ` (asked 4, largestNode 2)`.
+#[must_use]
+pub fn numbers(grant: &Grant) -> String {
+    if grant.numbers.is_empty() {
+        return String::new();
+    }
+    let numbers: Vec<String> = grant.numbers.iter().take(16).map(|(name, number)| format!("{name} {number}")).collect();
+    format!(" ({})", numbers.join(", "))
+}
+
+fn stopped_because(host: &MemberId, because: Because) -> String {
+    match because {
+        Because::NotWanted => "the job does not want this replica any more".to_owned(),
+        Because::HostLost => format!("{host} was silent for so long that the replica is placed elsewhere"),
+        Because::HostGone => format!("{host} is no longer a member that hosts"),
+        Because::Refused(reason) => format!("{host} refused: {reason}"),
+        Because::EndedByHost(reason) => format!("{host} ended it: {reason}"),
+        Because::NotReady => format!("{host} does not call it Ready any more"),
+        Because::Superseded => "a copy with a higher epoch is renewed instead".to_owned(),
+        Because::OldCopyBack => "the older copy was back before this one was Ready".to_owned(),
+        Because::Ready | Because::NoCopy => String::new(),
+    }
+}
+
+#[cfg(test)]
+#[path = "placement_home_tests.rs"]
+mod tests;
