@@ -13,12 +13,14 @@ use anyhow::{Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::fleet::{self, Fleet};
+use crate::spec::DatacenterSpec;
 
 type Body = Box<dyn Fn(Arc<Fleet>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>>;
 
 /// Cases over one fleet.
 pub struct Suite {
     datacenters: Vec<&'static str>,
+    nodes: bool,
     cases: Vec<(&'static str, Body)>,
 }
 
@@ -34,7 +36,13 @@ struct Selection {
 impl Suite {
     /// A suite over datacenters of these names, which are started before the first case.
     pub fn over(datacenters: &[&'static str]) -> Self {
-        Self { datacenters: datacenters.to_vec(), cases: Vec::new() }
+        Self { datacenters: datacenters.to_vec(), nodes: true, cases: Vec::new() }
+    }
+
+    /// Without nodes: for what the API servers alone decide.
+    #[must_use]
+    pub fn without_nodes(self) -> Self {
+        Self { nodes: false, ..self }
     }
 
     /// Adds a case.
@@ -65,11 +73,11 @@ impl Suite {
                 return ExitCode::FAILURE;
             }
         };
-        runtime.block_on(run(&self.datacenters, selected))
+        runtime.block_on(run(&self.datacenters, self.nodes, selected))
     }
 }
 
-async fn run(datacenters: &[&str], cases: Vec<(&'static str, Body)>) -> ExitCode {
+async fn run(datacenters: &[&str], nodes: bool, cases: Vec<(&'static str, Body)>) -> ExitCode {
     println!("\nrunning {} tests", cases.len());
     if cases.is_empty() {
         println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n");
@@ -78,7 +86,8 @@ async fn run(datacenters: &[&str], cases: Vec<(&'static str, Body)>) -> ExitCode
     let started = Instant::now();
     let mut failures: Vec<(&str, anyhow::Error)> = Vec::new();
     let mut passed = 0;
-    match Fleet::start(datacenters, &|what| println!("  {what}")).await {
+    let adjust = |spec: DatacenterSpec| if nodes { spec } else { spec.without_node() };
+    match Fleet::start_with(datacenters, &|what| println!("  {what}"), adjust).await {
         // No fleet is a failure of every case, never a reason to leave them out.
         Err(error) => {
             failures.extend(cases.iter().map(|(name, _)| (*name, anyhow!("the datacenters did not start: {error:#}"))))

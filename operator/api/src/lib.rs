@@ -13,6 +13,9 @@
 //! | [`labels`], [`names`] | every label, annotation, port and object name that two parts must agree on |
 //! | [`crd`] | the CRDs as files |
 
+// Several printer columns of one type are several columns.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod api_keys;
 pub mod catalogue;
 pub mod common;
