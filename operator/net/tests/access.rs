@@ -6,7 +6,7 @@ mod kit;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use koinon_core::body::entry::Head;
@@ -154,6 +154,42 @@ async fn a_connection_ends_with_the_leaf_under_which_it_was_made() {
     }
     until("a new connection follows", || b.ups(&a.key()) == 2).await;
     assert!(b.downs(&a.key())[0].contains("expired"), "{:?}", b.downs(&a.key()));
+}
+
+#[tokio::test]
+async fn a_connection_without_a_stream_ends_as_promptly() {
+    let league = League::new(&["aarhus", "bilbao", "cork"]);
+    let patient = Timing { idle: Duration::from_secs(8), ..kit::timing() };
+    let cork = person("cork");
+    for expires in [false, true] {
+        let a = Node::start_with(&league, "aarhus", Limits::default(), patient.clone(), Proxies::none()).await;
+        a.store.allow(key_of(&cork), Access::Member(cork.id()));
+        let mut http = raw::http(&a, league.coop, &cork, Alpn::Peer).await;
+        assert_eq!(raw::ask(&mut http, Method::GET, "/v1/heads", "").await.0, StatusCode::OK);
+        let since = Instant::now();
+        if expires {
+            a.clock.fetch_add(25 * 3600, Ordering::Relaxed);
+        } else {
+            a.store.allow(key_of(&cork), Access::Unknown);
+        }
+        until("the connection is closed", || http.is_closed()).await;
+        assert!(since.elapsed() < Duration::from_secs(7), "before it counts as idle");
+    }
+}
+
+#[tokio::test]
+async fn only_members_are_dialled_back_and_asked_back() {
+    let league = League::new(&["aarhus", "bilbao", "cork"]);
+    let (a, cork) = (Node::start(&league, "aarhus").await, person("cork"));
+    for access in [Access::Applicant, Access::FormerPin(cork.id())] {
+        a.store.allow(key_of(&cork), access);
+        let mut http = raw::http(&a, league.coop, &cork, Alpn::Peer).await;
+        let (status, answer) = raw::ask(&mut http, Method::POST, "/v1/dial-back", "").await;
+        assert_eq!((status, answer["error"].as_str()), (StatusCode::FORBIDDEN, Some("notAllowed")));
+        let mut turn = raw::request(Method::CONNECT, "/", "");
+        *turn.uri_mut() = "koinon-reverse:7443".parse().unwrap();
+        assert_eq!(http.send_request(turn).await.unwrap().status(), StatusCode::FORBIDDEN);
+    }
 }
 
 #[tokio::test]

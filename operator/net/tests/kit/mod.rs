@@ -30,17 +30,17 @@ use koinon_net::{Clock, PeerService};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Fast enough for tests, slow enough for a busy machine.
+/// Fast enough for tests, slow enough for a machine that is busy with other tests.
 pub fn timing() -> Timing {
     Timing {
-        connect: Duration::from_secs(2),
-        handshake: Duration::from_secs(1),
-        answer: Duration::from_secs(1),
+        connect: Duration::from_secs(3),
+        handshake: Duration::from_secs(3),
+        answer: Duration::from_secs(3),
         body: Duration::from_secs(1),
         ping: Duration::from_millis(200),
-        silence: Duration::from_secs(1),
-        reader: Duration::from_secs(1),
-        idle: Duration::from_secs(2),
+        silence: Duration::from_secs(3),
+        reader: Duration::from_secs(2),
+        idle: Duration::from_secs(4),
         unknown: Duration::from_secs(1),
         goodbye: Duration::from_millis(300),
         backoff_min: Duration::from_millis(50),
@@ -384,13 +384,13 @@ pub fn identity(person: &Person, coop: CoopId, cert_use: CertUse, clock: &Arc<At
 
 /// Waits until `done`, or fails with `what`.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..3000 {
         if done() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("waited 10 s in vain for: {what}");
+    panic!("waited 30 s in vain for: {what}");
 }
 
 /// Waits a while in which nothing may happen.
