@@ -181,3 +181,16 @@ async fn apply(
     println!("next: kubectl koinon invite MEMBER, for each datacenter that shall join");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_engine_is_a_valid_entry_of_the_catalogue() {
+        let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/engines/llama-cpp.yaml"));
+        let engines = read_all::<Engine>(&[path], "an engine").unwrap();
+        assert_eq!(engines.len(), 1);
+        engines[0].validate().unwrap();
+    }
+}
