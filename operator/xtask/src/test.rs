@@ -62,8 +62,11 @@ impl Tally {
         self.failures.push(what.to_owned());
     }
 
-    /// Counts the summary line of a test program: `test result: ok. 3 passed; 0 failed; …`.
-    fn add_summary(&mut self, line: &str) {
+    /// Counts the summary line of a test program, `test result: ok. 3 passed; 0 failed; …`, and remembers which tests failed.
+    fn read_line(&mut self, line: &str) {
+        if let Some((name, _)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
         let Some(rest) = line.trim().strip_prefix("test result: ") else { return };
         let count = |label: &str| -> u64 {
             let before = rest.split(label).next().unwrap_or_default();
@@ -138,11 +141,9 @@ fn cargo_test(tally: &mut Tally, name: &str, args: &[&str]) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(checkout()).args(["test", "--no-fail-fast"]).args(args);
     let before = tally.failed;
-    let succeeded = stream(&mut cargo, |line| tally.add_summary(line))?;
+    let succeeded = stream(&mut cargo, |line| tally.read_line(line))?;
     if !succeeded && tally.failed == before {
         tally.fail(&format!("{name} did not build or ended without a result"));
-    } else if tally.failed > before {
-        tally.failures.push(format!("{name}: see above"));
     }
     Ok(())
 }
@@ -190,12 +191,15 @@ mod tests {
     #[test]
     fn summaries_of_test_programs_are_added_up() {
         let mut tally = Tally::default();
-        tally.add_summary(
+        tally.read_line(
             "test result: ok. 25 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.44s",
         );
-        tally.add_summary("test result: FAILED. 9 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
-        tally.add_summary("test result of something else: 100 passed");
+        tally.read_line("test result: FAILED. 9 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.read_line("test result of something else: 100 passed");
         assert_eq!((tally.passed, tally.failed), (34, 2));
+        tally.read_line("test relay::tests::bytes_pass ... ok");
+        tally.read_line("test a_cut_datacenter ... FAILED (3.0 s)");
+        assert_eq!(tally.failures, ["a_cut_datacenter"]);
     }
 
     #[test]
