@@ -162,7 +162,6 @@ pub fn next_seq(last: Option<Seq>, now: UnixMicros) -> Seq {
 mod tests {
     use super::*;
     use crate::body::Body;
-    use crate::body::latest::Requests;
     use crate::dsse::Signer;
     use crate::ids::{Digest, Seconds};
     use crate::statement::Draft;
@@ -179,7 +178,7 @@ mod tests {
             to: to.parse().unwrap(),
             not_after: T0.plus(Seconds(60)),
         };
-        let body = Body::Requests(Box::new(Requests::default()));
+        let body = Body::Requests(Box::default());
         let site = who.member.site.name.clone();
         Draft { coop: Some(coop()), author: who.id(), site, issued_at: T0, position, body }
             .sign(&who.operator, &[])

@@ -171,9 +171,8 @@ impl StatementError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Envelope(EnvelopeError::BadSignature(_)) => "BadSignature",
-            Self::Envelope(EnvelopeError::PayloadTooLarge { .. }) | Self::Payload(JsonError::TooLarge { .. }) => {
-                "TooLarge"
-            }
+            Self::Envelope(EnvelopeError::PayloadTooLarge { .. } | EnvelopeError::Json(JsonError::TooLarge { .. }))
+            | Self::Payload(JsonError::TooLarge { .. }) => "TooLarge",
             Self::Envelope(_) => "BadEnvelope",
             Self::Payload(_) => "BadPayload",
             Self::KindMismatch { .. } => "KindMismatch",

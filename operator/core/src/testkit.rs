@@ -1,5 +1,8 @@
 //! Members, keys and statements for tests; the only random thing about them is what a test asks for.
 
+// A fixed name that does not parse is a mistake in the test itself.
+#![allow(clippy::unwrap_used)]
+
 use crate::body::Body;
 use crate::body::charter::{Charter, Preset};
 use crate::body::member::{Endpoints, Member, MemberKeys, Site};

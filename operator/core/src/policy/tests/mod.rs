@@ -165,7 +165,8 @@ impl World {
         loop {
             self.sync();
             let acting: Vec<usize> = (0..self.commons.len()).filter(|who| !self.cut.contains(who)).collect();
-            if !acting.into_iter().fold(false, |any, who| self.seal(who) || any) {
+            let sealed = acting.into_iter().filter(|who| self.seal(*who)).count();
+            if sealed == 0 {
                 self.sync();
                 return;
             }

@@ -191,7 +191,8 @@ fn a_vote_on_nothing_is_kept_and_explained() {
 fn proposals_that_break_their_class_are_named_as_such() {
     let mut world = World::new(&["aarhus"], Preset::Trial);
     let good = world.state(0).draft_proposal(approve("qwen"), "d".parse().unwrap(), Default::default(), T0).unwrap();
-    let edits: [(&str, fn(&mut Proposal)); 9] = [
+    type Edit = fn(&mut Proposal);
+    let edits: [(&str, Edit); 9] = [
         ("WrongClass", |p| p.class = Class::Admit),
         ("WrongScope", |p| p.scope = Scope::Engines),
         ("UnknownParent", |p| p.parent = PolicyHash(Digest::of(b"x"))),
