@@ -6,6 +6,7 @@ pub mod engine;
 pub mod envelope;
 pub mod hearing;
 pub mod invites;
+pub mod joining;
 pub mod ledger;
 pub mod node;
 pub mod people;
@@ -13,3 +14,6 @@ pub mod publisher;
 pub mod shelf;
 pub mod store;
 pub mod view;
+
+#[cfg(test)]
+mod tests;

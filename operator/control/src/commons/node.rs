@@ -164,8 +164,6 @@ pub async fn run(
     let mut wanted = BTreeMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    engine.set_people(inputs.people.borrow_and_update().clone());
-    engine.set_controls(inputs.controls.borrow_and_update().clone());
     loop {
         tokio::select! {
             biased;
@@ -177,10 +175,13 @@ pub async fn run(
                 }
                 engine.hear(batch);
             }
-            Ok(()) = inputs.people.changed() => engine.set_people(inputs.people.borrow_and_update().clone()),
-            Ok(()) = inputs.controls.changed() => engine.set_controls(inputs.controls.borrow_and_update().clone()),
+            Ok(()) = inputs.people.changed() => {}
+            Ok(()) = inputs.controls.changed() => {}
             _ = tick.tick() => {}
         }
+        // Both, whatever woke us: a vote must not be anchored because it was seen before the word to stop.
+        engine.set_controls(inputs.controls.borrow_and_update().clone());
+        engine.set_people(inputs.people.borrow_and_update().clone());
         name.renew();
         engine.turn().await;
         let view = engine.view();

@@ -31,6 +31,8 @@ struct Book {
     /// In memory and not confirmed by the store.
     unstored: BTreeSet<StatementId>,
     access: BTreeMap<PublicKey, Access>,
+    /// Applicants that the desk has taken and that the engine has not been told of yet.
+    accepted: BTreeSet<PublicKey>,
 }
 
 /// The commons of one cooperative, as this member holds and serves them.
@@ -56,7 +58,7 @@ impl Shelf {
     pub fn new(commons: policy::Commons, publisher: LatestPublisher, desk: Arc<dyn JoinDesk>) -> Arc<Self> {
         let charter = Arc::new(commons.founding().statement().envelope().clone());
         let (coop, pulse) = (commons.founding().coop(), publisher.pulse());
-        let book = Book { commons, charter, unstored: BTreeSet::new(), access: BTreeMap::new() };
+        let book = Book { commons, charter, unstored: BTreeSet::new(), access: BTreeMap::new(), accepted: BTreeSet::new() };
         Arc::new(Shelf { coop, book: RwLock::new(book), publisher, desk, pulse })
     }
 
@@ -110,8 +112,10 @@ impl Shelf {
     }
 
     /// Who may read from now on.
-    pub fn set_access(&self, access: BTreeMap<PublicKey, Access>) {
+    pub fn set_access(&self, mut access: BTreeMap<PublicKey, Access>) {
         let mut book = self.write();
+        book.accepted.retain(|key| !access.contains_key(key));
+        access.extend(book.accepted.iter().map(|key| (*key, Access::Applicant)));
         let differs = book.access != access;
         book.access = access;
         drop(book);
@@ -235,6 +239,17 @@ impl Commons for Shelf {
         key: &'a PublicKey,
         request: JoinRequest,
     ) -> BoxFuture<'a, Result<JoinAccepted, JoinRefused>> {
-        self.desk.join(key, request)
+        Box::pin(async move {
+            let accepted = self.desk.join(key, request).await?;
+            let mut book = self.write();
+            if !book.access.contains_key(key) {
+                // It reads on over this very connection, before anything else in the process hears of it.
+                book.accepted.insert(*key);
+                book.access.insert(*key, Access::Applicant);
+            }
+            drop(book);
+            self.bump();
+            Ok(accepted)
+        })
     }
 }

@@ -1,0 +1,6 @@
+//! Several members' engines over loopback: the real peer endpoint, the real clock, stores in memory.
+
+mod decide;
+mod disorder;
+mod join;
+mod kit;
