@@ -3,7 +3,9 @@
 pub mod gpuoffer;
 pub mod gpupool;
 pub mod gpupool_offer;
+pub mod inferencejob;
 pub mod inferencejob_check;
+pub mod inferencejob_replicas;
 pub mod inferencejob_status;
 pub mod member;
 pub mod modelrelease;

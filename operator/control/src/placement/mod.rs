@@ -5,9 +5,12 @@ pub(crate) mod fixture;
 pub mod inventory;
 pub mod ledger;
 pub mod metrics;
+pub mod own;
+pub mod publish;
 pub mod refusals;
 pub mod rules;
 pub mod stores;
+pub mod wake;
 pub mod writer;
 
 use koinon_telemetry::{TaskError, Tasks};

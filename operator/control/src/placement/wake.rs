@@ -1,0 +1,91 @@
+//! Waking a loop that looks at the whole state: at any change, and every so often.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koinon_telemetry::Tasks;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Changes come in bursts; one look answers a whole burst.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// Rings whenever something that it listens to changes. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Bell {
+    rung: Arc<Notify>,
+}
+
+impl Bell {
+    /// Rings whenever `source` changes, until `stop`.
+    pub fn listen<T: Send + Sync + 'static>(
+        &self,
+        tasks: &mut Tasks,
+        name: &'static str,
+        stop: &CancellationToken,
+        mut source: watch::Receiver<T>,
+    ) {
+        let (bell, stop) = (self.clone(), stop.clone());
+        tasks.spawn(name, async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok::<(), Infallible>(()),
+                    changed = source.changed() => match changed {
+                        Ok(()) => bell.ring(),
+                        // Its sender is gone with the part that owned it; nothing more will change.
+                        Err(_) => stop.cancelled().await,
+                    },
+                }
+            }
+        });
+    }
+
+    /// Rings.
+    pub fn ring(&self) {
+        self.rung.notify_one();
+    }
+
+    /// Waits for a ring, or for `longest`. Returns whether to go on: not after `stop`.
+    pub async fn wait(&self, longest: Duration, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = self.rung.notified() => {}
+            () = tokio::time::sleep(longest) => return true,
+        }
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(DEBOUNCE) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_changes_is_one_wake() {
+        let (stop, mut tasks, bell) = (CancellationToken::new(), Tasks::new(), Bell::default());
+        let (sender, receiver) = watch::channel(0);
+        bell.listen(&mut tasks, "source", &stop, receiver);
+        for number in 1..10 {
+            sender.send_replace(number);
+            tokio::task::yield_now().await;
+        }
+        let before = Instant::now();
+        assert!(bell.wait(Duration::from_secs(60), &stop).await);
+        assert_eq!(before.elapsed(), DEBOUNCE);
+        assert!(bell.wait(Duration::from_secs(60), &stop).await);
+        assert_eq!(before.elapsed(), DEBOUNCE + Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_wait() {
+        let (stop, bell) = (CancellationToken::new(), Bell::default());
+        stop.cancel();
+        assert!(!bell.wait(Duration::from_secs(60), &stop).await);
+    }
+}
