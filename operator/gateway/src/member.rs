@@ -78,6 +78,9 @@ pub async fn serve(
     .await
 }
 
+/// What an answer says of the copy that gave it: headers and their values.
+type Evidence = [(&'static str, String); 3];
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 struct Caller {
@@ -223,12 +226,7 @@ impl Members {
     }
 
     /// The engine of exactly the copy that is asked for, and what the answer says of it.
-    fn engine(
-        &self,
-        caller: &Caller,
-        replica: &ReplicaKey,
-        asked: Epoch,
-    ) -> Result<(Target, [(&'static str, String); 3]), ApiError> {
+    fn engine(&self, caller: &Caller, replica: &ReplicaKey, asked: Epoch) -> Result<(Target, Evidence), ApiError> {
         let table = self.table.borrow().clone();
         let missing = || ApiError::PlacementNotFound { replica: named(replica), home: caller.member.to_string() };
         let own = table.own.as_ref().ok_or_else(missing)?;

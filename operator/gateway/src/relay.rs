@@ -180,7 +180,7 @@ impl Relay {
             }
             Form::Stream { strip_usage } => {
                 self.events.push(bytes);
-                while let Some(cut) = self.events.next() {
+                while let Some(cut) = self.events.cut() {
                     self.pass(cut, strip_usage);
                 }
             }

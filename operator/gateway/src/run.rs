@@ -94,7 +94,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    fn follow(
+    /// Follows everything that the gateway reads, in tasks of `tasks`.
+    ///
+    /// # Errors
+    /// A metric's name is taken.
+    pub fn follow(
         client: &kube::Client,
         namespace: &str,
         process: &Process,

@@ -106,7 +106,7 @@ impl Events {
     }
 
     /// The next whole event.
-    pub fn next(&mut self) -> Option<Cut> {
+    pub fn cut(&mut self) -> Option<Cut> {
         // A blank line is a line feed, perhaps a carriage return, and a line feed; one of them may still be on its way.
         let from = self.searched.saturating_sub(2);
         let found = self.buffer[from..].iter().enumerate().find_map(|(at, byte)| {
@@ -145,7 +145,7 @@ mod tests {
         let mut cut = Vec::new();
         for piece in pieces {
             events.push(piece);
-            while let Some(Cut::Whole(event)) = events.next() {
+            while let Some(Cut::Whole(event)) = events.cut() {
                 cut.push(event);
             }
         }
@@ -171,8 +171,8 @@ mod tests {
     fn an_endless_event_is_passed_on_and_not_held() {
         let mut events = Events::default();
         events.push(&vec![b'x'; MAX_EVENT + 1]);
-        assert!(matches!(events.next(), Some(Cut::Raw(raw)) if raw.len() == MAX_EVENT + 1));
-        assert_eq!(events.next(), None);
+        assert!(matches!(events.cut(), Some(Cut::Raw(raw)) if raw.len() == MAX_EVENT + 1));
+        assert_eq!(events.cut(), None);
     }
 
     #[test]

@@ -310,6 +310,16 @@ mod tests {
     }
 
     #[test]
+    fn a_model_under_another_models_name_is_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path()).unwrap();
+        let (digest, other) = (put(&disk, b"weights"), model(b"x").digest());
+        fs::rename(disk.model(&digest), disk.model(&other)).unwrap();
+        assert!(disk.complete().unwrap().is_empty());
+        assert!(!disk.model(&other).exists());
+    }
+
+    #[test]
     fn what_was_begun_is_found_with_its_request() {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::open(folder.path()).unwrap();

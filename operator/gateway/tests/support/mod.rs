@@ -74,6 +74,12 @@ struct Flags {
     args: GatewayArgs,
 }
 
+/// The gateway's flags for a test.
+pub fn args(flags: &[&str]) -> GatewayArgs {
+    let fixed = ["gateway", "--listen=127.0.0.1:0", "--member-listen=127.0.0.1:0", "--linger-seconds=0"];
+    Flags::parse_from(fixed.iter().chain(flags)).args
+}
+
 fn key_of<K: kube::Resource>(object: &K) -> (String, String) {
     let meta = object.meta();
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
@@ -99,8 +105,7 @@ impl Site {
 
     /// As [`Site::start`], without a certificate.
     pub async fn start_bare(member: &str, flags: &[&str], clock: Clock) -> Self {
-        let fixed = ["gateway", "--listen=127.0.0.1:0", "--member-listen=127.0.0.1:0", "--linger-seconds=0"];
-        let args = Flags::parse_from(fixed.iter().chain(flags)).args;
+        let args = args(flags);
         let health = HealthArgs { health_listen: Some(([127, 0, 0, 1], 0).into()) };
         let process = Process::start(Role::Gateway, &health).unwrap();
         let (placements, placements_seen) = watch::channel(Objects::new());
@@ -264,11 +269,11 @@ fn model() -> Value {
     json!({"uri": "hf://o/m", "revision": "r", "manifestDigest": DIGEST, "quantization": "bf16"})
 }
 
-fn condition(kind: &str) -> Value {
+pub fn condition(kind: &str) -> Value {
     json!({"type": kind, "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-11-21T00:00:00Z"})
 }
 
-fn placement(
+pub fn placement(
     side: &str,
     namespace: &str,
     home: &str,
@@ -287,7 +292,7 @@ fn placement(
     }))
 }
 
-fn secret(name: &str, data: &[(&str, &str)]) -> Arc<Secret> {
+pub fn secret(name: &str, data: &[(&str, &str)]) -> Arc<Secret> {
     let data: BTreeMap<_, _> = data
         .iter()
         .map(|(key, value)| ((*key).to_owned(), k8s_openapi::ByteString(value.as_bytes().to_vec())))
