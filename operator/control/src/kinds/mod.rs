@@ -10,5 +10,6 @@ pub mod inferencejob_status;
 pub mod member;
 pub mod modelrelease;
 pub mod placement_home;
+pub mod placement_host_judge;
 pub mod policyversion;
 pub mod projections;

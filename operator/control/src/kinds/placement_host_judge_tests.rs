@@ -1,0 +1,282 @@
+use std::sync::Arc;
+
+use koinon_core::body::latest::{EngineChoice, JobRef, OnPartition};
+use koinon_core::ids::{Epoch, ReplicaIndex};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::placement::fixture::{digest, engine, member, release, rules, view};
+use crate::placement::inventory::fixture::{Cluster, pool, record};
+use crate::render::{HostSettings, ValidatedPlacement, pod};
+
+fn request() -> Request {
+    Request {
+        job: JobRef {
+            namespace: "team".parse().unwrap(),
+            name: "tiny".parse().unwrap(),
+            uid: "0c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11".parse().unwrap(),
+        },
+        replica: ReplicaIndex(0),
+        epoch: Epoch(1),
+        served_name: "tiny".parse().unwrap(),
+        model: ModelRef {
+            uri: release().uri,
+            revision: release().revision,
+            manifest_digest: digest(),
+            quantization: release().quantization,
+        },
+        engine: EngineChoice { name: "llama-cpp".parse().unwrap(), options: BTreeMap::new() },
+        max_model_len: 512,
+        max_concurrency: 4,
+        gpu: GpuNeed { class: "h100-80".parse().unwrap(), count: 2 },
+        lease_seconds: Seconds(20),
+        on_partition: OnPartition::KeepServing,
+    }
+}
+
+struct Court {
+    rules: Rules,
+    cluster: Cluster,
+    inventory: Inventory,
+}
+
+impl Court {
+    fn of(pool_spec: serde_json::Value) -> Self {
+        Self::over(Cluster::of(&[("n1", 8)], vec![pool("all", 1, pool_spec)]))
+    }
+
+    fn over(cluster: Cluster) -> Self {
+        Court { rules: rules("bilbao"), inventory: cluster.look(), cluster }
+    }
+
+    fn bench(&self) -> Bench<'_> {
+        Bench {
+            rules: &self.rules,
+            isolated: false,
+            guests: GuestsMode::Accept,
+            network_policy: NetworkPolicyState::Enforced,
+            reachable: true,
+            inventory: &self.inventory,
+            records: &self.cluster.records,
+        }
+    }
+}
+
+fn why(refused: Result<impl std::fmt::Debug, Refused>) -> RefusalReason {
+    refused.unwrap_err().reason
+}
+
+fn numbers(refused: &Refused) -> Vec<(&str, i64)> {
+    refused.numbers.iter().map(|(name, number)| (name.as_str(), *number)).collect()
+}
+
+#[test]
+fn an_approved_request_of_an_active_member_is_allowed_and_finds_room() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let allowed = allow(&request(), Asker::Foreign(&home), &court.bench(), false).unwrap();
+    assert_eq!((allowed.engine, allowed.lease), (engine(), Seconds(20)));
+    let room = room(&request().gpu, Asker::Foreign(&home), &court.bench()).unwrap();
+    assert_eq!((room[0].node.as_str(), room[0].free), ("n1", 8));
+}
+
+#[test]
+fn each_rule_of_the_cooperative_and_the_owner_refuses_for_its_own_reason() {
+    let (court, home, porto) = (Court::of(json!({})), member("aarhus"), member("porto"));
+    let refuse = |asker, change: &dyn Fn(&mut Bench<'_>)| {
+        let mut bench = court.bench();
+        change(&mut bench);
+        why(allow(&request(), asker, &bench, false))
+    };
+    let foreign = Asker::Foreign(&home);
+    assert_eq!(refuse(Asker::Foreign(&porto), &|_| ()), RefusalReason::HomeNotActive);
+    assert_eq!(refuse(foreign, &|b| b.guests = GuestsMode::Drain), RefusalReason::GuestsNotAccepted);
+    assert_eq!(refuse(foreign, &|b| b.guests = GuestsMode::Stop), RefusalReason::GuestsNotAccepted);
+    assert_eq!(refuse(foreign, &|b| b.reachable = false), RefusalReason::GuestsNotAccepted);
+    assert_eq!(refuse(foreign, &|b| b.isolated = true), RefusalReason::HostIsolated);
+    for state in [NetworkPolicyState::Unenforced, NetworkPolicyState::Unknown] {
+        assert_eq!(refuse(foreign, &|b| b.network_policy = state), RefusalReason::NetworkPolicyUnenforced);
+    }
+}
+
+#[test]
+fn an_owner_that_accepts_unenforced_policies_openly_takes_guests() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let bench = Bench { network_policy: NetworkPolicyState::AcceptedUnenforced, ..court.bench() };
+    assert!(allow(&request(), Asker::Foreign(&home), &bench, false).is_ok());
+}
+
+#[test]
+fn what_runs_already_may_be_granted_anew_while_nothing_new_is_taken_but_not_against_a_stop() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let with = |guests| allow(&request(), Asker::Foreign(&home), &Bench { guests, ..court.bench() }, true);
+    assert!(with(GuestsMode::Drain).is_ok());
+    assert_eq!(why(with(GuestsMode::Stop)), RefusalReason::GuestsNotAccepted);
+}
+
+#[test]
+fn a_release_that_is_not_in_force_or_in_other_words_is_not_approved() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let ask = |change: &dyn Fn(&mut Request)| {
+        let mut request = request();
+        change(&mut request);
+        why(allow(&request, Asker::Foreign(&home), &court.bench(), false))
+    };
+    let other = koinon_core::ids::ManifestDigest(koinon_core::ids::Digest([1; 32]));
+    assert_eq!(ask(&|r| r.model.manifest_digest = other), RefusalReason::NotApproved);
+    assert_eq!(ask(&|r| r.model.uri = "https://evil.example/tiny.gguf".parse().unwrap()), RefusalReason::NotApproved);
+    assert_eq!(ask(&|r| r.model.quantization = "q4-k-m".parse().unwrap()), RefusalReason::NotApproved);
+    assert_eq!(ask(&|r| r.engine.name = "vllm".parse().unwrap()), RefusalReason::EngineNotApproved);
+    let option = ("evil".parse().unwrap(), koinon_core::body::catalogue::OptionValue::Boolean(true));
+    assert_eq!(ask(&|r| r.engine.options = BTreeMap::from([option.clone()])), RefusalReason::EngineNotApproved);
+}
+
+#[test]
+fn a_release_that_the_owner_denies_is_refused_though_it_was_voted_for() {
+    let denied: koinon_api::ModelRelease = serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1",
+        "kind": "ModelRelease", "metadata": {"name": koinon_api::names::model_release(&digest().to_string())},
+        "spec": {"denied": true}}))
+    .unwrap();
+    let mut court = Court::of(json!({}));
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[Arc::new(denied)], &[]);
+    let refused = allow(&request(), Asker::Foreign(&member("aarhus")), &court.bench(), false);
+    assert_eq!(why(refused), RefusalReason::DeniedByOwner);
+}
+
+#[test]
+fn a_member_that_the_owner_cordoned_gets_nothing_new() {
+    let cordoned: koinon_api::Member = serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1",
+        "kind": "Member", "metadata": {"name": "aarhus"}, "spec": {"cordoned": true}}))
+    .unwrap();
+    let mut court = Court::of(json!({}));
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[], &[Arc::new(cordoned)]);
+    let home = member("aarhus");
+    assert_eq!(why(allow(&request(), Asker::Foreign(&home), &court.bench(), false)), RefusalReason::DeniedByOwner);
+    assert!(allow(&request(), Asker::Foreign(&home), &court.bench(), true).is_ok());
+}
+
+#[test]
+fn a_local_job_needs_no_release_and_the_owner_s_rules_for_guests_do_not_concern_it() {
+    let mut court = Court::of(json!({"members": {"allow": ["cork"]}, "reserve": 8}));
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![], vec![engine()])), &[], &[]);
+    let bench = Bench { guests: GuestsMode::Stop, isolated: true, reachable: false, ..court.bench() };
+    assert!(allow(&request(), Asker::Local, &bench, false).is_ok());
+    assert_eq!(room(&request().gpu, Asker::Local, &bench).unwrap().len(), 1);
+    assert_eq!(why(allow(&request(), Asker::Own, &court.bench(), false)), RefusalReason::NotApproved);
+}
+
+#[test]
+fn more_gpus_than_any_node_has_are_refused_with_how_many_the_largest_has() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let refused = room(&GpuNeed { count: 9, ..request().gpu }, Asker::Foreign(&home), &court.bench()).unwrap_err();
+    assert_eq!(refused.reason, RefusalReason::InsufficientGPUs);
+    assert_eq!(numbers(&refused), [("asked", 9), ("largestBlock", 8), ("largestNode", 8)]);
+    let court = Court::over(Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "cork", 7)));
+    let refused = room(&request().gpu, Asker::Foreign(&home), &court.bench()).unwrap_err();
+    assert_eq!(numbers(&refused), [("asked", 2), ("largestBlock", 1), ("largestNode", 8)]);
+}
+
+#[test]
+fn a_class_that_nobody_has_here_is_unknown() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let need = GpuNeed { class: "b200-192".parse().unwrap(), count: 1 };
+    assert_eq!(why(room(&need, Asker::Foreign(&home), &court.bench())), RefusalReason::UnknownClass);
+}
+
+#[test]
+fn a_pool_serves_only_whom_its_owner_allows_when_and_how_much() {
+    let home = member("aarhus");
+    let refused = |spec: serde_json::Value| {
+        let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, spec)]).with(record("n1", "aarhus", 3));
+        let court = Court::over(cluster);
+        room(&request().gpu, Asker::Foreign(&home), &court.bench())
+    };
+    assert_eq!(why(refused(json!({"members": {"allow": ["cork"]}}))), RefusalReason::DeniedByOwner);
+    let limit = refused(json!({"members": {"maxGPUsEach": 4}})).unwrap_err();
+    assert_eq!(
+        (limit.reason, numbers(&limit)),
+        (RefusalReason::MemberLimit, vec![("asked", 2), ("held", 3), ("limit", 4)])
+    );
+    assert!(refused(json!({"members": {"maxGPUsEach": 5, "allow": ["aarhus"]}})).is_ok());
+    // The fixture's moment is a Wednesday in November, a quarter past four in the morning or so.
+    let shut = refused(json!({"hours": [{"days": ["Saturday"], "from": "20:00", "to": "21:00"}]}));
+    assert_eq!(why(shut), RefusalReason::GuestsNotAccepted);
+}
+
+#[test]
+fn a_request_that_no_resource_could_keep_is_invalid() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let ask = |change: &dyn Fn(&mut Request)| {
+        let mut request = request();
+        change(&mut request);
+        why(allow(&request, Asker::Foreign(&home), &court.bench(), false))
+    };
+    assert_eq!(ask(&|r| r.gpu.count = 0), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.gpu.count = u32::MAX), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.max_model_len = u32::MAX), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.epoch = Epoch(u64::MAX)), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.epoch = Epoch(0)), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.job.uid = "0c1f".parse().unwrap()), RefusalReason::InvalidRequest);
+    assert_eq!(ask(&|r| r.lease_seconds = Seconds(0)), RefusalReason::InvalidRequest);
+}
+
+#[test]
+fn a_grant_never_lasts_longer_than_the_charter_s_lease() {
+    let (court, home) = (Court::of(json!({})), member("aarhus"));
+    let mut long = request();
+    long.lease_seconds = Seconds(86_400);
+    assert_eq!(allow(&long, Asker::Foreign(&home), &court.bench(), false).unwrap().lease, Seconds(20));
+}
+
+proptest! {
+    /// From the bytes of a foreign list to the pod: whatever strings a home sends, image, command, environment, mounts
+    /// and security are those of the catalogue and this host.
+    #[test]
+    fn no_string_of_a_foreign_request_reaches_image_command_or_environment(
+        names in prop::collection::vec("[ -~]{0,40}", 8),
+        option in "[a-zA-Z-]{1,12}",
+        numbers in prop::array::uniform4(any::<u32>()),
+    ) {
+        let mut wire = serde_json::to_value(request()).unwrap();
+        let paths = ["/servedName", "/model/uri", "/model/revision", "/model/quantization", "/engine/name",
+            "/job/name", "/job/namespace", "/gpu/class"];
+        // One field at a time is hostile, or all the refusals would hide each other.
+        let at = numbers[3] as usize % (paths.len() + 1);
+        if at < paths.len() {
+            *wire.pointer_mut(paths[at]).unwrap() = json!(names[at]);
+        } else {
+            wire["engine"]["options"] = json!({option: names[0]});
+        }
+        wire["maxModelLen"] = json!(numbers[0]);
+        wire["maxConcurrency"] = json!(numbers[1]);
+        let Ok(request) = serde_json::from_value::<Request>(wire) else { return Ok(()) };
+        let (court, home) = (Court::of(json!({})), member("aarhus"));
+        let Ok(allowed) = allow(&request, Asker::Foreign(&home), &court.bench(), false) else { return Ok(()) };
+        let placement = ValidatedPlacement {
+            replica: koinon_core::placement::ReplicaKey { home, job: request.job.uid.clone(), replica: request.replica },
+            epoch: request.epoch,
+            namespace: "koinon-guest-aarhus".parse().unwrap(),
+            served_name: request.served_name.clone(),
+            model: allowed.model,
+            model_bytes: allowed.model_bytes,
+            engine: allowed.engine,
+            options: request.engine.options.clone(),
+            max_model_len: request.max_model_len,
+            max_concurrency: request.max_concurrency,
+            gpu: request.gpu.clone(),
+            node: "n1".parse().unwrap(),
+        };
+        let host = HostSettings { koinon_image: "koinon".into(), ..HostSettings::default() };
+        let spec = pod::template(&placement, &host).unwrap().spec.unwrap();
+        let container = &spec.containers[0];
+        let voted = engine().image;
+        prop_assert_eq!(container.image.as_deref(), Some(voted.as_str()));
+        prop_assert_eq!(&container.command, &None);
+        let env: Vec<_> = container.env.iter().flatten().map(|env| env.value.as_deref()).collect();
+        prop_assert_eq!(env, [Some("/home/koinon"), Some("/tmp")]);
+        let args = container.args.clone().unwrap();
+        let expected = ["--model", "/models/tiny.gguf", "--served-name", request.served_name.as_str()];
+        prop_assert_eq!(&args[..4], &expected[..]);
+        prop_assert!(args.len() == 4 || (args.len() == 6 && args[4] == "--threads"));
+    }
+}
