@@ -13,6 +13,8 @@ pub mod body;
 pub mod capacity;
 pub mod dsse;
 pub mod founding;
+#[cfg(test)]
+mod hostile;
 pub mod ids;
 pub mod invite;
 pub mod json;

@@ -3,6 +3,8 @@
 //! [`Statement::verify`] is the only door from bytes to meaning. Whoever holds a [`Statement`] holds one whose
 //! signatures, header and nested statements were checked; whether it has any effect is for the log and the fold.
 
+mod draft;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,6 +15,8 @@ use crate::dsse::{Envelope, EnvelopeError, Signer};
 use crate::ids::{CoopId, Digest, IdError, MemberId, PublicKey, Seq, SiteName, StatementId, UnixSeconds, name_type};
 use crate::json::{self, JsonError};
 use crate::kind::{Kind, Place};
+
+pub use draft::Draft;
 
 /// Who says it, where and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -430,81 +434,6 @@ fn check_application(header: &Header, envelope: &Envelope, application: &Applica
         ));
     }
     Ok(())
-}
-
-/// A statement about to be signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// The cooperative; `None` for a charter.
-    pub coop: Option<CoopId>,
-    /// The member that says it.
-    pub author: MemberId,
-    /// Its site.
-    pub site: SiteName,
-    /// When it is made.
-    pub issued_at: UnixSeconds,
-    /// Where it stands.
-    pub position: Position,
-    /// What it says.
-    pub body: Body,
-}
-
-impl Draft {
-    /// The exact bytes that a signer with `key` would sign over.
-    pub fn payload(&self, key: PublicKey) -> Result<(Kind, Vec<u8>), StatementError> {
-        let opaque =
-            |why: &str| StatementError::NotUnderstood { kind: Kind::Anchor, why: Opaque::Malformed(why.to_owned()) };
-        let kind = self.body.kind().ok_or_else(|| opaque("an opaque body cannot be signed anew"))?;
-        let body = self.body.to_json().ok_or_else(|| opaque("the body cannot be written as JSON"))?;
-        let mut wire = Wire {
-            coop: self.coop.map(|id| id.to_string()).unwrap_or_default(),
-            author: self.author.clone(),
-            site: self.site.clone(),
-            key,
-            kind: kind.clone(),
-            rules: RULES,
-            issued_at: self.issued_at,
-            log: None,
-            subject: None,
-            seq: None,
-            prev: None,
-            to: None,
-            not_after: None,
-            body,
-            later: Default::default(),
-        };
-        match &self.position {
-            Position::Human => {}
-            Position::Log { seq, prev } => {
-                (wire.log, wire.seq, wire.prev) = (Some(key), Some(*seq), Some(*prev));
-            }
-            Position::Latest { subject, seq, to, not_after } => {
-                (wire.subject, wire.seq) = (Some(subject.clone()), Some(*seq));
-                (wire.to, wire.not_after) = (Some(to.to_string()), Some(*not_after));
-            }
-        }
-        let payload = serde_json::to_vec(&wire).map_err(|error| JsonError::Shape {
-            what: "a statement to sign",
-            why: json::shorten(&error.to_string()),
-        })?;
-        Ok((kind, payload))
-    }
-
-    /// The envelope with one signature, for statements that are complete only when others have signed too.
-    pub fn envelope(&self, signer: &dyn Signer) -> Result<Envelope, StatementError> {
-        let (kind, payload) = self.payload(signer.public_key())?;
-        Ok(Envelope::sign(&kind.payload_type(), &payload, signer))
-    }
-
-    /// Signs it with each of `signers` (the first one's key stands in the header) and reads it back,
-    /// so that nothing leaves that a reader would refuse.
-    pub fn sign(&self, signer: &dyn Signer, co_signers: &[&dyn Signer]) -> Result<Statement, StatementError> {
-        let mut envelope = self.envelope(signer)?;
-        for co_signer in co_signers {
-            envelope.co_sign(*co_signer)?;
-        }
-        Statement::verify(envelope)?.understood()
-    }
 }
 
 #[cfg(test)]

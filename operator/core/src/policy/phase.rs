@@ -2,7 +2,8 @@
 
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::Outcome;
-use crate::ids::{PolicyHash, StatementId, UnixSeconds};
+use crate::body::proposal::Proposal;
+use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +122,21 @@ impl State {
             return Phase::Closing { sealed: proposal.best_agreement(), needed: proposal.quorum };
         }
         Phase::Open { closes_at: body.closes_at }
+    }
+}
+
+impl State {
+    /// The next time after `now` at which the clock alone changes a phase, or what there is to seal.
+    pub fn next_change(&self, now: UnixSeconds) -> Option<UnixSeconds> {
+        let grace = self.parameters().grace_seconds;
+        let open = self.proposals().values().filter(|p| !self.phase(p, now).is_final());
+        let times = open.flat_map(|p| {
+            let Proposal { opens_at, closes_at, expires_at, .. } = p.proposal;
+            let sealed = p.ballot.closed_at.plus(grace);
+            let fixed = [opens_at, closes_at, sealed, expires_at.plus(Seconds(1))];
+            fixed.into_iter().chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
+        });
+        times.filter(|time| *time > now).min()
     }
 }
 

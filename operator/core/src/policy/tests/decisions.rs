@@ -69,6 +69,24 @@ fn a_standard_decision_passes_through_every_phase() {
 }
 
 #[test]
+fn the_clock_alone_is_waited_for_exactly_as_long_as_it_matters() {
+    let mut world = World::with(&["aarhus"], Preset::Standard, |c| c.parameters.sponsors = 1);
+    assert_eq!(world.state(0).next_change(world.now), None);
+    let proposal = world.propose(0, approve("qwen"));
+    let mut seen = vec![];
+    while let Some(next) = world.state(0).next_change(world.now) {
+        assert!(next > world.now);
+        world.now = next;
+        if world.phase(0, proposal).name() == "Open" {
+            let _ = world.vote(0, proposal, Choice::Yes, 0);
+        }
+        world.settle();
+        seen.push(world.phase(0, proposal).name());
+    }
+    assert_eq!(seen, ["Open", "Closing", "Queued", "Enacted"]);
+}
+
+#[test]
 fn rejected_vetoed_and_ignored_proposals_change_nothing() {
     for (choices, expected) in [
         (vec![Choice::No, Choice::No, Choice::Yes], "Rejected"),
