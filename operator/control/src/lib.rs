@@ -24,6 +24,8 @@ pub mod metrics;
 pub mod peers;
 pub mod placement;
 pub mod render;
+pub mod runtime;
+pub mod term;
 
 pub use args::OperatorArgs;
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -33,3 +35,4 @@ pub use events::{Events, Severity};
 pub use lease::{Fence, Fenced, LeaseHandle, NotLeader};
 pub use metrics::Metrics;
 pub use peers::{Heard, Liveness, PeerView, PeersSnapshot};
+pub use runtime::{OperatorError, run};

@@ -59,7 +59,7 @@ pub async fn lead(context: Context, outputs: Outputs, stop: CancellationToken) -
 async fn term(context: &Context, outputs: &Arc<Outputs>, end: CancellationToken) -> Result<(), TaskError> {
     let mut tasks = Tasks::new();
     let (ctx, out, until) = (context.clone(), outputs.clone(), end.clone());
-    tasks.spawn("commons", async move { commons::run(ctx, &out.cooperative, &out.peers, until).await });
+    tasks.spawn("commons", commons::run(ctx, out.cooperative.clone(), out.peers.clone(), until));
     let (ctx, metrics, until) = (context.clone(), outputs.placement.clone(), end.clone());
     tasks.spawn("placement", async move { placement::run(ctx, metrics, until).await });
     tasks.run(end, GRACE).await

@@ -121,11 +121,7 @@ async fn send(
 
 /// Fetches the charter over a new connection: the one that applied was judged before the application was taken, and the
 /// sponsor ends it when what its key may read changes.
-async fn fetch_charter(
-    name: &PeerName,
-    invite: &Invite,
-    proxies: &Proxies,
-) -> Result<Option<Envelope>, SessionError> {
+async fn fetch_charter(name: &PeerName, invite: &Invite, proxies: &Proxies) -> Result<Option<Envelope>, SessionError> {
     let mut attempt = 0;
     loop {
         let fetched = match connect(name, invite, proxies).await {

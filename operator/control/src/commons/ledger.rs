@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use koinon_core::body::Body;
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{MemberId, PublicKey, SiteName, StatementId};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, StatementId};
 use koinon_core::kind::Kind;
 use koinon_core::log::{Limits, Refused};
 use koinon_core::policy;
@@ -84,52 +84,52 @@ pub enum Appended {
     Occupied,
 }
 
-/// What a store held.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The commons that it amounts to.
-    pub commons: policy::Commons,
+/// Everything that a store holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    charters: Vec<Statement>,
+    entries: Vec<Statement>,
     /// Objects that do not hold, by name.
     pub spoilt: Vec<(String, String)>,
-    /// Entries that belong to no log of this cooperative.
-    pub refused: Vec<(StatementId, Refused)>,
 }
 
-/// Reads everything that a store holds of one cooperative.
-///
-/// # Errors
-/// When the store cannot be read completely.
-pub async fn load(store: &dyn StatementStore, founding: Founding, limits: Limits) -> Result<Loaded, StoreError> {
-    let (mut entries, mut spoilt) = (Vec::new(), Vec::new());
-    for kept in store.list().await? {
-        match kept {
-            Kept::Statement(statement) if statement.log_seq().is_some() => entries.push(*statement),
-            Kept::Statement(_) => {}
-            Kept::Spoilt { name, why } => spoilt.push((name, why)),
+impl Contents {
+    /// Reads everything that a store holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read completely.
+    pub async fn read(store: &dyn StatementStore) -> Result<Self, StoreError> {
+        let mut contents = Contents::default();
+        for kept in store.list().await? {
+            match kept {
+                Kept::Statement(statement) if statement.log_seq().is_some() => contents.entries.push(*statement),
+                Kept::Statement(statement) if *statement.kind() == Kind::Charter => contents.charters.push(*statement),
+                Kept::Statement(_) => {}
+                Kept::Spoilt { name, why } => contents.spoilt.push((name, why)),
+            }
         }
+        Ok(contents)
     }
-    // In the order of their positions, because only a bounded number of entries may wait for one before them.
-    entries.sort_by_key(Statement::log_seq);
-    let (commons, refused) = policy::Commons::load(founding, limits, entries);
-    Ok(Loaded { commons, spoilt, refused })
+
+    /// The founding of this cooperative, if its charter is here.
+    #[must_use]
+    pub fn founding(&self, coop: CoopId) -> Option<Founding> {
+        self.charters.iter().find_map(|charter| Founding::verify_as(charter.envelope().clone(), coop).ok())
+    }
+
+    /// The commons that the entries amount to, and the entries that belong to no log of this cooperative.
+    #[must_use]
+    pub fn load(mut self, founding: Founding, limits: Limits) -> (policy::Commons, Vec<(StatementId, Refused)>) {
+        // In the order of their positions, because only a bounded number of entries may wait for one before them.
+        self.entries.sort_by_key(Statement::log_seq);
+        policy::Commons::load(founding, limits, self.entries)
+    }
 }
 
-/// The founding that a store holds, if it holds one of this id.
+/// Stores what was taken from peers.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub async fn stored_founding(
-    store: &dyn StatementStore,
-    coop: koinon_core::ids::CoopId,
-) -> Result<Option<Founding>, StoreError> {
-    let charters = store.list().await?.into_iter().filter_map(|kept| match kept {
-        Kept::Statement(statement) if *statement.kind() == Kind::Charter => Some(statement),
-        _ => None,
-    });
-    Ok(charters.filter_map(|charter| Founding::verify_as(charter.envelope().clone(), coop).ok()).next())
-}
-
-/// Stores what was taken from peers. Returns whether everything is stored now.
+/// The last failure, if something is still not stored.
 pub async fn flush(author: &Author, shelf: &Shelf) -> Result<(), StoreError> {
     let entries = shelf.unstored();
     if entries.is_empty() {

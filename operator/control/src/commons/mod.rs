@@ -2,18 +2,25 @@
 
 pub mod api_store;
 pub mod candidate;
+pub mod desk;
 pub mod engine;
 pub mod envelope;
+pub mod gauges;
 pub mod hearing;
+pub mod inputs;
 pub mod invites;
 pub mod joining;
 pub mod ledger;
 pub mod node;
 pub mod people;
 pub mod publisher;
+pub mod run;
+pub mod session;
 pub mod shelf;
 pub mod store;
 pub mod view;
+
+pub use run::{CommonsError, run};
 
 #[cfg(test)]
 mod tests;

@@ -90,15 +90,21 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
-        NotAnchored::Proposal(invalid) => match invalid {
-            Invalid::AnchorVoid => Reason::LogForked,
-            Invalid::UnknownMembership(_) | Invalid::UnknownParent { .. } => Reason::UnknownParent,
-            Invalid::AuthorNotActive(_) => Reason::NotElector,
-            Invalid::WrongKey(_) => key(),
-            Invalid::Time { .. } => Reason::TimesInvalid,
-            Invalid::TooManyOpen { .. } => Reason::TooManyOpen,
-            _ => Reason::ActionInvalid,
-        },
+        NotAnchored::Proposal(why) => invalid(why, key),
+    }
+}
+
+/// The reason why a proposal may not be voted on. `key` says what a wrong key is.
+#[must_use]
+pub fn invalid(why: &Invalid, key: impl FnOnce() -> Reason) -> Reason {
+    match why {
+        Invalid::AnchorVoid => Reason::LogForked,
+        Invalid::UnknownMembership(_) | Invalid::UnknownParent { .. } => Reason::UnknownParent,
+        Invalid::AuthorNotActive(_) => Reason::NotElector,
+        Invalid::WrongKey(_) => key(),
+        Invalid::Time { .. } => Reason::TimesInvalid,
+        Invalid::TooManyOpen { .. } => Reason::TooManyOpen,
+        _ => Reason::ActionInvalid,
     }
 }
 

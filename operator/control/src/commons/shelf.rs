@@ -58,7 +58,8 @@ impl Shelf {
     pub fn new(commons: policy::Commons, publisher: LatestPublisher, desk: Arc<dyn JoinDesk>) -> Arc<Self> {
         let charter = Arc::new(commons.founding().statement().envelope().clone());
         let (coop, pulse) = (commons.founding().coop(), publisher.pulse());
-        let book = Book { commons, charter, unstored: BTreeSet::new(), access: BTreeMap::new(), accepted: BTreeSet::new() };
+        let book =
+            Book { commons, charter, unstored: BTreeSet::new(), access: BTreeMap::new(), accepted: BTreeSet::new() };
         Arc::new(Shelf { coop, book: RwLock::new(book), publisher, desk, pulse })
     }
 

@@ -1,5 +1,7 @@
 //! One module a kind.
 
+pub mod ballots;
+pub mod cooperative;
 pub mod gpuoffer;
 pub mod gpupool;
 pub mod gpupool_offer;
@@ -10,6 +12,11 @@ pub mod inferencejob_status;
 pub mod member;
 pub mod modelrelease;
 pub mod placement_home;
+pub mod placement_host_grants;
 pub mod placement_host_judge;
+pub mod placement_host_list;
+pub mod placement_host_state;
 pub mod policyversion;
 pub mod projections;
+pub mod proposal;
+pub mod vote;

@@ -149,6 +149,16 @@ fn tell<K: Projected>(ctx: &Context, before: &[Condition], written: &K) {
     }
 }
 
+/// Writes the statuses that differ of objects that are there; an object that is gone is not made again.
+pub(crate) async fn write_existing<K: Projected>(
+    ctx: &Context,
+    cache: &Cache<K>,
+    mut statuses: BTreeMap<String, K::Status>,
+) {
+    statuses.retain(|name, _| cache.get(&ctx.namespace, name).is_some());
+    write(ctx, cache, statuses).await;
+}
+
 /// Writes the statuses that differ; one that cannot be written does not keep the others from being written.
 async fn write<K: Projected>(ctx: &Context, cache: &Cache<K>, statuses: BTreeMap<String, K::Status>) {
     if !cache.is_synced() {

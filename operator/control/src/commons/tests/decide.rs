@@ -58,10 +58,11 @@ async fn two_of_three_decide_while_the_third_is_away_and_it_learns_the_result() 
     operators[2].start(&founding, None).await;
     operators[2].until_signing().await;
     let third = &operators[2];
-    third.until("the votes arrived", |view| {
-        view.state.proposals().get(&id).is_some_and(|proposal| proposal.votes.len() == 2)
-    })
-    .await;
+    third
+        .until("the votes arrived", |view| {
+            view.state.proposals().get(&id).is_some_and(|proposal| proposal.votes.len() == 2)
+        })
+        .await;
     third.apply("v", &third.vote(id, Choice::No));
     for operator in &operators {
         operator.until("enacted against one vote", |view| enacted(view, &id).is_some()).await;
@@ -79,7 +80,8 @@ async fn what_does_not_count_is_refused_with_its_reason_and_never_anchored() {
     aarhus.apply("p", &proposal);
     bilbao.until("the proposal is here", |view| view.state.proposals().contains_key(&proposal.id())).await;
     let coop = bilbao.state().coop();
-    let vote = || Body::Vote(Vote { proposal: proposal.id(), choice: Choice::Yes, vseq: 0, ground: None, reason: None });
+    let vote =
+        || Body::Vote(Vote { proposal: proposal.id(), choice: Choice::Yes, vseq: 0, ground: None, reason: None });
     let by_operator = koinon_core::testkit::Person {
         governance: koinon_core::testkit::person("bilbao").operator,
         ..koinon_core::testkit::person("bilbao")

@@ -82,7 +82,13 @@ async fn an_operator_restored_from_an_older_snapshot_takes_back_what_it_forgot()
     let vote = operators[1].person.human(
         next.coop(),
         super::kit::now(),
-        Body::Vote(koinon_core::body::Vote { proposal: next.id(), choice: Choice::Yes, vseq: 0, ground: None, reason: None }),
+        Body::Vote(koinon_core::body::Vote {
+            proposal: next.id(),
+            choice: Choice::Yes,
+            vseq: 0,
+            ground: None,
+            reason: None,
+        }),
     );
     operators[0].apply("d", &next);
     operators[1].apply("v", &vote);

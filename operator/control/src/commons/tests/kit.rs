@@ -123,11 +123,12 @@ impl Operator {
     /// Starts it on what its store holds.
     pub async fn start(&mut self, founding: &Founding, invite: Option<Invite>) {
         let author = self.author();
-        let loaded = ledger::load(author.store.as_ref(), founding.clone(), Limits::default()).await.unwrap();
-        assert!(loaded.spoilt.is_empty(), "{:?}", loaded.spoilt);
+        let contents = ledger::Contents::read(author.store.as_ref()).await.unwrap();
+        assert!(contents.spoilt.is_empty(), "{:?}", contents.spoilt);
+        let (commons, _) = contents.load(founding.clone(), Limits::default());
         let publisher = LatestPublisher::new(author.clock.clone());
         let desk = Arc::new(Desk { coop: founding.coop(), invites: Mutex::default(), taken: Mutex::default() });
-        let shelf = Shelf::new(loaded.commons, publisher.clone(), desk.clone());
+        let shelf = Shelf::new(commons, publisher.clone(), desk.clone());
         let name = PeerName::new(author.clone(), founding.coop()).unwrap();
         let parameters = founding.charter().parameters;
         let network = Network::bind(self.listen, name, shelf.clone(), &parameters, Proxies::none()).await.unwrap();
@@ -224,7 +225,9 @@ impl Operator {
     pub async fn until_anchored(&self, statement: &Statement) {
         let id = statement.id();
         self.until("the statement is anchored", |view| {
-            view.state.vote(&id).is_some() || view.state.proposals().contains_key(&id) || view.state.leaves().contains_key(&id)
+            view.state.vote(&id).is_some()
+                || view.state.proposals().contains_key(&id)
+                || view.state.leaves().contains_key(&id)
         })
         .await;
     }
