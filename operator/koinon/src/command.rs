@@ -2,6 +2,9 @@
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use koinon_agent::AgentArgs;
+use koinon_control::OperatorArgs;
+use koinon_gateway::GatewayArgs;
 use koinon_telemetry::logs::LogArgs;
 use koinon_telemetry::metrics::commit;
 use koinon_telemetry::{HealthArgs, Process, Role};
@@ -22,6 +25,12 @@ pub struct Koinon {
 /// What to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The controllers and the peer endpoint.
+    Operator(LongRunning<OperatorArgs>),
+    /// The survey of this node's GPUs.
+    Agent(LongRunning<AgentArgs>),
+    /// The OpenAI-compatible gateway.
+    Gateway(LongRunning<GatewayArgs>),
     /// The cache of model weights.
     #[command(subcommand)]
     Weights(Weights),
@@ -53,6 +62,18 @@ pub struct LongRunning<A: Args> {
 impl Command {
     pub async fn run(self) -> Result<()> {
         match self {
+            Self::Operator(LongRunning { health, args }) => {
+                let process = Process::start(Role::Operator, &health)?;
+                Ok(koinon_control::run(args, process).await?)
+            }
+            Self::Agent(LongRunning { health, args }) => {
+                let process = Process::start(Role::Agent, &health)?;
+                Ok(koinon_agent::run(args, process).await?)
+            }
+            Self::Gateway(LongRunning { health, args }) => {
+                let process = Process::start(Role::Gateway, &health)?;
+                Ok(koinon_gateway::run(args, process).await?)
+            }
             Self::Weights(Weights::Serve(LongRunning { health, args })) => {
                 let process = Process::start(Role::Weights, &health)?;
                 Ok(koinon_weights::serve(args, process).await?)

@@ -7,12 +7,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use koinon_agent::AgentCommand;
 use koinon_telemetry::logs;
 
-use crate::command::Koinon;
+use crate::command::{Command, Koinon, LongRunning};
 
 fn main() -> ExitCode {
-    match start(Koinon::parse()) {
+    let koinon = Koinon::parse();
+    // The survey is one call of the driver's library in a process of its own: it takes no runtime and writes no logs.
+    if let Command::Agent(LongRunning { args, .. }) = &koinon.command
+        && let Some(AgentCommand::Survey(survey)) = &args.command
+    {
+        return koinon_agent::survey_main(survey);
+    }
+    match start(koinon) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The last line on standard error is what Kubernetes shows of a container that ended.
