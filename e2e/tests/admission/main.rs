@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         .case("a_guest_namespace_stays_one", guests::namespaces)
         .case("nobody_looks_into_a_guest_unless_an_admin_allows_it", guests::connections)
         .case("the_operators_token_starts_rendered_work_in_its_places_and_none_elsewhere", operator::places)
+        .case("the_operators_token_leaves_alone_what_it_did_not_make", operator::others)
         .case("the_operators_token_opens_no_namespace", operator::namespaces)
         .case("no_part_has_more_rights_than_it_needs", operator::rights)
         .case("an_agent_speaks_for_its_own_node_only", operator::agent)

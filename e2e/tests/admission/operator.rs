@@ -91,6 +91,48 @@ pub async fn places(fleet: Arc<Fleet>) -> Result<()> {
     all_held(failures, count)
 }
 
+/// Its rights to change and delete are cluster-wide; the gate holds them to what it made.
+pub async fn others(fleet: Arc<Fleet>) -> Result<()> {
+    let datacenter = fleet.get("aarhus")?;
+    let (admin, operator) = (Server::admin(datacenter).await?, as_operator(datacenter).await?);
+    let template =
+        json!({"metadata": {"labels": {"app": "own"}}, "spec": {"containers": [{"name": "own", "image": "own"}]}});
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for namespace in [JOBS, "kube-system"] {
+        let named = json!({"name": "own", "namespace": namespace});
+        for object in [
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": named,
+                "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "own"}}, "template": template}}),
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": named,
+                "spec": {"selector": {"app": "own"}, "ports": [{"port": 80}]}}),
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": named,
+                "spec": {"podSelector": {"matchLabels": {"koinon.dev/part": "engine"}}}}),
+        ] {
+            admin.create(&object).await?;
+            let change = json!({"metadata": {"labels": {"koinon.dev/placement": "mine", "app.kubernetes.io/managed-by": "koinon"}}});
+            for (what, answer) in [
+                ("changed", operator.try_patch(&object, change).await?),
+                ("ended", operator.try_delete(&object).await?),
+            ] {
+                count += 1;
+                if !answer.as_ref().is_err_and(|said| said.contains("koinon-operator-")) {
+                    failures.push(format!("a team's own {} in {namespace} was {what}: {answer:?}", object["kind"]));
+                }
+            }
+        }
+    }
+    for kind in ["Deployment", "Service"] {
+        let own = of_kind(kind, JOBS)?;
+        operator.ensure(&own).await?;
+        count += 1;
+        if let Err(said) = operator.try_delete(&own).await? {
+            failures.push(format!("its own {kind}: {said}"));
+        }
+    }
+    all_held(failures, count)
+}
+
 /// It makes guest namespaces, and can neither open others to itself nor end them.
 pub async fn namespaces(fleet: Arc<Fleet>) -> Result<()> {
     let datacenter = fleet.get("aarhus")?;
