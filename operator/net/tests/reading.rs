@@ -7,7 +7,8 @@ mod kit;
 use std::sync::atomic::Ordering;
 
 use koinon_core::statement::Audience;
-use koinon_net::client::{News, PeerAddress};
+use koinon_net::client::{News, PeerAddress, Proxies};
+use koinon_net::limits::{Limits, Timing};
 use koinon_net::tls::Alpn;
 use koinon_net::wire::DialledBack;
 
@@ -165,11 +166,39 @@ async fn the_reader_sets_the_pace() {
 #[tokio::test]
 async fn a_long_history_does_not_hold_back_a_beacon() {
     let (_league, a, b) = pair().await;
-    a.append(3000);
-    let beacon = a.beacon(1, Audience::Everyone);
+    a.append(6000);
     b.reads(&[&a], &[]);
+    until("the history is coming", || b.store.len_of(&a.key()) > 100).await;
+    let beacon = a.beacon(1, Audience::Everyone);
     until("the beacon is heard", || b.heard(&a.key()) == [beacon.id()]).await;
-    assert!(b.store.len_of(&a.key()) < 3000, "while the history is still coming");
+    assert!(b.store.len_of(&a.key()) < 6000, "while the history is still coming");
+}
+
+#[tokio::test]
+async fn nobody_reads_from_itself() {
+    let (_league, a, _b) = pair().await;
+    a.reads(&[&a], &[]);
+    a_while().await;
+    assert!(a.events.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_way_back_that_is_not_needed_is_kept_for_the_day_it_is() {
+    let league = League::new(&["aarhus", "bilbao", "cork"]);
+    let quick = Timing { idle: std::time::Duration::from_millis(300), ..kit::timing() };
+    let a = Node::start_with(&league, "aarhus", Limits::default(), quick.clone(), Proxies::none()).await;
+    let b = Node::start_with(&league, "bilbao", Limits::default(), quick, Proxies::none()).await;
+    a.knows(&b);
+    b.knows(&a);
+    a.reads(&[&b], &[]);
+    b.reads(&[&a], &[]);
+    until("both read", || a.ups(&b.key()) == 1 && b.ups(&a.key()) == 1).await;
+    a_while().await;
+    a_while().await;
+    for node in [&a, &b] {
+        assert_eq!(node.service.metrics().snapshot().limits["idleSeconds"], 0);
+    }
+    assert_eq!((a.ups(&b.key()), b.ups(&a.key())), (1, 1));
 }
 
 #[tokio::test]
@@ -192,6 +221,11 @@ async fn both_branches_of_a_forked_log_reach_every_reader() {
         replica.contains(&one.id()) && replica.contains(&other.id())
     };
     until("both nodes hold the proof", || has_both(&a) && has_both(&b)).await;
+    let delivered = a.delivered(&b.key());
+    a.dialler.drop_session(&b.key());
+    let duplicates = || a.service.metrics().snapshot().peers[&b.key()].duplicates;
+    until("the proof is sent again in a new session", || duplicates() >= 2).await;
+    assert_eq!(a.delivered(&b.key()), delivered, "what is held is not delivered again");
 
     // A third, whose copy has gone on beyond the fork, gets it too.
     let league = League::new(&["aarhus", "bilbao", "cork"]);
