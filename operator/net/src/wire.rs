@@ -11,7 +11,7 @@
 //! | `CONNECT koinon-reverse` | an HTTP/2 connection inside the stream, in which the accepting side asks |
 //!
 //! Whatever is refused is refused with an [`ErrorMessage`] or, for a limit, with
-//! [`LimitExceeded`](crate::limits::LimitExceeded). Readers skip fields and lines that they do not know, so that a
+//! [`LimitExceeded`]. Readers skip fields and lines that they do not know, so that a
 //! newer peer can say more.
 
 use std::fmt;
