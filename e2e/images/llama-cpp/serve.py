@@ -17,8 +17,11 @@ def parse():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--ctx", type=int, default=2048, help="tokens of context for each request")
     parser.add_argument("--parallel", type=int, default=1, help="requests served at the same time")
+    # The pod's own processors and not the machine's.
+    processors = max(1, min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--threads", type=int, default=processors, help="threads that compute")
     arguments = parser.parse_args()
-    for name in ("ctx", "parallel"):
+    for name in ("ctx", "parallel", "threads"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1")
     return arguments
@@ -46,8 +49,7 @@ def main():
     params.port = arguments.port
     params.ui = False
     params.endpoint_metrics = True
-    # The pod's own processors and not the machine's.
-    params.cpuparams.n_threads = max(1, min(2, len(os.sched_getaffinity(0))))
+    params.cpuparams.n_threads = arguments.threads
 
     ended = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ended)
