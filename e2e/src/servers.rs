@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -45,6 +45,8 @@ pub struct Prometheus {
     daemon: Daemon,
     address: SocketAddr,
     http: reqwest::Client,
+    /// Which targets there are; Prometheus follows the file.
+    targets: PathBuf,
 }
 
 impl Prometheus {
@@ -52,7 +54,9 @@ impl Prometheus {
     pub async fn start(fleet: &Fleet, targets: &[Target]) -> Result<Self> {
         let address = SocketAddr::from((fleet.run().instance().address(SERVERS_HOST), 9090));
         let dir = server_dir(fleet, "prometheus")?;
-        fs::write(dir.join("prometheus.yml"), serde_yaml::to_string(&configuration(targets))?)?;
+        let listed = dir.join("targets.json");
+        list(&listed, targets)?;
+        fs::write(dir.join("prometheus.yml"), serde_yaml::to_string(&configuration(&listed))?)?;
         let args = vec![
             format!("--config.file={}", dir.join("prometheus.yml").display()),
             format!("--storage.tsdb.path={}", dir.join("data").display()),
@@ -61,7 +65,7 @@ impl Prometheus {
         ];
         let daemon = launch(fleet, "prometheus", fleet.toolchain().path(Tool::Prometheus), args, &dir)?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
-        let mut prometheus = Self { daemon, address, http };
+        let mut prometheus = Self { daemon, address, http, targets: listed };
         let ready = format!("http://{address}/-/ready");
         wait_until("Prometheus to be ready", START_TIMEOUT, || {
             let alive = prometheus.daemon.check();
@@ -76,6 +80,11 @@ impl Prometheus {
         })
         .await?;
         Ok(prometheus)
+    }
+
+    /// Scrapes these instead of those before: a pod that was replaced has another address.
+    pub fn retarget(&self, targets: &[Target]) -> Result<()> {
+        list(&self.targets, targets)
     }
 
     /// Its address, for a person's browser too.
@@ -138,15 +147,29 @@ fn sample(entry: Entry) -> Result<Sample> {
     Ok(Sample { labels: entry.metric, value })
 }
 
-fn configuration(targets: &[Target]) -> serde_json::Value {
-    let mut jobs: BTreeMap<&str, Vec<serde_json::Value>> = BTreeMap::new();
-    for target in targets {
-        let entry = json!({"targets": [target.address.to_string()], "labels": {"datacenter": target.datacenter}});
-        jobs.entry(&target.job).or_default().push(entry);
-    }
-    let jobs: Vec<_> =
-        jobs.into_iter().map(|(job, configs)| json!({"job_name": job, "static_configs": configs})).collect();
-    json!({"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": jobs})
+/// The targets as Prometheus reads them from a file: one group each, under the name of its part.
+fn groups(targets: &[Target]) -> serde_json::Value {
+    let group = |target: &Target| {
+        let labels = json!({"job": target.job, "datacenter": target.datacenter});
+        json!({"targets": [target.address.to_string()], "labels": labels})
+    };
+    targets.iter().map(group).collect()
+}
+
+/// Writes the targets beside the file and moves them there, so that Prometheus never reads half of them.
+fn list(file: &Path, targets: &[Target]) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, groups(targets).to_string()).with_context(|| format!("writing {}", new.display()))?;
+    fs::rename(&new, file).with_context(|| format!("replacing {}", file.display()))
+}
+
+fn configuration(targets: &Path) -> serde_json::Value {
+    // Prometheus hears of a changed file at once; the interval is for the case that it did not.
+    let listed = json!([{"files": [targets.display().to_string()], "refresh_interval": "5s"}]);
+    json!({
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
+        "scrape_configs": [{"job_name": "koinon", "file_sd_configs": listed}],
+    })
 }
 
 /// A plain HTTP server of one folder on the wire, as a mirror of models would be.
@@ -224,20 +247,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_of_one_part_share_a_job_and_keep_their_owner() {
+    fn every_target_bears_its_part_and_its_owner() {
         let target = |job: &str, datacenter: &str, port| Target {
             job: job.into(),
             datacenter: datacenter.into(),
             address: SocketAddr::from(([10, 250, 0, 11], port)),
         };
-        let built = configuration(&[
-            target("gateway", "aarhus", 9092),
-            target("agent", "cork", 9091),
-            target("gateway", "cork", 9092),
-        ]);
-        let jobs = built["scrape_configs"].as_array().unwrap();
-        assert_eq!(jobs.len(), 2);
-        assert_eq!(jobs[1]["job_name"], "gateway");
-        assert_eq!(jobs[1]["static_configs"][1]["labels"]["datacenter"], "cork");
+        let built = groups(&[target("gateway", "aarhus", 9092), target("agent", "cork", 9091)]);
+        assert_eq!(built.as_array().map(Vec::len), Some(2));
+        assert_eq!(
+            built[0],
+            json!({
+                "targets": ["10.250.0.11:9092"], "labels": {"job": "gateway", "datacenter": "aarhus"},
+            })
+        );
+        assert_eq!(built[1]["labels"]["datacenter"], "cork");
     }
 }

@@ -12,11 +12,11 @@ use super::stage::{JOB, MEMBERS, RELEASE_NAMESPACE, SERVED_NAME, Stage, TEAM};
 use crate::wait::Poll;
 
 /// Where the model is published; each member fetches it from its own mirror.
-const URI: &str = "hf://koinon-test/tiny-llama.gguf";
+pub const MODEL_URI: &str = "hf://koinon-test/tiny-llama.gguf";
 /// The revision there.
-const REVISION: &str = "main";
+pub const REVISION: &str = "main";
 /// How its weights are stored.
-const QUANTIZATION: &str = "f32";
+pub const QUANTIZATION: &str = "f32";
 
 /// A team asks, the cooperative decides, the job is placed without being touched again.
 pub async fn approve(stage: &Stage, narrator: &Narrator) -> Result<()> {
@@ -47,7 +47,7 @@ pub async fn approve(stage: &Stage, narrator: &Narrator) -> Result<()> {
         "yes",
         "add-model-release",
         "--uri",
-        URI,
+        MODEL_URI,
         "--revision",
         REVISION,
         "--manifest-digest",
@@ -98,7 +98,7 @@ kind: InferenceJob
 metadata: {{name: {JOB}, namespace: {TEAM}}}
 spec:
   servedName: {SERVED_NAME}
-  model: {{uri: '{URI}', revision: {REVISION}, manifestDigest: '{}', quantization: {QUANTIZATION}}}
+  model: {{uri: '{MODEL_URI}', revision: {REVISION}, manifestDigest: '{}', quantization: {QUANTIZATION}}}
   engine: {{name: llama-cpp, options: {{threads: 1}}}}
   maxModelLen: 2048
   maxConcurrency: 2

@@ -6,10 +6,10 @@ mod approval;
 mod calling;
 mod founding;
 mod gpus;
-mod look;
+pub mod look;
 mod narrator;
 mod partition;
-mod serving;
+pub mod serving;
 mod stage;
 mod stopping;
 
@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+pub use approval::{MODEL_URI, QUANTIZATION, REVISION};
 pub use calling::{Application, Caller};
 pub use narrator::Narrator;
-pub use stage::{MEMBERS, Materials, RELEASE_NAMESPACE, Stage};
+pub use stage::{JOB, MEMBERS, Materials, RELEASE_NAMESPACE, SERVED_NAME, Stage, TEAM};
 
 use crate::cache::Cache;
 use crate::fleet::Fleet;
@@ -89,7 +90,7 @@ pub async fn tell(stage: &mut Stage, narrator: &Narrator, until: Chapter) -> Res
         }
     }
     if until >= Chapter::Stop {
-        stopping::evidence(&prometheus, narrator).await.context("asking Prometheus")?;
+        stopping::evidence(stage, &prometheus, narrator).await.context("asking Prometheus")?;
     }
     narrator.say("memory and CPU of each of Koinon's processes:");
     narrator.show(&footprint::table(&footprint::look(stage.fleet.run()), |name| name.contains("koinon")));

@@ -68,12 +68,19 @@ fn requests_gpus(pod: &Value) -> bool {
 
 /// Starts a Prometheus that scrapes every part of every member.
 pub async fn scrape(stage: &Stage) -> Result<Prometheus> {
+    let targets = parts(stage).await?;
+    ensure!(targets.len() >= 4 * MEMBERS.len(), "only {} parts of Koinon were found to scrape", targets.len());
+    Prometheus::start(&stage.fleet, &targets).await
+}
+
+/// Every part of every member, where its pod is now.
+async fn parts(stage: &Stage) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for member in MEMBERS {
         let pods =
             get(stage.member(member)?, &["pod", "--all-namespaces", "--selector", "app.kubernetes.io/part-of=koinon"])
                 .await?;
-        for pod in items(&pods) {
+        for pod in items(&pods).iter().filter(|pod| pod["status"]["phase"] == "Running") {
             let component = pod["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap_or_default();
             let port = match component {
                 "operator" => 9090,
@@ -90,8 +97,7 @@ pub async fn scrape(stage: &Stage) -> Result<Prometheus> {
             });
         }
     }
-    ensure!(targets.len() >= 4 * MEMBERS.len(), "only {} parts of Koinon were found to scrape", targets.len());
-    Prometheus::start(&stage.fleet, &targets).await
+    Ok(targets)
 }
 
 /// What the story asks Prometheus at its end.
@@ -105,8 +111,10 @@ const QUESTIONS: [(&str, &str); 6] = [
 ];
 
 /// Prints members, offers, votes, placements, requests and tokens from Prometheus' own query API.
-pub async fn evidence(prometheus: &Prometheus, narrator: &Narrator) -> Result<()> {
+pub async fn evidence(stage: &Stage, prometheus: &Prometheus, narrator: &Narrator) -> Result<()> {
     narrator.step("What Prometheus saw");
+    // A pod that was replaced since the beginning has another address.
+    prometheus.retarget(&parts(stage).await?)?;
     let up = prometheus.wait_for("count(up == 1) == count(up)", Duration::from_secs(60)).await?;
     narrator.observed(&format!("all {} parts are scraped", up.first().map_or(0.0, |sample| sample.value)));
     for (what, question) in QUESTIONS {
