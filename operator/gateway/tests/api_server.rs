@@ -113,7 +113,7 @@ async fn while_the_api_server_is_down_the_last_routes_serve_and_one_bad_object_s
     let gateway = Gateway::bind(support::args(&[]), sources, &process).await.unwrap();
     process.started();
     let url = format!("http://{}/v1/chat/completions", gateway.app_address().unwrap());
-    tokio::spawn(gateway.run(tasks, process.stop.clone()));
+    let running = tokio::spawn(gateway.run(tasks, process.stop.clone()));
 
     let ask = async || client().post(&url).bearer_auth(KEY).body(chat().to_string()).send().await.unwrap();
     let epoch = async || ask().await.headers().get("koinon-epoch").map(|epoch| epoch.to_str().unwrap().to_owned());
@@ -148,4 +148,7 @@ async fn while_the_api_server_is_down_the_last_routes_serve_and_one_bad_object_s
     server.set("placements", local(2, engine.address));
     let (_, _down) = server.up(address).await;
     until("2").await;
+
+    process.stop.cancel();
+    running.await.unwrap().unwrap();
 }
