@@ -128,7 +128,7 @@ pub struct PoolPod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::object_name")]
     pub priority_class_name: Option<String>,
-    /// The resource that the device plugin registers.
+    /// The resource that the device plugin registers. The chart's `gates.deviceResources` must allow it to guests.
     #[serde(default = "default_resource")]
     #[schemars(schema_with = "resource")]
     pub resource_name: String,

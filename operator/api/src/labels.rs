@@ -69,6 +69,8 @@ pub const RESUME: &str = "koinon.dev/resume";
 pub const USED_BY: &str = "koinon.dev/used-by";
 /// On a guest namespace: an admin lets people exec into its pods and forward their ports. Its value is `allowed`.
 pub const DEBUG: &str = "koinon.dev/debug";
+/// On a Placement at the host: the node on which its GPUs are reserved.
+pub const NODE: &str = "koinon.dev/node";
 /// On an object that an owner reclaims: the Placement drains.
 pub const RECLAIM: &str = "koinon.dev/reclaim";
 
