@@ -8,9 +8,12 @@ pub mod metrics;
 pub mod own;
 pub mod publish;
 pub mod refusals;
+pub mod renewals;
 pub mod rules;
 pub mod stores;
+pub mod survey;
 pub mod wake;
+pub mod weights;
 pub mod writer;
 
 use koinon_telemetry::{TaskError, Tasks};

@@ -1,0 +1,503 @@
+//! One look at one home: what its list asks, what ends, what is granted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koinon_api::{Placement, labels};
+use koinon_core::body::latest::{GpuNeed, GuestsMode, RefusalReason, Request};
+use koinon_core::ids::{MemberId, NodeName, Seconds};
+use koinon_core::placement::ReplicaKey;
+use koinon_core::placement::host::{Lease, LeaseState, Omitted, omitted};
+use koinon_core::placement::reservations::{Refusal, Reserved};
+use kube::ResourceExt;
+
+use super::placement_host::{GuestError, Guests, List, Scene};
+use super::placement_host_grants::{self as grants, Fresh, Telling};
+use super::placement_host_judge::{self as judge, Allowed, Asker, Bench, Refused};
+use super::placement_host_list::{self as list, Holding, Meaning};
+use super::placement_host_life::Birth;
+use super::placement_host_state::{self as state, End};
+use crate::placement::ledger::{Ask, LedgerError};
+use crate::placement::metrics::Part;
+use crate::placement::own::{self, OwnGrants};
+use crate::placement::rules::{Approval, Rules, Standing};
+
+/// The longest that a copy that was left out waits for its home to think again, before it drains.
+const SECOND_THOUGHTS: Seconds = Seconds(10);
+/// How long grants hold without being confirmed, in leases.
+const GRANTS_HOLD: u32 = 1;
+
+/// What one look decided.
+#[derive(Debug, Default)]
+struct Decisions {
+    /// Reserved, to be written down.
+    born: Vec<Birth>,
+    /// Running copies that get a higher epoch.
+    raised: Vec<(Arc<Placement>, Request, Seconds)>,
+    /// Copies that end.
+    ended: BTreeMap<String, End>,
+}
+
+impl Guests {
+    /// Does for one home what is due now.
+    pub(super) async fn home(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+    ) -> Result<(), GuestError> {
+        self.load_renewals(home, scene).await;
+        let list = self.list(home, scene);
+        let mut decisions = Decisions { ended: self.ends(home, scene, holdings), ..Decisions::default() };
+        if let (Some(list), Some(rules)) = (&list, &scene.rules) {
+            self.left_out(home, scene, rules, list, holdings, &mut decisions);
+            self.requests(home, scene, rules, list, holdings, &mut decisions).await?;
+        }
+        self.tell(home, scene, list.as_ref(), holdings, &decisions);
+        self.carry_out(home, scene, holdings, decisions).await?;
+        if let (Some(list), Some(rules)) = (&list, &scene.rules) {
+            self.done(home, scene, rules, list).await?;
+        }
+        self.unclaimed(home, scene, list.as_ref(), holdings).await?;
+        // What was just written is told when it is read back, at the next look.
+        Ok(())
+    }
+
+    /// A home's stored renewal is read once. Until it is, its leases are not judged.
+    async fn load_renewals(&mut self, home: &MemberId, scene: &Scene) {
+        if home == &scene.me {
+            return;
+        }
+        if let Err(error) = self.renewals.load(home).await {
+            tracing::warn!(%home, %error, "its last renewal could not be read; its leases are not judged yet");
+        }
+    }
+
+    /// The copies that end, whatever the home's list says.
+    fn ends(
+        &self,
+        home: &MemberId,
+        scene: &Scene,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+    ) -> BTreeMap<String, End> {
+        let mut ends = BTreeMap::new();
+        let mut shortest: Option<i64> = None;
+        for (_, holding) in Self::holding(holdings, home) {
+            let Some(placement) = holding.live().filter(|placement| !list::is_ending(placement)) else { continue };
+            let lease = self.lease(home, scene, placement);
+            if let Some(LeaseState::Held { remaining }) = lease {
+                shortest = Some(shortest.map_or(remaining.0, |known| known.min(remaining.0)));
+            }
+            if let Some(end) = end_of(home, scene, placement, lease) {
+                ends.insert(placement.name_any(), end);
+            }
+        }
+        self.metrics.lease_remaining(home, shortest);
+        ends
+    }
+
+    /// How a foreign copy's lease stands; `None` where it has none, or what was stored about it is not known.
+    fn lease(&self, home: &MemberId, scene: &Scene, placement: &Placement) -> Option<LeaseState> {
+        if home == &scene.me || !self.renewals.knows(home) {
+            return None;
+        }
+        let granted_at = placement.status.as_ref().and_then(state::granted_at)?;
+        // A list that came before the grant renews nothing: it is the one that asked.
+        let renewed_at = self.renewals.last(home, scene.now).filter(|renewed| *renewed > granted_at);
+        let longest_silence = scene.rules.as_ref()?.parameters().keep_serving_max_seconds;
+        let lease = Lease {
+            granted_at,
+            renewed_at,
+            period: Seconds(placement.spec.lease.seconds.into()),
+            on_partition: placement.spec.lease.on_partition.into(),
+            longest_silence,
+        };
+        Some(lease.state(scene.now.unix))
+    }
+
+    /// The copies that the list no longer names.
+    fn left_out(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        rules: &Rules,
+        list: &List,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+        decisions: &mut Decisions,
+    ) {
+        let (held, listed) = list::compared(home, holdings, &list.requests.requests);
+        let lease = rules.parameters().lease_seconds;
+        let ago = scene.now.monotonic.saturating_sub(list.heard).as_secs();
+        let heard = scene.now.unix.minus(Seconds(i64::try_from(ago).unwrap_or(i64::MAX)));
+        let memory = self.memory.entry(home.clone()).or_default();
+        let missing = match omitted(&held, &listed, memory.doubted, heard, lease) {
+            Omitted::Drain(missing) => {
+                memory.doubted = None;
+                missing
+            }
+            Omitted::Doubtful(missing) => {
+                if memory.doubted.is_none() {
+                    tracing::warn!(%home, copies = missing.len(), "its list leaves out most of its copies; kept until a later one says the same");
+                }
+                memory.doubted.get_or_insert(heard);
+                return;
+            }
+        };
+        memory.left_out.retain(|copy, _| missing.contains(copy));
+        // A home that comes back from a cut left the copy before it could know that it still serves.
+        let grace = if home == &scene.me { Seconds(0) } else { rules.parameters().lease_margin_seconds.min(SECOND_THOUGHTS) };
+        let grace = Duration::from_secs(u64::try_from(grace.0).unwrap_or(0));
+        for copy in missing {
+            let since = *memory.left_out.entry(copy.clone()).or_insert(scene.now.monotonic);
+            let Some(placement) = holdings.get(&copy.0).and_then(Holding::live) else { continue };
+            if scene.now.monotonic.saturating_sub(since) >= grace {
+                let end = || End::new(RefusalReason::NoLongerRequested, format!("{home} no longer lists it"));
+                decisions.ended.entry(placement.name_any()).or_insert_with(end);
+            }
+        }
+    }
+
+    /// What the list asks for.
+    async fn requests(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        rules: &Rules,
+        list: &List,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+        decisions: &mut Decisions,
+    ) -> Result<(), GuestError> {
+        let mut records = self.ledger.records().await?;
+        let mut inventory = self.inventory(scene, &records);
+        let listed: Vec<(ReplicaKey, &Request)> = list.requests.requests.iter().map(|request| {
+            let replica = request.replica;
+            (ReplicaKey { home: home.clone(), job: request.job.uid.clone(), replica }, request)
+        }).collect();
+        let memory = self.memory.entry(home.clone()).or_default();
+        memory.refused.retain(|(key, epoch), _| listed.iter().any(|(k, request)| k == key && request.epoch == *epoch));
+        for (key, request) in listed {
+            let refused_before = self.memory.get(home).is_some_and(|m| m.refused.contains_key(&(key.clone(), request.epoch)));
+            let highest = records.values().filter_map(|record| record.highest(&key)).max();
+            let asker = match () {
+                () if home != &scene.me => Asker::Foreign(home),
+                () if list.local.contains(&request.job.uid) => Asker::Local,
+                () => Asker::Own,
+            };
+            let bench = Bench {
+                rules,
+                isolated: scene.peers.isolated || !scene.peers.heard_quorum,
+                guests: if scene.ending && scene.guests() == GuestsMode::Accept { GuestsMode::Drain } else { scene.guests() },
+                network_policy: self.ctx.host.borrow().network_policy,
+                reachable: !scene.spec.endpoints.gateway.is_empty(),
+                inventory: &inventory,
+                records: &records,
+            };
+            let outcome = match list::meaning(request, holdings.get(&key), highest) {
+                Meaning::Known | Meaning::Wait => continue,
+                _ if refused_before => continue,
+                Meaning::Stale { highest } => Err(Refused::stale(request.epoch.0, highest.0)),
+                Meaning::Unfinished { node } => match judge::allow(request, asker, &bench, true) {
+                    Ok(allowed) => Ok(Some((node, allowed, None))),
+                    Err(refused) => {
+                        // Nothing of it runs yet, so its GPUs are free again at once.
+                        self.give_back(&node, &key, request).await?;
+                        Err(refused)
+                    }
+                },
+                Meaning::TakeOver { placement } => match judge::allow(request, asker, &bench, true) {
+                    Ok(allowed) => {
+                        let nodes: Vec<NodeName> = node_of(&placement).into_iter().collect();
+                        self.reserve(&key, request, &nodes, &bench).await.map(|held| held.map(|node| (node, allowed, Some(placement))))
+                    }
+                    Err(refused) => Err(refused),
+                },
+                Meaning::New => match judge::allow(request, asker, &bench, false).and_then(|allowed| {
+                    Ok((allowed, judge::room(&request.gpu, asker, &bench)?))
+                }) {
+                    Ok((allowed, room)) => {
+                        let nodes: Vec<NodeName> = room.into_iter().map(|room| room.node).collect();
+                        self.reserve(&key, request, &nodes, &bench).await.map(|held| held.map(|node| (node, allowed, None)))
+                    }
+                    Err(refused) => Err(refused),
+                },
+            };
+            match outcome {
+                Ok(None) => {}
+                Ok(Some((_, Allowed { lease, .. }, Some(placement)))) => {
+                    decisions.ended.remove(&placement.name_any());
+                    decisions.raised.push((placement, request.clone(), lease));
+                }
+                Ok(Some((node, allowed, None))) => {
+                    let pod = inventory
+                        .owner
+                        .get(&(node.clone(), request.gpu.class.clone()))
+                        .and_then(|pool| inventory.pools.get(pool))
+                        .map(|pool| pool.pool.spec.pod.clone())
+                        .unwrap_or_default();
+                    let hostname = inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
+                    let (key, request) = (key.clone(), request.clone());
+                    let local = asker == Asker::Local;
+                    decisions.born.push(Birth { key, request, node, hostname, allowed, pod, local, asked_in: list.id });
+                    // The next request finds these GPUs taken.
+                    records = self.ledger.records().await?;
+                    inventory = self.inventory(scene, &records);
+                }
+                Err(refused) => self.refuse(home, key, request, refused),
+            }
+        }
+        Ok(())
+    }
+
+    /// The one durable write before a grant. `None`: another writer was faster too often, the next look tries again.
+    async fn reserve(
+        &self,
+        key: &ReplicaKey,
+        request: &Request,
+        nodes: &[NodeName],
+        bench: &Bench<'_>,
+    ) -> Result<Option<NodeName>, Refused> {
+        let ask = Ask { replica: key.clone(), epoch: request.epoch, gpus: request.gpu.count };
+        let reservable = |record: &koinon_core::placement::reservations::NodeReservations| {
+            bench.inventory.nodes.get(record.node()).map_or(0, |view| view.reservable(record))
+        };
+        match self.ledger.reserve(&ask, nodes, reservable).await {
+            Ok(held) => {
+                if held.how != Reserved::Already {
+                    tracing::info!(replica = %key, epoch = %request.epoch, node = %held.node, gpus = ask.gpus, how = ?held.how, "reserved");
+                }
+                Ok(Some(held.node))
+            }
+            Err(LedgerError::Refused(refusal)) => Err(refused(&request.gpu, request, refusal)),
+            Err(LedgerError::Contended(_) | LedgerError::NoNode) => Ok(None),
+            Err(LedgerError::Store(error)) => {
+                self.metrics.failed(Part::Guests);
+                tracing::warn!(replica = %key, %error, "a reservation could not be written; the next look tries again");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn give_back(&self, node: &NodeName, key: &ReplicaKey, request: &Request) -> Result<(), GuestError> {
+        match self.ledger.release(node, key, request.epoch).await {
+            Ok(_) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => Ok(()),
+            Err(LedgerError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, home: &MemberId, key: ReplicaKey, request: &Request, refused: Refused) {
+        tracing::info!(replica = %key, epoch = %request.epoch, reason = %refused.reason, why = %refused.message, "refused");
+        self.metrics.refused(refused.reason);
+        self.memory.entry(home.clone()).or_default().refused.insert((key, request.epoch), refused);
+    }
+
+    /// Tells the home what is held and refused for it. What was reserved a moment ago is granted here, before anything is
+    /// made of it.
+    fn tell(
+        &self,
+        home: &MemberId,
+        scene: &Scene,
+        list: Option<&List>,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+        decisions: &Decisions,
+    ) {
+        let Some(rules) = &scene.rules else { return };
+        let raised = decisions.raised.iter().map(|(placement, request, lease)| (placement.name_any(), (request, *lease)));
+        let raised: BTreeMap<String, (&Request, Seconds)> = raised.collect();
+        let placements: Vec<Arc<Placement>> = Self::holding(holdings, home)
+            .flat_map(|(_, holding)| &holding.placements)
+            .map(|placement| match raised.get(&placement.name_any()) {
+                Some((request, _)) => {
+                    let mut raised = placement.as_ref().clone();
+                    raised.spec.epoch = i64::try_from(request.epoch.0).unwrap_or(i64::MAX);
+                    Arc::new(raised)
+                }
+                None => placement.clone(),
+            })
+            .collect();
+        let fresh: Vec<Fresh> = decisions
+            .born
+            .iter()
+            .map(|birth| Fresh { replica: birth.key.clone(), epoch: birth.request.epoch, lease: birth.allowed.lease })
+            .collect();
+        let empty = BTreeMap::new();
+        let gateways = super::gpupool_offer::gateways(&scene.spec);
+        let telling = Telling {
+            placements: &placements,
+            fresh: &fresh,
+            refused: self.memory.get(home).map_or(&empty, |memory| &memory.refused),
+            request: list.map_or_else(|| grants::own_statement(&[]), |list| list.id),
+            gateway: gateways.first(),
+        };
+        let grants = grants::grants(&telling);
+        if home == &scene.me {
+            own::send(&self.own.grants, OwnGrants { grants: Arc::new(grants), at: scene.now.monotonic });
+            return;
+        }
+        let lease = Duration::from_secs(u64::try_from(rules.parameters().lease_seconds.0).unwrap_or(1).max(1));
+        if let Err(error) = self.ctx.publisher.grants(home, grants, lease * GRANTS_HOLD) {
+            self.metrics.failed(Part::Guests);
+            tracing::warn!(%home, %error, "what is granted could not be said");
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+        decisions: Decisions,
+    ) -> Result<(), GuestError> {
+        for (placement, request, lease) in &decisions.raised {
+            self.raise(placement, request, *lease, scene).await?;
+        }
+        let granted = decisions.born.len();
+        self.confine(home, scene, holdings, &decisions.born).await?;
+        for birth in decisions.born {
+            self.bear(home, scene, birth).await?;
+        }
+        for (_, holding) in Self::holding(holdings, home) {
+            for placement in &holding.placements {
+                if decisions.raised.iter().any(|(raised, _, _)| raised.name_any() == placement.name_any()) {
+                    continue;
+                }
+                let end = decisions.ended.get(&placement.name_any());
+                self.attend(scene, holding, placement, end).await?;
+            }
+        }
+        if granted > 0 {
+            tracing::debug!(%home, granted, "grants were made");
+        }
+        Ok(())
+    }
+
+    /// The list was carried out: it renews everything that it names.
+    async fn done(&mut self, home: &MemberId, scene: &Scene, rules: &Rules, list: &List) -> Result<(), GuestError> {
+        let memory = self.memory.entry(home.clone()).or_default();
+        let news = memory.done != Some(list.id);
+        memory.done = Some(list.id);
+        if home != &scene.me && news {
+            self.renewals.renewed(home, list.heard, rules.parameters().lease_seconds, scene.now).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what is reserved and neither runs nor is asked for: the operator was killed before it wrote a Placement
+    /// and the home has thought again, somebody deleted a Placement, or two operators reserved at once.
+    async fn unclaimed(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        list: Option<&List>,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+    ) -> Result<(), GuestError> {
+        let mut unclaimed = BTreeMap::new();
+        for (key, holding) in Self::holding(holdings, home) {
+            for (node, held) in &holding.reserved {
+                let listed = list.is_none_or(|list| {
+                    list.requests.requests.iter().any(|request| {
+                        request.job.uid == key.job && request.replica == key.replica && request.epoch == held.epoch
+                    })
+                });
+                let runs_here = holding.live().is_some_and(|live| node_of(live).as_ref() == Some(node));
+                let runs_elsewhere = holding.live().is_some_and(|live| node_of(live).is_some_and(|other| &other != node));
+                if runs_here || (!runs_elsewhere && holding.live().is_none() && listed) {
+                    continue;
+                }
+                unclaimed.insert((node.clone(), key.clone(), held.epoch), ());
+            }
+        }
+        let memory = self.memory.entry(home.clone()).or_default();
+        memory.unclaimed.retain(|held, _| unclaimed.contains_key(held));
+        let mut due = Vec::new();
+        for held in unclaimed.into_keys() {
+            let since = *memory.unclaimed.entry(held.clone()).or_insert(scene.now.monotonic);
+            // A cache that lags may not show the Placement yet.
+            if scene.now.monotonic.saturating_sub(since) >= Duration::from_secs(5) {
+                due.push(held);
+            }
+        }
+        for (node, key, epoch) in due {
+            let pods = self.realiser.pods_of_replica(&key, home == &scene.me).await?;
+            if pods == 0 {
+                match self.ledger.release(&node, &key, epoch).await {
+                    Ok(true) => tracing::info!(replica = %key, %epoch, %node, "gave back what nobody asks for"),
+                    Ok(false) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => {}
+                    Err(LedgerError::Store(error)) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a copy ends whatever its home's list says.
+fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<LeaseState>) -> Option<End> {
+    let foreign = home != &scene.me;
+    if foreign && scene.guests() == GuestsMode::Stop {
+        return Some(End::new(RefusalReason::GuestsNotAccepted, "the owner stopped all foreign work (guests.mode: Stop)"));
+    }
+    if foreign && scene.ending {
+        return Some(End::new(RefusalReason::GuestsNotAccepted, "this cluster leaves the cooperative"));
+    }
+    if placement.annotations().contains_key(labels::RECLAIM) && reclaimed(placement, scene) {
+        return Some(End::new(RefusalReason::Reclaimed, format!("the owner takes the GPUs back ({})", labels::RECLAIM)));
+    }
+    if let Some(LeaseState::Lapsed { since }) = lease {
+        let ago = scene.now.unix.since(since);
+        return Some(End::new(RefusalReason::LeaseLapsed, format!("its home did not renew it; the lease lapsed {ago} s ago")));
+    }
+    let rules = scene.rules.as_ref()?;
+    if foreign && rules.standing(home) == Standing::NoMember {
+        return Some(End::new(RefusalReason::HomeNotActive, format!("{home} is no longer a member")));
+    }
+    let local = !foreign && placement.namespace().as_deref() == Some(placement.spec.job.namespace.as_str());
+    if local {
+        return None;
+    }
+    let digest = placement.spec.model.manifest_digest.parse().ok()?;
+    if rules.denied(&digest) {
+        return Some(End::new(RefusalReason::DeniedByOwner, format!("the owner denies release {digest}")));
+    }
+    if !matches!(rules.approval(&digest), Approval::Enacted(_)) {
+        return Some(End::new(RefusalReason::NotApproved, format!("release {digest} was withdrawn")));
+    }
+    let engine = placement.spec.engine.name.as_str();
+    if !rules.engines().keys().any(|name| name.as_str() == engine) {
+        return Some(End::new(RefusalReason::EngineNotApproved, format!("engine {engine} was removed from the catalogue")));
+    }
+    None
+}
+
+/// The annotation's value is when the owner asked, and the pool's notice counts from then; any other value means now.
+fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
+    let Some(asked) = placement.annotations().get(labels::RECLAIM) else { return false };
+    let Ok(asked) = asked.parse::<k8s_openapi::jiff::Timestamp>() else { return true };
+    let notice = i64::from(scene.survey.notice(node_of(placement).as_ref()));
+    scene.now.unix.0 >= asked.as_second().saturating_add(notice)
+}
+
+/// Where a Placement's GPUs are.
+pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
+    placement.annotations().get(labels::NODE)?.parse().ok()
+}
+
+fn refused(gpu: &GpuNeed, request: &Request, refusal: Refusal) -> Refused {
+    let message = refusal.to_string();
+    let plain = |reason| Refused { reason, numbers: BTreeMap::new(), message: message.clone() };
+    match refusal {
+        Refusal::EpochFenced { highest, .. } => Refused::stale(request.epoch.0, highest.0),
+        Refusal::EpochEnded { epoch, .. } => Refused::stale(request.epoch.0, epoch.0),
+        Refusal::NotEnough { asked, free, capacity, .. } => Refused {
+            numbers: [("asked", asked), ("largestBlock", free), ("largestNode", capacity)]
+                .map(|(name, number)| (name.to_owned(), i64::from(number)))
+                .into(),
+            ..plain(RefusalReason::InsufficientGPUs)
+        },
+        Refusal::Changed { held, .. } => Refused {
+            numbers: [("asked", gpu.count), ("held", held)].map(|(n, number)| (n.to_owned(), i64::from(number))).into(),
+            ..plain(RefusalReason::InvalidRequest)
+        },
+        Refusal::Full { .. } => plain(RefusalReason::Other),
+    }
+}

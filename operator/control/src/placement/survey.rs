@@ -1,0 +1,223 @@
+//! A look at this cluster's GPUs every second: pools' statuses, metrics, and the offer to everybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use koinon_api::GPUPool;
+use koinon_api::cooperative::NetworkPolicyDemand;
+use koinon_api::common::NetworkPolicyState as ApiPolicy;
+use koinon_core::body::latest::NetworkPolicyState;
+use koinon_core::ids::{GpuClass, NodeName, Seconds};
+use koinon_core::placement::reservations::NodeReservations;
+use kube::api::Api;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::inventory::heartbeat::Heartbeats;
+use super::inventory::{self, Inputs, Inventory};
+use super::ledger;
+use super::metrics::{DeviceState, Part, PlacementMetrics};
+use super::own::{self, Own, OwnOffer};
+use super::stores::Stores;
+use super::wake::Bell;
+use super::writer::Writer;
+use crate::context::Context;
+use crate::kinds::gpupool_offer::{self, Eyes};
+use crate::kinds::{gpupool, placement_home::Now};
+
+/// Heartbeats age without any change.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long an offer holds without being confirmed.
+const OFFER_HOLDS: Duration = Duration::from_secs(60);
+
+/// What was found about the nodes, for those who decide on reservations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// How old each agent's heartbeat is.
+    pub ages: BTreeMap<NodeName, Seconds>,
+    /// Whether some node, pod or record could not be read.
+    pub holes: bool,
+    /// How many seconds foreign work may go on after the owner asks for a node's GPUs back.
+    pub notices: BTreeMap<NodeName, i32>,
+}
+
+impl Survey {
+    /// The notice that is due on `node`; none where nobody set one.
+    #[must_use]
+    pub fn notice(&self, node: Option<&NodeName>) -> i32 {
+        node.and_then(|node| self.notices.get(node)).copied().unwrap_or(0)
+    }
+}
+
+/// Looks at this cluster's GPUs.
+#[derive(Debug)]
+pub struct Surveyor {
+    ctx: Context,
+    stores: Stores,
+    own: Own,
+    writer: Writer,
+    metrics: PlacementMetrics,
+    heartbeats: Heartbeats,
+    /// The pools and classes whose figures are shown.
+    shown: BTreeSet<(String, GpuClass)>,
+    found: watch::Sender<Option<Arc<Survey>>>,
+}
+
+impl Surveyor {
+    /// A surveyor over `stores`, and where its findings are.
+    #[must_use]
+    pub fn new(
+        ctx: Context,
+        stores: Stores,
+        own: Own,
+        metrics: PlacementMetrics,
+    ) -> (Self, watch::Receiver<Option<Arc<Survey>>>) {
+        let (found, survey) = watch::channel(None);
+        let writer = Writer::new(&ctx, "gpupool");
+        (Self { ctx, stores, own, writer, metrics, heartbeats: Heartbeats::default(), shown: BTreeSet::new(), found }, survey)
+    }
+
+    /// Looks until `stop`.
+    ///
+    /// # Errors
+    /// Never; what fails is tried again.
+    pub async fn run(mut self, bell: Bell, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = self.stores.synced() => {}
+        }
+        loop {
+            self.look().await;
+            if !bell.wait(EVERY, &stop).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        let now = Now { unix: self.ctx.clock.unix(), monotonic: self.ctx.clock.monotonic() };
+        self.heartbeats.look(&self.stores.heartbeats.all(), now.unix, now.monotonic);
+        let (records, unreadable) = self.records();
+        let gpu_nodes = self.stores.gpu_nodes.all();
+        let names = gpu_nodes.iter().filter_map(|node| kube::ResourceExt::name_any(node.as_ref()).parse().ok());
+        let ages: BTreeMap<NodeName, Seconds> =
+            names.filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name))).map(|(age, name)| (name, age)).collect();
+        let holes = unreadable
+            || !self.stores.nodes.undecodable().is_empty()
+            || !self.stores.pods.undecodable().is_empty();
+        let mut survey = Survey { ages, holes, notices: BTreeMap::new() };
+        let view = self.ctx.cooperative.borrow().clone();
+        let (pools, nodes, pods) = (self.stores.pools.all(), self.stores.nodes.all(), self.stores.pods.all());
+        let inventory = inventory::take(&Inputs {
+            me: view.as_ref().map(|view| &view.me),
+            pools: &pools,
+            gpu_nodes: &gpu_nodes,
+            nodes: &nodes,
+            pods: &pods,
+            heartbeat_ages: &survey.ages,
+            records: &records,
+            holes,
+            now: now.unix,
+        });
+        for view in inventory.pools.values() {
+            let notice = view.pool.spec.reclaim_notice_seconds;
+            survey.notices.extend(view.nodes.iter().map(|node| (node.clone(), notice)));
+        }
+        // Not a reason to wake anybody: whoever decides looks at it anyway.
+        self.found.send_if_modified(|found| {
+            let first = found.is_none();
+            *found = Some(Arc::new(survey));
+            first
+        });
+        self.show(&inventory, now).await;
+        if let Some(view) = view {
+            self.offer(&inventory, &view.spec);
+        }
+    }
+
+    fn records(&self) -> (BTreeMap<NodeName, NodeReservations>, bool) {
+        let mut records = BTreeMap::new();
+        let mut unreadable = !self.stores.reservations.undecodable().is_empty();
+        for map in self.stores.reservations.all() {
+            match ledger::read(&map) {
+                Ok(read) => {
+                    records.insert(read.record.node().clone(), read.record);
+                }
+                // The part that reserves says so once; here it only means that nothing is known to be free.
+                Err(_) => unreadable = true,
+            }
+        }
+        (records, unreadable)
+    }
+
+    async fn show(&mut self, inventory: &Inventory, now: Now) {
+        let classes = |(name, view): (&String, &inventory::PoolView)| -> Vec<(String, GpuClass)> {
+            view.capacity.classes.keys().map(|class| (name.clone(), class.clone())).collect()
+        };
+        let shown: BTreeSet<(String, GpuClass)> = inventory.pools.iter().flat_map(classes).collect();
+        if !self.shown.is_subset(&shown) {
+            self.metrics.forget_devices();
+        }
+        self.shown = shown;
+        let api = Api::<GPUPool>::namespaced(self.ctx.client.clone(), &self.ctx.namespace);
+        for (name, view) in &inventory.pools {
+            for (class, figures) in &view.capacity.classes {
+                for (state, count) in [
+                    (DeviceState::Installed, figures.installed),
+                    (DeviceState::Healthy, figures.healthy),
+                    (DeviceState::Degraded, figures.degraded),
+                    (DeviceState::Unhealthy, figures.unhealthy),
+                    (DeviceState::Unknown, figures.unknown),
+                    (DeviceState::OwnerRequested, figures.owner_requested),
+                    (DeviceState::OwnerReserve, figures.owner_reserve),
+                    (DeviceState::Leased, figures.leased),
+                    (DeviceState::Offered, figures.offered),
+                ] {
+                    self.metrics.devices(name, class.as_str(), state, count);
+                }
+            }
+            let status = gpupool::status(view, inventory, &now.time());
+            match gpupool::write(&self.writer, &api, &view.pool, status).await {
+                Err(error) if !error.is_conflict() && !error.is_not_found() => {
+                    self.metrics.failed(Part::Pools);
+                    tracing::warn!(pool = %name, %error, "the pool's status is written again");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn offer(&self, inventory: &Inventory, spec: &koinon_api::cooperative::CooperativeSpec) {
+        let weights = self.own.weights.borrow().clone();
+        let policy = self.ctx.host.borrow().network_policy;
+        let ending = self.ctx.ending.requested();
+        let made = |eyes| gpupool_offer::offer(inventory, spec, policy, &weights, ending, eyes);
+        match (made(Eyes::Others), made(Eyes::Own)) {
+            (Ok(offer), Ok(own)) => {
+                own::send(&self.own.offer, OwnOffer { offer: Arc::new(own) });
+                if let Err(error) = self.ctx.publisher.offer(offer, OFFER_HOLDS) {
+                    self.metrics.failed(Part::Pools);
+                    tracing::warn!(%error, "the offer could not be published");
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                self.metrics.failed(Part::Pools);
+                tracing::warn!(%error, "nothing is offered: correct spec.site.jurisdiction of the Cooperative");
+            }
+        }
+    }
+}
+
+/// What is said of NetworkPolicies, given what a probe found and what the owner makes of it.
+#[must_use]
+pub fn accepted(found: ApiPolicy, demand: NetworkPolicyDemand) -> NetworkPolicyState {
+    match (found, demand) {
+        // What is not known to hold is accepted like what is known not to.
+        (ApiPolicy::Unenforced | ApiPolicy::Unknown, NetworkPolicyDemand::AcceptUnenforced) => {
+            NetworkPolicyState::AcceptedUnenforced
+        }
+        (found, _) => found.into(),
+    }
+}
+

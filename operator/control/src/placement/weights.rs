@@ -1,0 +1,262 @@
+//! Asking this host's weights cache for models.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use koinon_api::conditions::Reason;
+use koinon_api::cooperative::Source;
+use koinon_core::ids::{ManifestDigest, ModelUri, Revision};
+use kube::api::Api;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::context::Context;
+
+/// How long the cache may take to answer; it answers from memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer that is larger is not one.
+const MOST_BYTES: usize = 4 << 20;
+/// The Secret whose `token` lets the operator ask for models.
+const TOKEN_SECRET: &str = "koinon-weights-token";
+
+/// Why the cache could not be asked.
+#[derive(Debug, Error)]
+pub enum WeightsError {
+    /// No HTTP client could be built.
+    #[error("building a client for the weights cache: {0}")]
+    Client(reqwest::Error),
+    /// It does not answer.
+    #[error("asking the weights cache at {url}: {source}; check the pod koinon-weights")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What happened.
+        source: reqwest::Error,
+    },
+    /// It answers something else.
+    #[error("asking the weights cache at {url}: it answered {status}: {said}")]
+    Refused {
+        /// Where.
+        url: String,
+        /// With which status.
+        status: u16,
+        /// In which words.
+        said: String,
+    },
+    /// A Secret or ConfigMap that the owner named cannot be used.
+    #[error("reading {what}: {why}")]
+    Owner {
+        /// Which object.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// How far a model is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "state", rename_all_fields = "camelCase")]
+pub enum Weights {
+    /// Not here, and not being fetched.
+    Absent,
+    /// On its way.
+    Fetching {
+        /// Bytes that are here.
+        bytes: u64,
+        /// Bytes in all, once that is known.
+        #[serde(default)]
+        total: Option<u64>,
+    },
+    /// Here, every byte verified.
+    Ready {
+        /// Bytes in all.
+        bytes: u64,
+    },
+    /// It could not be fetched.
+    Failed(Failure),
+}
+
+/// Why a model could not be fetched.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind of failure, in the cache's words.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+impl Failure {
+    /// The reason that a condition shows.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self.reason.as_str() {
+            "NoSource" => Reason::SourceUnknown,
+            "SourceUnreachable" | "SourceRefused" => Reason::SourceUnreachable,
+            "DigestMismatch" | "ManifestInvalid" => Reason::DigestMismatch,
+            "DiskFull" | "TooLarge" => Reason::CacheFull,
+            _ => Reason::WeightsFailed,
+        }
+    }
+
+    /// Whether waiting cannot help.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self.reason.as_str(), "SourceUnreachable" | "StorageFailed")
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Want<'a> {
+    uri: &'a ModelUri,
+    revision: &'a Revision,
+    sources: &'a [WantSource],
+}
+
+/// A source with the owner's credentials at hand.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WantSource {
+    #[serde(rename = "match")]
+    prefix: String,
+    mirror: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_bundle: Option<String>,
+}
+
+impl std::fmt::Debug for WantSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WantSource").field("match", &self.prefix).field("mirror", &self.mirror).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    digest: ManifestDigest,
+    #[serde(flatten)]
+    state: Weights,
+}
+
+#[derive(Debug, Deserialize)]
+struct List {
+    models: Vec<Listed>,
+}
+
+/// The cache of this host.
+#[derive(Clone, Debug)]
+pub struct WeightsCache {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl WeightsCache {
+    /// The cache at `url`.
+    ///
+    /// # Errors
+    /// When no HTTP client can be built.
+    pub fn new(url: &str) -> Result<Self, WeightsError> {
+        // It stands in this cluster: a proxy for the outside must not see it.
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(WeightsError::Client)?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    /// All models of which the cache knows something.
+    ///
+    /// # Errors
+    /// When it does not answer as it should.
+    pub async fn list(&self) -> Result<BTreeMap<ManifestDigest, Weights>, WeightsError> {
+        let list: List = self.ask(self.http.get(format!("{}/v1/models", self.url))).await?;
+        Ok(list.models.into_iter().map(|listed| (listed.digest, listed.state)).collect())
+    }
+
+    /// Asks for a model, again and again for as long as it is needed.
+    ///
+    /// # Errors
+    /// When it does not answer as it should.
+    pub async fn want(
+        &self,
+        digest: ManifestDigest,
+        uri: &ModelUri,
+        revision: &Revision,
+        sources: &[WantSource],
+        token: &str,
+    ) -> Result<Weights, WeightsError> {
+        let request = self.http.put(format!("{}/v1/models/{digest}", self.url)).bearer_auth(token);
+        let listed: Listed = self.ask(request.json(&Want { uri, revision, sources })).await?;
+        Ok(listed.state)
+    }
+
+    async fn ask<T: for<'de> Deserialize<'de>>(&self, request: reqwest::RequestBuilder) -> Result<T, WeightsError> {
+        let unreachable = |source| WeightsError::Unreachable { url: self.url.clone(), source };
+        let mut answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > MOST_BYTES {
+                return Err(self.refused(status.as_u16(), format!("more than {MOST_BYTES} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if !status.is_success() {
+            return Err(self.refused(status.as_u16(), String::from_utf8_lossy(&body).chars().take(200).collect()));
+        }
+        serde_json::from_slice(&body).map_err(|error| self.refused(status.as_u16(), error.to_string()))
+    }
+
+    fn refused(&self, status: u16, said: String) -> WeightsError {
+        WeightsError::Refused { url: self.url.clone(), status, said }
+    }
+}
+
+/// The token with which models are asked for.
+///
+/// # Errors
+/// When its Secret cannot be read.
+pub async fn token(ctx: &Context) -> Result<String, WeightsError> {
+    secret(ctx, TOKEN_SECRET, "token").await
+}
+
+/// The owner's sources, with their credentials.
+///
+/// # Errors
+/// When a Secret or ConfigMap that the owner named cannot be used: fetching elsewhere instead is not what was asked.
+pub async fn sources(ctx: &Context, sources: &[Source]) -> Result<Vec<WantSource>, WeightsError> {
+    let mut wanted = Vec::new();
+    for source in sources {
+        let token = match &source.secret_ref {
+            Some(named) => Some(secret(ctx, &named.name, "token").await?),
+            None => None,
+        };
+        let ca_bundle = match &source.ca_bundle_ref {
+            Some(named) => Some(config(ctx, &named.name, "ca.crt").await?),
+            None => None,
+        };
+        wanted.push(WantSource { prefix: source.match_.clone(), mirror: source.mirror.clone(), token, ca_bundle });
+    }
+    Ok(wanted)
+}
+
+async fn secret(ctx: &Context, name: &str, entry: &str) -> Result<String, WeightsError> {
+    let owner = |why: String| WeightsError::Owner { what: format!("Secret {}/{name}", ctx.namespace), why };
+    let api = Api::<Secret>::namespaced(ctx.client.clone(), &ctx.namespace);
+    let read = tokio::time::timeout(PATIENCE, api.get(name)).await.map_err(|_| owner("no answer".to_owned()))?;
+    let secret = read.map_err(|error| owner(error.to_string()))?;
+    let bytes =
+        secret.data.and_then(|mut data| data.remove(entry)).ok_or_else(|| owner(format!("it has no {entry}")))?;
+    let text = String::from_utf8(bytes.0).map_err(|_| owner(format!("its {entry} is no text")))?;
+    Ok(text.trim().to_owned())
+}
+
+async fn config(ctx: &Context, name: &str, entry: &str) -> Result<String, WeightsError> {
+    let owner = |why: String| WeightsError::Owner { what: format!("ConfigMap {}/{name}", ctx.namespace), why };
+    let api = Api::<ConfigMap>::namespaced(ctx.client.clone(), &ctx.namespace);
+    let read = tokio::time::timeout(PATIENCE, api.get(name)).await.map_err(|_| owner("no answer".to_owned()))?;
+    let map = read.map_err(|error| owner(error.to_string()))?;
+    map.data.and_then(|mut data| data.remove(entry)).ok_or_else(|| owner(format!("it has no {entry}")))
+}
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;
