@@ -1,6 +1,6 @@
 //! The API server as the durable store of statements.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,6 +16,9 @@ use crate::lease::{Fenced, LeaseHandle};
 
 /// Statements a page: 100 of the largest are 9 MiB, which an API server answers without trouble.
 const PAGE: u32 = 100;
+
+/// Names a page: they come with little else.
+const NAMES_PAGE: u32 = 1000;
 
 /// Statements as objects of one namespace.
 #[derive(Clone, Debug)]
@@ -99,6 +102,26 @@ impl StatementStore for ApiStore {
                 match page.metadata.continue_.filter(|token| !token.is_empty()) {
                     Some(token) => params = params.continue_token(&token),
                     None => return Ok(kept),
+                }
+            }
+        })
+    }
+
+    fn names(&self) -> BoxFuture<'_, Result<BTreeSet<String>, StoreError>> {
+        Box::pin(async move {
+            let mut names = BTreeSet::new();
+            let mut params = ListParams::default().limit(NAMES_PAGE);
+            loop {
+                let page = tokio::time::timeout(self.timeout * 4, self.api.list_metadata(&params)).await;
+                let page = match page {
+                    Ok(Ok(page)) => page,
+                    Ok(Err(error)) => return Err(unavailable("the names of statements", &error.to_string())),
+                    Err(_) => return Err(unavailable("the names of statements", "no answer in time")),
+                };
+                names.extend(page.items.iter().map(ResourceExt::name_any));
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params = params.continue_token(&token),
+                    None => return Ok(names),
                 }
             }
         })

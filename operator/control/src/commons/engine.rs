@@ -34,6 +34,10 @@ use crate::peers::PeersSnapshot;
 /// Entries that one turn may append. Whatever is left is decided again at the next turn, a second later at most.
 const APPENDS_A_TURN: usize = 32;
 
+/// How often the store is compared with what is held. Somebody may have deleted a statement, or put an older copy of the
+/// cluster's store in place, while this operator ran on.
+const AUDIT_EVERY: Duration = Duration::from_secs(60);
+
 /// What the cluster's owner, and its resources, tell the engine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Controls {
@@ -73,6 +77,7 @@ pub struct Engine {
     controls: Controls,
     heads: BTreeMap<PublicKey, Heads>,
     beacon_due: Duration,
+    audit_due: Duration,
     started: Duration,
     resumed: bool,
     trouble: Option<String>,
@@ -95,6 +100,7 @@ impl Engine {
             controls: Controls::default(),
             heads: BTreeMap::new(),
             beacon_due: Duration::ZERO,
+            audit_due: parts.author.clock.monotonic() + AUDIT_EVERY,
             started: parts.author.clock.monotonic(),
             resumed: false,
             trouble: None,
@@ -156,6 +162,7 @@ impl Engine {
 
     /// Stores what was taken, signs what is due, and moves every clock on.
     pub async fn turn(&mut self) {
+        self.audit().await;
         let stored = ledger::flush(&self.parts.author, &self.parts.shelf).await;
         self.trouble = stored.err().map(|error| error.to_string());
         self.follow_membership();
@@ -177,13 +184,27 @@ impl Engine {
         self.speak();
     }
 
+    async fn audit(&mut self) {
+        let now = self.parts.author.clock.monotonic();
+        if now < self.audit_due {
+            return;
+        }
+        self.audit_due = now + AUDIT_EVERY;
+        match ledger::audit(&self.parts.author, &self.parts.shelf).await {
+            Ok(0) => {}
+            Ok(missing) => tracing::warn!(missing, "statements were missing in the store and are put back"),
+            Err(error) => tracing::info!(%error, "the store could not be compared with what is held"),
+        }
+    }
+
     /// Appends one entry; whether to go on.
     async fn append(&mut self, body: Body) -> bool {
         let kind = body.kind();
         match ledger::append(&self.parts.author, &self.parts.shelf, body).await {
             Ok(Appended::Done(id)) => {
                 self.resumed |= kind == Some(Kind::LogResume);
-                tracing::info!(%id, kind = ?kind.map(|kind| kind.to_string()), "signed a log entry");
+                let kind = kind.map_or_else(String::new, |kind| kind.to_string());
+                tracing::info!(%id, %kind, "signed a log entry");
                 true
             }
             Ok(Appended::Occupied) => {
@@ -217,11 +238,8 @@ impl Engine {
             if let Some(Candidate { statement: Ok(statement), .. }) = due {
                 return Some(Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
             }
-            let shown = |of: &PublicKey| {
-                let mut entries = replica.entries(&log);
-                entries.any(|entry| matches!(entry.statement.body(), Body::Evidence(evidence) if evidence.log == *of))
-            };
-            if let Some(fork) = replica.forks().find(|fork| fork.log != log && !shown(&fork.log)) {
+            // Heads show one branch only, so a fork that nobody has reported would stay with those who saw both.
+            if let Some(fork) = replica.unreported_forks().into_iter().find(|fork| fork.log != log) {
                 return Some(Body::Evidence(Box::new(fork.to_evidence())));
             }
             let resumed_at = resumed_at(replica, &log);
@@ -344,6 +362,9 @@ impl Engine {
             access.remove(&log);
             (members, state.quorum(), access)
         });
+        // An applicant is read by nobody and hears nobody but its sponsor: it must not conclude that the others are lost.
+        let takes_part = self.standing() == Standing::Member;
+        let members = if takes_part { members } else { BTreeMap::new() };
         self.hearing.set_members(Membership { members, quorum });
         self.parts.shelf.set_access(access);
     }

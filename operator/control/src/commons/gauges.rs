@@ -62,8 +62,9 @@ impl Gauges {
             let label = &[member.as_str()];
             self.metrics.log_bytes.with_label_values(label).set(whole(log.bytes as u64));
             self.metrics.log_gaps.with_label_values(label).set(whole(log.missing));
+            let forks = self.metrics.forks.with_label_values(label);
             if log.forked_at.is_some() && self.forked.insert(member.clone()) {
-                self.metrics.forks.with_label_values(label).inc();
+                forks.inc();
             }
         }
         for (member, peer) in &peers.members {

@@ -125,7 +125,8 @@ impl Hearing {
     #[must_use]
     pub fn snapshot(&mut self, own: Option<Heard<koinon_core::body::latest::Offer>>) -> PeersSnapshot {
         let isolated = self.isolated();
-        self.heard_quorum |= !isolated;
+        // Whoever belongs to no membership yet has heard no quorum of it.
+        self.heard_quorum |= !isolated && self.membership.members.contains_key(&self.me);
         if let Some(view) = self.views.get_mut(&self.me) {
             view.offer = own;
         }

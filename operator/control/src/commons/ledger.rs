@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use koinon_api::names;
 use koinon_core::body::Body;
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
@@ -126,6 +127,31 @@ impl Contents {
     }
 }
 
+/// Compares the store with what is held, and has put back what is missing there. Returns how much that is.
+///
+/// # Errors
+/// When the store cannot be read completely: then nothing is concluded from absence.
+pub async fn audit(author: &Author, shelf: &Shelf) -> Result<usize, StoreError> {
+    let held = shelf.stored();
+    let names = author.store.names().await?;
+    let is_there = |entry: &Statement| {
+        let by_id = names::statement(&entry.id().to_string());
+        let by_position = names::own_entry(&entry.header().key.to_string(), entry.log_seq().unwrap_or_default().0);
+        names.contains(&by_id) || (entry.header().key == author.log() && names.contains(&by_position))
+    };
+    let missing: Vec<StatementId> = held.iter().filter(|entry| !is_there(entry)).map(|entry| entry.id()).collect();
+    let count = missing.len();
+    if count > 0 {
+        shelf.doubt(missing);
+    }
+    let charter = shelf.read(|commons| commons.founding().statement().clone());
+    if !names.contains(&names::statement(&charter.id().to_string())) {
+        author.store.keep(&charter).await?;
+        return Ok(count + 1);
+    }
+    Ok(count)
+}
+
 /// Stores what was taken from peers.
 ///
 /// # Errors
@@ -140,12 +166,20 @@ pub async fn flush(author: &Author, shelf: &Shelf) -> Result<(), StoreError> {
         let stored = store_one(author, shelf, &log, &entry).await;
         stored.map(|()| entry.id())
     });
-    let results: Vec<Result<StatementId, StoreError>> = work.buffered(WRITES_AT_ONCE).collect().await;
+    let mut results = work.buffered(WRITES_AT_ONCE);
     let (mut stored, mut failed) = (Vec::new(), None);
-    for result in results {
+    while let Some(result) = results.next().await {
         match result {
             Ok(id) => stored.push(id),
-            Err(error) => failed = Some(error),
+            Err(error) => {
+                // One name that is blocked says nothing about the others; a store that does not answer does, and a
+                // timeout for each of them would keep this operator silent for minutes.
+                let one_only = matches!(error, StoreError::Blocked { .. });
+                failed = Some(error);
+                if !one_only {
+                    break;
+                }
+            }
         }
     }
     if !stored.is_empty() {

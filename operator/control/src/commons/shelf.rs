@@ -100,6 +100,12 @@ impl Shelf {
         self.bump();
     }
 
+    /// The store does not hold these after all; they are not served before it does.
+    pub fn doubt(&self, ids: impl IntoIterator<Item = StatementId>) {
+        self.write().unstored.extend(ids);
+        self.bump();
+    }
+
     /// What is to be stored, in an order in which each follows what it names.
     #[must_use]
     pub fn unstored(&self) -> Vec<Arc<Statement>> {
@@ -109,6 +115,16 @@ impl Shelf {
                 book.unstored.iter().filter_map(|id| Some(replica.get(id)?.statement.clone())).collect();
             entries.sort_by_key(|entry| entry.log_seq());
             entries
+        })
+    }
+
+    /// Everything that counts as stored.
+    #[must_use]
+    pub fn stored(&self) -> Vec<Arc<Statement>> {
+        self.with(|book| {
+            let replica = book.commons.replica();
+            let all = replica.logs().flat_map(|(log, _)| replica.all(log));
+            all.filter(|entry| book.is_stored(&entry.id())).map(|entry| entry.statement.clone()).collect()
         })
     }
 

@@ -3,6 +3,8 @@
 //! Guarantees that an implementation gives: what [`StatementStore::reserve`] and [`StatementStore::keep`] report as
 //! stored survives this process; of two that reserve one position, one is told that it is occupied, and by what.
 
+use std::collections::BTreeSet;
+
 use futures::future::BoxFuture;
 use koinon_core::statement::Statement;
 use thiserror::Error;
@@ -59,6 +61,9 @@ pub trait StatementStore: Send + Sync + 'static {
     /// Everything that is stored, completely or not at all.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>>;
 
+    /// The names of everything that is stored, completely or not at all.
+    fn names(&self) -> BoxFuture<'_, Result<BTreeSet<String>, StoreError>>;
+
     /// Stores an entry of the own log under its position.
     fn reserve<'a>(&'a self, entry: &'a Statement) -> BoxFuture<'a, Result<Reserved, StoreError>>;
 
@@ -89,10 +94,12 @@ pub mod memory {
     }
 
     impl MemoryStore {
+        /// A copy of the content.
         pub fn snapshot(&self) -> Objects {
             self.objects.lock().unwrap().clone()
         }
 
+        /// Puts a copy in place of the content.
         pub fn restore(&self, objects: Objects) {
             *self.objects.lock().unwrap() = objects;
         }
@@ -114,6 +121,10 @@ pub mod memory {
                 };
                 Ok(self.snapshot().into_iter().map(read).collect())
             })
+        }
+
+        fn names(&self) -> BoxFuture<'_, Result<BTreeSet<String>, StoreError>> {
+            Box::pin(async move { Ok(self.snapshot().into_keys().collect()) })
         }
 
         fn reserve<'a>(&'a self, entry: &'a Statement) -> BoxFuture<'a, Result<Reserved, StoreError>> {

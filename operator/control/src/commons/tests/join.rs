@@ -40,6 +40,9 @@ async fn one_founds_and_two_join_each_with_one_invite_and_one_vote() {
     let invite = aarhus.invite("bilbao");
     bilbao.join(&invite).await.unwrap();
     assert!(matches!(bilbao.until("an applicant", |_| true).await.standing, Standing::Applicant));
+    // Longer than `lostSeconds`: an applicant hears nobody, and must not conclude anything from that.
+    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
+    assert!(bilbao.up().peers.borrow().members.is_empty());
     admit(&aarhus, &[&aarhus]).await;
     until_member(&aarhus, 2).await;
     until_member(&bilbao, 2).await;

@@ -86,6 +86,7 @@ pub struct Running {
     pub controls: watch::Sender<Controls>,
     pub desk: Arc<Desk>,
     pub publisher: LatestPublisher,
+    pub shelf: Arc<Shelf>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -135,7 +136,7 @@ impl Operator {
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let parts = Parts {
             author,
-            shelf,
+            shelf: shelf.clone(),
             publisher: publisher.clone(),
             invite: invite.clone(),
             lost: Default::default(),
@@ -150,7 +151,7 @@ impl Operator {
         let inputs = Inputs { people: people_in, controls: controls_in };
         let outputs = Outputs { view: view_out, peers: peers_out };
         let task = tokio::spawn(node::run(engine, network, invite, inputs, outputs, stop.clone()));
-        self.running = Some(Running { view, peers, people, controls, desk, publisher, stop, task });
+        self.running = Some(Running { view, peers, people, controls, desk, publisher, shelf, stop, task });
     }
 
     /// Ends it between two instructions, as SIGKILL does.
