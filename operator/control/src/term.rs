@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commons;
 use crate::context::{Context, CooperativeView};
+use crate::kinds::apikeys;
 use crate::peers::PeersSnapshot;
 use crate::placement::{self, PlacementMetrics};
 
@@ -62,6 +63,8 @@ async fn term(context: &Context, outputs: &Arc<Outputs>, end: CancellationToken)
     tasks.spawn("commons", commons::run(ctx, out.cooperative.clone(), out.peers.clone(), until));
     let (ctx, metrics, until) = (context.clone(), outputs.placement.clone(), end.clone());
     tasks.spawn("placement", async move { placement::run(ctx, metrics, until).await });
+    // Of no cooperative: applications may call what runs here whatever becomes of the membership.
+    tasks.spawn("API keys", apikeys::run(context.clone(), end.clone()));
     tasks.run(end, GRACE).await
 }
 

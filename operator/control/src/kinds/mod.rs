@@ -1,5 +1,6 @@
 //! One module a kind.
 
+pub mod apikeys;
 pub mod ballots;
 pub mod cooperative;
 pub mod gpuoffer;
