@@ -23,6 +23,7 @@ pub mod lease;
 pub mod metrics;
 pub mod peers;
 pub mod placement;
+pub mod probe;
 pub mod render;
 pub mod runtime;
 pub mod term;

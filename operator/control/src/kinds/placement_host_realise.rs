@@ -195,7 +195,7 @@ impl Realiser {
         }
         let name = names::guest_namespace(home.as_str());
         let client = || self.ctx.client.clone();
-        self.writer.apply(&Api::<Namespace>::all(client()), &guest::namespace(home)).await?;
+        self.writer.apply(&Api::<Namespace>::all(client()), &guest::namespace(home, &self.ctx.namespace)).await?;
         let policies = Api::<NetworkPolicy>::namespaced(client(), &name);
         for policy in guest::network_policies(home, &self.ctx.namespace) {
             self.writer.apply(&policies, &policy).await?;

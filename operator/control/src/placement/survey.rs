@@ -10,6 +10,7 @@ use koinon_api::common::NetworkPolicyState as ApiPolicy;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
+use kube::ResourceExt;
 use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use super::writer::Writer;
 use crate::context::Context;
 use crate::kinds::gpupool_offer::{self, Eyes};
 use crate::kinds::{gpupool, placement_home::Now};
+use crate::probe::Found;
 
 /// Heartbeats age without any change.
 const EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +61,7 @@ pub struct Surveyor {
     writer: Writer,
     metrics: PlacementMetrics,
     heartbeats: Heartbeats,
+    findings: watch::Receiver<Option<Found>>,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
     found: watch::Sender<Option<Arc<Survey>>>,
@@ -72,10 +75,12 @@ impl Surveyor {
         stores: Stores,
         own: Own,
         metrics: PlacementMetrics,
+        findings: watch::Receiver<Option<Found>>,
     ) -> (Self, watch::Receiver<Option<Arc<Survey>>>) {
         let (found, survey) = watch::channel(None);
         let writer = Writer::new(&ctx, "gpupool");
-        (Self { ctx, stores, own, writer, metrics, heartbeats: Heartbeats::default(), shown: BTreeSet::new(), found }, survey)
+        let (heartbeats, shown) = (Heartbeats::default(), BTreeSet::new());
+        (Self { ctx, stores, own, writer, metrics, heartbeats, findings, shown, found }, survey)
     }
 
     /// Looks until `stop`.
@@ -100,7 +105,7 @@ impl Surveyor {
         self.heartbeats.look(&self.stores.heartbeats.all(), now.unix, now.monotonic);
         let (records, unreadable) = self.records();
         let gpu_nodes = self.stores.gpu_nodes.all();
-        let names = gpu_nodes.iter().filter_map(|node| kube::ResourceExt::name_any(node.as_ref()).parse().ok());
+        let names = gpu_nodes.iter().filter_map(|node| node.name_any().parse().ok());
         let ages: BTreeMap<NodeName, Seconds> =
             names.filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name))).map(|(age, name)| (name, age)).collect();
         let holes = unreadable
@@ -131,6 +136,7 @@ impl Surveyor {
             first
         });
         self.show(&inventory, now).await;
+        self.confinement();
         if let Some(view) = view {
             self.offer(&inventory, &view.spec);
         }
@@ -186,6 +192,21 @@ impl Surveyor {
                 _ => {}
             }
         }
+    }
+
+    /// Says whether guests can be confined here, as the probe found it and the owner takes it.
+    fn confinement(&self) {
+        let cooperatives = self.ctx.caches.cooperatives.all();
+        let oldest = cooperatives.iter().min_by_key(|one| (one.creation_timestamp().map(|time| time.0), one.uid()));
+        let Some(oldest) = oldest else { return };
+        let found = self.findings.borrow().clone().unwrap_or_else(|| Found::unknown("the probe has not run yet"));
+        let state = accepted(found.state, oldest.spec.guests.network_policy);
+        self.ctx.host.send_if_modified(|facts| {
+            let changed = facts.network_policy != state || facts.network_policy_message != found.message;
+            facts.network_policy = state;
+            facts.network_policy_message = found.message;
+            changed
+        });
     }
 
     fn offer(&self, inventory: &Inventory, spec: &koinon_api::cooperative::CooperativeSpec) {

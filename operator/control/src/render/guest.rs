@@ -26,8 +26,9 @@ pub const WEIGHTS_OUT: &str = "koinon-weights-out";
 
 /// The namespace, under Pod Security *restricted*.
 #[must_use]
-pub fn namespace(home: &MemberId) -> Namespace {
+pub fn namespace(home: &MemberId, release_namespace: &str) -> Namespace {
     let mut labels = managed();
+    labels.insert(labels::RELEASE_NAMESPACE_LABEL.to_owned(), release_namespace.to_owned());
     labels.insert(labels::GUEST_OF.to_owned(), home.as_str().to_owned());
     for mode in ["enforce", "audit", "warn"] {
         labels.insert(format!("pod-security.kubernetes.io/{mode}"), "restricted".to_owned());

@@ -136,7 +136,7 @@ fn what_is_rendered_for_a_placement_is_what_was_reviewed() {
 fn what_confines_a_guest_is_what_was_reviewed() {
     let home = "aarhus".parse().unwrap();
     let granted = Granted { placements: 2, gpus: BTreeMap::from([("nvidia.com/gpu".to_owned(), 6)]) };
-    let mut objects = vec![json(guest::namespace(&home)), json(guest::quota(&home, &granted))];
+    let mut objects = vec![json(guest::namespace(&home, "koinon-system")), json(guest::quota(&home, &granted))];
     objects.extend(guest::network_policies(&home, "koinon-system").map(json));
     golden("guest", &objects);
 }
