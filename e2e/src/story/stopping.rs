@@ -107,7 +107,7 @@ const QUESTIONS: [(&str, &str); 6] = [
     ("proposals by state", "sum by (datacenter, state) (koinon_proposals)"),
     ("placements by side and state", "sum by (datacenter, side, state) (koinon_placements)"),
     ("requests by member and code", "sum by (datacenter, member, code) (koinon_gateway_requests_total)"),
-    ("tokens", "sum by (datacenter, direction) (koinon_gateway_tokens_total)"),
+    ("tokens", "sum by (datacenter, kind) (koinon_gateway_tokens_total)"),
 ];
 
 /// Prints members, offers, votes, placements, requests and tokens from Prometheus' own query API.
