@@ -25,6 +25,8 @@ use crate::placement::rules::{Approval, Rules, Standing};
 
 /// The longest that a copy that was left out waits for its home to think again, before it drains.
 const SECOND_THOUGHTS: Seconds = Seconds(10);
+/// A cache shows what was written within this time.
+const LAG: Duration = Duration::from_secs(5);
 /// How long grants hold without being confirmed, in leases.
 const GRANTS_HOLD: u32 = 1;
 
@@ -348,13 +350,19 @@ impl Guests {
         holdings: &BTreeMap<ReplicaKey, Holding>,
         decisions: Decisions,
     ) -> Result<(), GuestError> {
+        // What fails for one copy is tried again at the next look and holds up no other.
+        let mut first = None;
         for (placement, request, lease) in &decisions.raised {
-            self.raise(placement, request, *lease, scene).await?;
+            first = first.or(self.raise(placement, request, *lease, scene).await.err());
         }
-        let granted = decisions.born.len();
-        self.confine(home, scene, holdings, &decisions.born).await?;
-        for birth in decisions.born {
-            self.bear(home, scene, birth).await?;
+        match self.confine(home, scene, holdings, &decisions.born).await {
+            // Nothing new begins in a namespace that does not confine it.
+            Err(error) => first = first.or(Some(error)),
+            Ok(()) => {
+                for birth in decisions.born {
+                    first = first.or(self.bear(home, scene, birth).await.err());
+                }
+            }
         }
         for (_, holding) in Self::holding(holdings, home) {
             for placement in &holding.placements {
@@ -362,13 +370,10 @@ impl Guests {
                     continue;
                 }
                 let end = decisions.ended.get(&placement.name_any());
-                self.attend(scene, holding, placement, end).await?;
+                first = first.or(self.attend(scene, holding, placement, end).await.err());
             }
         }
-        if granted > 0 {
-            tracing::debug!(%home, granted, "grants were made");
-        }
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     /// The list was carried out: it renews everything that it names.
@@ -391,40 +396,49 @@ impl Guests {
         list: Option<&List>,
         holdings: &BTreeMap<ReplicaKey, Holding>,
     ) -> Result<(), GuestError> {
+        // A cache that lags may not show the Placement yet. A home that is not heard may still ask for what was granted,
+        // for as long as a grant lasts that is never renewed.
+        let lease = scene.rules.as_ref().map_or(Seconds(0), |rules| rules.parameters().lease_seconds);
+        let silent = Duration::from_secs(u64::try_from(lease.0).unwrap_or(0)).max(LAG);
         let mut unclaimed = BTreeMap::new();
         for (key, holding) in Self::holding(holdings, home) {
+            let runs_on = holding.live().and_then(|live| node_of(live));
             for (node, held) in &holding.reserved {
-                let listed = list.is_none_or(|list| {
-                    list.requests.requests.iter().any(|request| {
-                        request.job.uid == key.job && request.replica == key.replica && request.epoch == held.epoch
-                    })
-                });
-                let runs_here = holding.live().is_some_and(|live| node_of(live).as_ref() == Some(node));
-                let runs_elsewhere = holding.live().is_some_and(|live| node_of(live).is_some_and(|other| &other != node));
-                if runs_here || (!runs_elsewhere && holding.live().is_none() && listed) {
-                    continue;
-                }
-                unclaimed.insert((node.clone(), key.clone(), held.epoch), ());
+                let patience = match (&runs_on, list) {
+                    (Some(runs_on), _) if runs_on == node => continue,
+                    (Some(_), _) => LAG,
+                    (None, _) if holding.live().is_some() => continue,
+                    (None, Some(list)) => {
+                        let asked = |request: &Request| {
+                            request.job.uid == key.job && request.replica == key.replica && request.epoch == held.epoch
+                        };
+                        if list.requests.requests.iter().any(asked) {
+                            continue;
+                        }
+                        LAG
+                    }
+                    (None, None) => silent,
+                };
+                unclaimed.insert((node.clone(), key.clone(), held.epoch), patience);
             }
         }
         let memory = self.memory.entry(home.clone()).or_default();
         memory.unclaimed.retain(|held, _| unclaimed.contains_key(held));
         let mut due = Vec::new();
-        for held in unclaimed.into_keys() {
+        for (held, patience) in unclaimed {
             let since = *memory.unclaimed.entry(held.clone()).or_insert(scene.now.monotonic);
-            // A cache that lags may not show the Placement yet.
-            if scene.now.monotonic.saturating_sub(since) >= Duration::from_secs(5) {
+            if scene.now.monotonic.saturating_sub(since) >= patience {
                 due.push(held);
             }
         }
         for (node, key, epoch) in due {
-            let pods = self.realiser.pods_of_replica(&key, home == &scene.me).await?;
-            if pods == 0 {
-                match self.ledger.release(&node, &key, epoch).await {
-                    Ok(true) => tracing::info!(replica = %key, %epoch, %node, "gave back what nobody asks for"),
-                    Ok(false) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => {}
-                    Err(LedgerError::Store(error)) => return Err(error.into()),
-                }
+            if self.realiser.pods_on(&key, &node, home == &scene.me).await? > 0 {
+                continue;
+            }
+            match self.ledger.release(&node, &key, epoch).await {
+                Ok(true) => tracing::info!(replica = %key, %epoch, %node, "gave back what nobody asks for"),
+                Ok(false) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => {}
+                Err(LedgerError::Store(error)) => return Err(error.into()),
             }
         }
         Ok(())

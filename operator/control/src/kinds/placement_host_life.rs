@@ -118,10 +118,10 @@ impl Guests {
         for (_, holding) in Self::holding(holdings, home) {
             for placement in holding.placements.iter().filter(|one| one.namespace().as_deref() == Some(guest.as_str())) {
                 any = true;
-                if !list::is_over(placement) {
-                    let resource = gpu_resource(placement);
-                    add(resource, u32::try_from(placement.spec.gpu.count).unwrap_or(0));
-                }
+                // The objects of one that is over stand for as long as it is shown; its GPUs are free.
+                let over = list::is_over(placement);
+                let gpus = if over { 0 } else { u32::try_from(placement.spec.gpu.count).unwrap_or(0) };
+                add(gpu_resource(placement), gpus);
             }
         }
         for birth in born.iter().filter(|birth| !birth.local) {

@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::gpu_pool::PoolPod;
 use koinon_api::{Placement, labels, names};
-use koinon_core::ids::{ManifestDigest, MemberId};
+use koinon_core::ids::{ManifestDigest, MemberId, NodeName};
 use koinon_core::placement::ReplicaKey;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -279,11 +279,11 @@ impl Realiser {
         Ok(pods.items.iter().filter(|pod| holds(pod)).count())
     }
 
-    /// How many pods of any copy of the replica may still hold GPUs, freshly read.
+    /// How many pods of any copy of the replica may still hold GPUs of `node`, freshly read.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn pods_of_replica(&self, key: &ReplicaKey, own: bool) -> Result<usize, GuestError> {
+    pub async fn pods_on(&self, key: &ReplicaKey, node: &NodeName, own: bool) -> Result<usize, GuestError> {
         let replica = i32::try_from(key.replica.0).unwrap_or(i32::MAX);
         let name = names::host_placement(key.home.as_str(), key.job.as_str(), replica, 0);
         let stem = name.strip_suffix('0').unwrap_or(&name);
@@ -293,7 +293,11 @@ impl Realiser {
         let selector = format!("{}={},app.kubernetes.io/managed-by={MANAGED_BY}", labels::PART, labels::PART_ENGINE);
         let pods = self.read("pods", api.list(&ListParams::default().labels(&selector))).await?;
         let of_replica = |pod: &&Pod| pod.labels().get(labels::PLACEMENT).is_some_and(|name| name.starts_with(stem));
-        Ok(pods.items.iter().filter(of_replica).filter(|pod| holds(pod)).count())
+        let here = |pod: &&Pod| {
+            let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            bound.is_none_or(|bound| bound == node.as_str())
+        };
+        Ok(pods.items.iter().filter(of_replica).filter(|pod| holds(pod)).filter(here).count())
     }
 
     /// Forgets what was made for a Placement that is gone.

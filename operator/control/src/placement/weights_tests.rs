@@ -1,1 +1,79 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use koinon_core::ids::Digest;
+use serde_json::{Value, json};
+
+use super::*;
+
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+fn digest() -> ManifestDigest {
+    ManifestDigest(Digest([0xab; 32]))
+}
+
+async fn serve(app: Router) -> WeightsCache {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    WeightsCache::new(&format!("http://{address}/")).unwrap()
+}
+
+#[tokio::test]
+async fn a_model_is_asked_for_with_the_owner_s_sources_and_the_token() {
+    let asked = Asked::default();
+    let want = |State(asked): State<Asked>, headers: HeaderMap, Json(body): Json<Value>| async move {
+        let token = headers["authorization"].to_str().unwrap().to_owned();
+        asked.lock().unwrap().push((token, body));
+        (StatusCode::ACCEPTED, Json(json!({"digest": digest().to_string(), "state": "Fetching", "bytes": 3, "total": 9})))
+    };
+    let cache = serve(Router::new().route("/v1/models/{digest}", put(want)).with_state(asked.clone())).await;
+    let source = WantSource {
+        prefix: "hf://".to_owned(),
+        mirror: "https://mirror.example".to_owned(),
+        token: Some("hunter2".to_owned()),
+        ca_bundle: None,
+    };
+    assert!(!format!("{source:?}").contains("hunter2"));
+    let uri = "hf://org/model".parse().unwrap();
+    let state = cache.want(digest(), &uri, &"main".parse().unwrap(), &[source], "secret").await.unwrap();
+    assert_eq!(state, Weights::Fetching { bytes: 3, total: Some(9) });
+    let (token, body) = asked.lock().unwrap().remove(0);
+    assert_eq!(token, "Bearer secret");
+    let source = json!({"match": "hf://", "mirror": "https://mirror.example", "token": "hunter2"});
+    assert_eq!(body, json!({"uri": "hf://org/model", "revision": "main", "sources": [source]}));
+}
+
+#[tokio::test]
+async fn what_the_cache_holds_is_read_with_its_failures() {
+    let list = || async {
+        Json(json!({"models": [{"digest": digest().to_string(), "state": "Failed", "reason": "DigestMismatch",
+            "message": "m", "retryInSeconds": 60, "expected": digest().to_string()}]}))
+    };
+    let cache = serve(Router::new().route("/v1/models", get(list))).await;
+    let models = cache.list().await.unwrap();
+    let Weights::Failed(failure) = &models[&digest()] else { panic!("{models:?}") };
+    assert_eq!((failure.reason(), failure.is_final()), (Reason::DigestMismatch, true));
+}
+
+#[tokio::test]
+async fn a_cache_that_answers_nonsense_or_too_much_is_an_error_and_no_empty_list() {
+    let cache = serve(Router::new().route("/v1/models", get(|| async { "nonsense" }))).await;
+    assert!(matches!(cache.list().await, Err(WeightsError::Refused { status: 200, .. })));
+    let cache = serve(Router::new().route("/v1/models", get(|| async { "x".repeat(MOST_BYTES + 1) }))).await;
+    let error = cache.list().await.unwrap_err().to_string();
+    assert!(error.contains("more than 4194304 bytes"), "{error}");
+    let cache = serve(Router::new().route("/v1/models", get(|| async { StatusCode::UNAUTHORIZED }))).await;
+    assert!(matches!(cache.list().await, Err(WeightsError::Refused { status: 401, .. })));
+}
+
+#[tokio::test]
+async fn a_cache_that_is_not_there_is_named_with_what_to_check() {
+    let gone = WeightsCache::new("http://127.0.0.1:1").unwrap();
+    let error = gone.list().await.unwrap_err().to_string();
+    assert!(error.contains("http://127.0.0.1:1") && error.contains("koinon-weights"), "{error}");
+}
