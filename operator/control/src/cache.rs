@@ -10,18 +10,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
+use koinon_api::conditions::Reason;
 use kube::api::{Api, ResourceExt};
 use kube::core::{DeserializeGuard, Resource};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::events::{Events, Severity};
+use crate::lease::LeaseHandle;
 use crate::metrics::WatchMetrics;
 
 /// A watch that says nothing for this long is opened anew, so a connection that died silently is noticed.
 const WATCH_SECONDS: u32 = 60;
 /// An error message of a foreign object, cut to what fits an event.
 const MAX_ERROR_CHARS: usize = 500;
+
+/// How long after becoming leader undecodable objects are told of at the latest.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);
@@ -231,6 +238,46 @@ pub async fn follow_trimmed<K>(
     }
 }
 
+/// Tells an event for every object that cannot be read, while this replica leads.
+pub async fn report<K>(cache: Cache<K>, events: Events, lease: LeaseHandle)
+where
+    K: Resource<DynamicType = ()>,
+{
+    let mut told: BTreeMap<Key, Undecodable> = BTreeMap::new();
+    let mut changes = cache.changes();
+    loop {
+        let found = cache.undecodable();
+        told.retain(|key, _| found.contains_key(key));
+        if lease.is_leader() {
+            for (key, undecodable) in found {
+                if told.get(&key) != Some(&undecodable) {
+                    let note = format!("this version cannot read it, the others go on: {}", undecodable.error);
+                    events.tell(reference::<K>(&key, &undecodable), Severity::Warning, Reason::Undecodable, note);
+                    told.insert(key, undecodable);
+                }
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            // Whoever leads now may not have led when it was found.
+            () = tokio::time::sleep(REPORT_AGAIN) => {}
+        }
+    }
+}
+
+fn reference<K: Resource<DynamicType = ()>>((namespace, name): &Key, undecodable: &Undecodable) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        name: Some(name.clone()),
+        uid: undecodable.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
@@ -272,6 +319,22 @@ mod tests {
         assert_eq!(names(&cache), ["a"]);
         feeder.take(watcher::Event::InitDone);
         assert_eq!(names(&cache), ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undecodable_object_is_told_of_once_and_again_when_it_is_spoilt_otherwise() {
+        let metrics = crate::metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
+        let (events, mut told) = Events::new(metrics);
+        let (cache, mut feeder) = cache::<ConfigMap>();
+        tokio::spawn(report(cache, events, LeaseHandle::held_for_ever()));
+        feeder.take(watcher::Event::Apply(map("bad", json!("no map"))));
+        let first = told.recv().await.unwrap();
+        assert_eq!((first.reason, first.about.name.as_deref()), (Reason::Undecodable, Some("bad")));
+        feeder.take(watcher::Event::Apply(map("good", json!({}))));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(told.try_recv().is_err());
+        feeder.take(watcher::Event::Apply(map("bad", json!(7))));
+        assert_ne!(told.recv().await.unwrap().note, first.note);
     }
 
     #[test]

@@ -73,7 +73,14 @@ pub async fn run(args: OperatorArgs, process: Process) -> Result<(), OperatorErr
     }
 
     let mut tasks = Tasks::new();
-    let caches = caches(&client, &args, &metrics, &process.stop, &mut tasks);
+    let (events, told) = Events::new(metrics.clone());
+    let publish = events::publish(client.clone(), args.pod_name.clone(), told, metrics.clone());
+    spawn(&mut tasks, "events", &process.stop, publish);
+    let (lease, vacate) = contend(&client, &args, &mut tasks)?;
+
+    let watches =
+        Watches { client: &client, namespace: &args.namespace, metrics: &metrics, events: &events, lease: &lease };
+    let caches = watches.caches(&process.stop, &mut tasks);
     let synced = caches.clone();
     let stop = process.stop.clone();
     tasks.spawn("first lists", async move {
@@ -85,11 +92,6 @@ pub async fn run(args: OperatorArgs, process: Process) -> Result<(), OperatorErr
         Ok::<(), std::convert::Infallible>(())
     });
 
-    let (events, told) = Events::new(metrics.clone());
-    let publish = events::publish(client.clone(), args.pod_name.clone(), told, metrics.clone());
-    spawn(&mut tasks, "events", &process.stop, publish);
-
-    let (lease, vacate) = contend(&client, &args, &mut tasks)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (cooperative_sender, cooperative) = watch::channel(None);
     let (peers_sender, peers) = watch::channel(Arc::default());
@@ -140,51 +142,50 @@ fn schemas() -> Result<crds::Schemas, serde_json::Error> {
     Ok(schemas)
 }
 
-fn caches(
-    client: &kube::Client,
-    args: &OperatorArgs,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-    tasks: &mut Tasks,
-) -> Caches {
-    macro_rules! follow {
-        ($name:literal) => {
-            follow(client, &args.namespace, metrics, stop, tasks, $name)
-        };
-    }
-    Caches {
-        cooperatives: follow!("watch of cooperatives"),
-        members: follow!("watch of members"),
-        releases: follow!("watch of model releases"),
-        proposals: follow!("watch of proposals"),
-        votes: follow!("watch of votes"),
-        policy_versions: follow!("watch of policy versions"),
-        offers: follow!("watch of offers"),
-    }
+/// What every watch of the release namespace needs.
+struct Watches<'a> {
+    client: &'a kube::Client,
+    namespace: &'a str,
+    metrics: &'a Metrics,
+    events: &'a Events,
+    lease: &'a LeaseHandle,
 }
 
-fn follow<K>(
-    client: &kube::Client,
-    namespace: &str,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-    tasks: &mut Tasks,
-    name: &'static str,
-) -> Cache<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
-{
-    let (cache, feeder) = cache::cache();
-    let api: Api<DeserializeGuard<K>> = Api::namespaced(client.clone(), namespace);
-    let watch = cache::follow(api, watcher::Config::default(), feeder, metrics.watch());
-    spawn(tasks, name, stop, watch);
-    cache
+impl Watches<'_> {
+    fn caches(&self, stop: &CancellationToken, tasks: &mut Tasks) -> Caches {
+        Caches {
+            cooperatives: self.follow("watch of cooperatives", stop, tasks),
+            members: self.follow("watch of members", stop, tasks),
+            releases: self.follow("watch of model releases", stop, tasks),
+            proposals: self.follow("watch of proposals", stop, tasks),
+            votes: self.follow("watch of votes", stop, tasks),
+            policy_versions: self.follow("watch of policy versions", stop, tasks),
+            offers: self.follow("watch of offers", stop, tasks),
+        }
+    }
+
+    fn follow<K>(&self, name: &'static str, stop: &CancellationToken, tasks: &mut Tasks) -> Cache<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (cache, feeder) = cache::cache();
+        let api: Api<DeserializeGuard<K>> = Api::namespaced(self.client.clone(), self.namespace);
+        let watch = cache::follow(api, watcher::Config::default(), feeder, self.metrics.watch());
+        let report = cache::report(cache.clone(), self.events.clone(), self.lease.clone());
+        spawn(tasks, name, stop, async move {
+            tokio::select! {
+                () = watch => {}
+                () = report => {}
+            }
+        });
+        cache
+    }
 }
 
 fn spawn(
