@@ -125,17 +125,12 @@ impl ControlPlane {
             identity.kubeconfig(&spec.name, &Subject::client(user, None))?;
         }
         let [etcd, api_server, controller_manager, scheduler] = launches(spec, place);
-        let mut plane = Self {
-            etcd: etcd.spawn(place.run)?,
-            api_server: api_server.spawn(place.run)?,
-            // They retry until the API server answers, so they start beside it.
-            controller_manager: controller_manager.spawn(place.run)?,
-            scheduler: scheduler.spawn(place.run)?,
-            data: place.dir.join("etcd"),
-            namespace_file: place.namespace_file.to_owned(),
-        };
-        plane.wait_ready(place.dir).await?;
-        Ok(plane)
+        let (mut etcd, mut api_server) = (etcd.spawn(place.run)?, api_server.spawn(place.run)?);
+        wait_ready(&mut etcd, &mut api_server, place.dir, place.namespace_file).await?;
+        // Not before: the controller manager ends if it has waited ten seconds, which a slow machine's API server needs.
+        let (controller_manager, scheduler) = (controller_manager.spawn(place.run)?, scheduler.spawn(place.run)?);
+        let (data, namespace_file) = (place.dir.join("etcd"), place.namespace_file.to_owned());
+        Ok(Self { etcd, api_server, controller_manager, scheduler, data, namespace_file })
     }
 
     /// Takes over the control plane that another process of ours started.
@@ -184,10 +179,11 @@ impl ControlPlane {
         self.etcd.stop(STOP_GRACE);
         fs::remove_dir_all(&self.data).with_context(|| format!("removing {}", self.data.display()))?;
         copy_folder(from, &self.data)?;
-        for daemon in self.daemons() {
-            daemon.restart(run, NO_GRACE)?;
-        }
-        self.wait_ready(datacenter).await
+        self.etcd.restart(run, NO_GRACE)?;
+        self.api_server.restart(run, NO_GRACE)?;
+        self.wait_ready(datacenter).await?;
+        self.controller_manager.restart(run, NO_GRACE)?;
+        self.scheduler.restart(run, NO_GRACE)
     }
 
     /// Kills the API server.
@@ -201,30 +197,33 @@ impl ControlPlane {
         self.wait_ready(datacenter).await
     }
 
-    /// Waits until the API server says that it is ready.
-    pub async fn wait_ready(&mut self, datacenter: &Path) -> Result<()> {
-        let client = http_client(datacenter, &self.namespace_file).await?;
-        let what = format!("{} to be ready", self.api_server.name());
-        let Self { etcd, api_server, .. } = self;
-        wait_until(&what, START_TIMEOUT, || {
-            let alive = etcd.check().and_then(|()| api_server.check());
-            let request = client.http.get(format!("https://{}/readyz?verbose", client.relay.local())).send();
-            async move {
-                if let Err(error) = alive {
-                    return Poll::Never(format!("{error:#}"));
-                }
-                match request.await {
-                    Ok(answer) if answer.status().is_success() => Poll::Ready(()),
-                    Ok(answer) => {
-                        let text = answer.text().await.unwrap_or_default();
-                        Poll::NotYet(text.lines().filter(|line| line.starts_with("[-]")).collect::<Vec<_>>().join(", "))
-                    }
-                    Err(error) => Poll::not_yet(error),
-                }
-            }
-        })
-        .await
+    async fn wait_ready(&mut self, datacenter: &Path) -> Result<()> {
+        wait_ready(&mut self.etcd, &mut self.api_server, datacenter, &self.namespace_file).await
     }
+}
+
+/// Waits until the API server says that it is ready.
+async fn wait_ready(etcd: &mut Daemon, api_server: &mut Daemon, datacenter: &Path, namespace_file: &Path) -> Result<()> {
+    let client = http_client(datacenter, namespace_file).await?;
+    let what = format!("{} to be ready", api_server.name());
+    wait_until(&what, START_TIMEOUT, || {
+        let alive = etcd.check().and_then(|()| api_server.check());
+        let request = client.http.get(format!("https://{}/readyz?verbose", client.relay.local())).send();
+        async move {
+            if let Err(error) = alive {
+                return Poll::Never(format!("{error:#}"));
+            }
+            match request.await {
+                Ok(answer) if answer.status().is_success() => Poll::Ready(()),
+                Ok(answer) => {
+                    let text = answer.text().await.unwrap_or_default();
+                    Poll::NotYet(text.lines().filter(|line| line.starts_with("[-]")).collect::<Vec<_>>().join(", "))
+                }
+                Err(error) => Poll::not_yet(error),
+            }
+        }
+    })
+    .await
 }
 
 /// An HTTP client for the API server's health, through a relay.

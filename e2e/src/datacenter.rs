@@ -352,6 +352,9 @@ impl Datacenter {
         // Without its default service account a namespace refuses every pod.
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), "default");
         wait_until("the default service account", NODE_READY_TIMEOUT, || async {
+            if let Err(error) = self.check().await {
+                return Poll::Never(format!("{error:#}"));
+            }
             match accounts.get_opt("default").await {
                 Ok(found) => Poll::<()>::when(found.is_some(), "none yet"),
                 Err(error) => Poll::not_yet(error),

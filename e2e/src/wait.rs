@@ -32,12 +32,22 @@ impl<T> Poll<T> {
 /// How often to look: often enough that waiting never adds much to a step, rarely enough for two cores.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
+/// How many times longer than usual to wait, from `$KOINON_PATIENCE`: a machine without hardware virtualisation is slow, not broken.
+fn patience() -> u32 {
+    std::env::var("KOINON_PATIENCE")
+        .ok()
+        .and_then(|times| times.parse().ok())
+        .filter(|times| (1..=100).contains(times))
+        .unwrap_or(1)
+}
+
 /// Looks again and again until `look` is ready; fails after `timeout`, naming `what` and what was last seen.
 pub async fn wait_until<T, F, Fut>(what: &str, timeout: Duration, mut look: F) -> Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Poll<T>>,
 {
+    let timeout = timeout * patience();
     let started = Instant::now();
     let mut last = String::from("nothing yet");
     loop {
