@@ -23,6 +23,8 @@ use crate::output::{Output, print_yaml};
 ///
 /// With --proposal-file no cluster is needed: sign on a machine of your own and apply the YAML from git.
 #[derive(Debug, clap::Args)]
+// With --proposal-file the choice stands alone.
+#[command(allow_missing_positional = true)]
 pub struct Args {
     /// The proposal: its name, its id, or the beginning of either.
     #[arg(required_unless_present = "proposal_file")]
