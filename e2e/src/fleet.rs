@@ -135,13 +135,20 @@ impl Fleet {
     }
 }
 
-/// Removes the run that stands, whoever made it; says so if there is none.
+/// Removes the run that stands, whoever made it, and the logs of one that failed; says whether there was any.
 pub fn down() -> Result<bool> {
     let _lock = run::lock()?;
-    if !Run::folder()?.join("made.jsonl").exists() {
-        return Ok(false);
+    let folder = Run::folder()?;
+    let logs = run::kept_logs(&folder);
+    let mut found = logs.exists();
+    if found {
+        std::fs::remove_dir_all(&logs).with_context(|| format!("removing {}", logs.display()))?;
     }
-    Run::open()?.down().map(|()| true)
+    if folder.join(run::LIST).exists() {
+        found = true;
+        Run::open()?.down()?;
+    }
+    Ok(found)
 }
 
 /// Copies all logs beside the run's folder, which is about to be removed.

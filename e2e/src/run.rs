@@ -207,7 +207,7 @@ impl Run {
 
     /// Where the logs of a run that failed are kept when the run is removed.
     pub fn kept_logs(&self) -> PathBuf {
-        self.dir.with_extension("logs")
+        kept_logs(&self.dir)
     }
 
     /// Removes the logs of an earlier run that failed.
@@ -312,6 +312,11 @@ fn delete_link(name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the logs of a run with this folder are kept if it fails.
+pub fn kept_logs(folder: &Path) -> PathBuf {
+    folder.with_extension("logs")
 }
 
 /// Held by the one process that begins or ends a run, so that two of them do not interleave.

@@ -116,8 +116,10 @@ impl Demo {
 fn end_badly(ended: Ended, keep: bool) -> Result<()> {
     if !keep && Run::folder()?.join(run::LIST).exists() {
         let standing = Run::open()?;
-        if let Some(logs) = fleet::keep_logs(&standing) {
-            println!("\nThe datacenters' logs are kept in {logs}.");
+        if matches!(ended, Ended::Failed(_))
+            && let Some(logs) = fleet::keep_logs(&standing)
+        {
+            println!("\nThe datacenters' logs are kept in {logs} until `cargo xtask demo down`.");
         }
         standing.down().context("cleaning up; run `cargo xtask demo down`")?;
     }
