@@ -203,7 +203,12 @@ impl ControlPlane {
 }
 
 /// Waits until the API server says that it is ready.
-async fn wait_ready(etcd: &mut Daemon, api_server: &mut Daemon, datacenter: &Path, namespace_file: &Path) -> Result<()> {
+async fn wait_ready(
+    etcd: &mut Daemon,
+    api_server: &mut Daemon,
+    datacenter: &Path,
+    namespace_file: &Path,
+) -> Result<()> {
     let client = http_client(datacenter, namespace_file).await?;
     let what = format!("{} to be ready", api_server.name());
     wait_until(&what, START_TIMEOUT, || {

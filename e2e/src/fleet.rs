@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, ensure};
 use tokio::task::JoinSet;
 
 use crate::cache::Cache;
@@ -12,9 +12,12 @@ use crate::image::{self, Image};
 use crate::network::Wire;
 use crate::node;
 use crate::preflight;
-use crate::run::{self, Made, Run};
+use crate::run::{self, Instance, Made, Run};
 use crate::spec::DatacenterSpec;
 use crate::toolchain::{self, Report, Toolchain};
+
+/// More than a small machine holds, and few enough that each has its own digit in an address.
+const MAX_DATACENTERS: usize = 9;
 
 /// The datacenters of one run.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ impl Fleet {
         report: Report<'_>,
         adjust: impl Fn(DatacenterSpec) -> DatacenterSpec,
     ) -> Result<Self> {
+        let specs = specs(names, adjust)?;
         let lock = run::lock()?;
         preflight::check()?;
         let cache = Cache::from_env()?;
@@ -47,7 +51,7 @@ impl Fleet {
         let toolchain = Arc::new(Toolchain::ensure(&cache, report)?);
         let pause = image::pause(&cache, report)?;
         let run = Arc::new(Run::begin()?);
-        match Self::raise(run.clone(), toolchain, names, &pause, adjust, lock).await {
+        match Self::raise(run.clone(), toolchain, specs, &pause, lock).await {
             Ok(fleet) => Ok(fleet),
             Err(error) => {
                 // The logs are what explains the failure; they stay beside the run's folder.
@@ -63,9 +67,8 @@ impl Fleet {
     async fn raise(
         run: Arc<Run>,
         toolchain: Arc<Toolchain>,
-        names: &[&str],
+        specs: Vec<DatacenterSpec>,
         pause: &Image,
-        adjust: impl Fn(DatacenterSpec) -> DatacenterSpec,
         lock: File,
     ) -> Result<Self> {
         let prefix = run.instance().prefix();
@@ -74,9 +77,7 @@ impl Fleet {
         node::prepare_mount_folder(&run)?;
         let wire = Wire::create(&run)?;
         let mut starting = JoinSet::new();
-        for (index, name) in names.iter().enumerate() {
-            let spec =
-                adjust(DatacenterSpec::at(run.instance(), u8::try_from(index).context("too many datacenters")?, name));
+        for spec in specs {
             let (run, toolchain, wire, pause) = (run.clone(), toolchain.clone(), wire.clone(), pause.clone());
             starting.spawn(async move { Datacenter::start(run, toolchain, &wire, spec, &pause).await });
         }
@@ -133,6 +134,27 @@ impl Fleet {
     pub fn down(&self) -> Result<()> {
         Run::open()?.down()
     }
+}
+
+/// One specification a name, each at an address of its own.
+fn specs(names: &[&str], adjust: impl Fn(DatacenterSpec) -> DatacenterSpec) -> Result<Vec<DatacenterSpec>> {
+    ensure!(
+        !names.is_empty() && names.len() <= MAX_DATACENTERS,
+        "name 1 to {MAX_DATACENTERS} datacenters, not {}",
+        names.len()
+    );
+    let instance = Instance::from_env()?;
+    let mut specs: Vec<DatacenterSpec> = Vec::new();
+    for (index, name) in (0..).zip(names) {
+        let spec = adjust(DatacenterSpec::at(instance, index, name));
+        spec.check().map_err(Error::msg)?;
+        ensure!(
+            specs.iter().all(|other| other.name != spec.name),
+            "two datacenters are called {name}; a name is one datacenter's"
+        );
+        specs.push(spec);
+    }
+    Ok(specs)
 }
 
 /// Removes the run that stands, whoever made it, and the logs of one that failed; says whether there was any.

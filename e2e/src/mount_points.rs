@@ -1,4 +1,5 @@
-//! Empty folders outside the run's own, on which every node mounts its own (`/var/lib/kubelet`, …).
+//! Empty folders outside the run's own, on which every node mounts its own (`/var/lib/kubelet`, …), and the one that
+//! holds network namespaces.
 //!
 //! They are shared by all runs on the machine, and removing one would take the mount of another run's node away with it,
 //! so they are listed in one place, and only the last run to go removes them.
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::run::Instance;
+use crate::run::{Instance, unmount};
 
 /// The folders that runs made, one path a line. A folder that was there before is not listed and stays.
 const LIST: &str = "/var/lib/koinon-e2e.mount-points";
@@ -48,7 +49,11 @@ fn remove_listed(mut list: File) -> Result<()> {
     list.read_to_string(&mut text).context("reading the list of mount points")?;
     // Children were listed after their parents. One that somebody else has put something into stays: it is theirs now.
     for path in text.lines().rev().map(PathBuf::from) {
-        let _ = fs::remove_dir(path);
+        if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()) {
+            // `ip netns` mounts its folder on itself.
+            unmount(&path)?;
+            let _ = fs::remove_dir(path);
+        }
     }
     Ok(())
 }

@@ -4,11 +4,12 @@
 //! Pulling a cable is setting the bridge's end of it down: the member keeps its addresses and goes on inside.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::command;
+use crate::mount_points;
 use crate::process::Home;
 use crate::run::{Made, Run};
 
@@ -36,6 +37,7 @@ impl Wire {
     pub fn create(run: &Run) -> Result<Self> {
         let wire = Self::of(run);
         let (ns, instance) = (&wire.namespace, run.instance());
+        mount_points::make(Path::new("/run/netns"))?;
         run.note(&Made::NetworkNamespace { name: ns.clone() })?;
         command::words(&format!("ip netns add {ns}")).context("making the wire's namespace; are you root?")?;
         command::words(&format!("ip -n {ns} link set lo up"))?;

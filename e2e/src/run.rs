@@ -91,6 +91,8 @@ pub struct Run {
 
 /// Name of the list of what was made, in the run's folder.
 pub const LIST: &str = "made.jsonl";
+/// The kernel takes socket paths of 107 bytes; `/<name of 30>/kubelet/device-plugins/kubelet.sock` is the longest below.
+const MAX_FOLDER_LENGTH: usize = 34;
 const MAX_LIST_BYTES: u64 = 16 << 20;
 
 impl Run {
@@ -108,6 +110,12 @@ impl Run {
         let dir = Self::folder()?;
         if dir.join(LIST).exists() {
             bail!("a run stands in {}; remove it first: `cargo xtask demo down`", dir.display());
+        }
+        if dir.as_os_str().len() > MAX_FOLDER_LENGTH {
+            bail!(
+                "{} is too long: sockets lie below it; set KOINON_RUN to at most {MAX_FOLDER_LENGTH} characters",
+                dir.display()
+            );
         }
         fs::create_dir_all(&dir).with_context(|| format!("making the run's folder {}", dir.display()))?;
         // Keys of every cluster lie below.
@@ -287,7 +295,8 @@ impl Run {
     }
 }
 
-fn unmount(path: &Path) -> Result<()> {
+/// Takes every mount away from a path; one without any is fine.
+pub fn unmount(path: &Path) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mounts")?;
     let mounted = |path: &Path| table.lines().filter(|line| line.split(' ').nth(1) == path.to_str()).count();
     for _ in 0..mounted(path) {

@@ -83,6 +83,23 @@ impl DatacenterSpec {
         }
     }
 
+    /// Fails if the name cannot be that of a node, a network namespace and a folder of the run at once.
+    pub fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let label = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if name.is_empty() || name.len() > 30 || !label {
+            return Err(format!(
+                "{name:?} is no name for a datacenter; use up to 30 lower case letters, digits and inner hyphens"
+            ));
+        }
+        if ["mounts", "wan", "wire", "desk"].contains(&name.as_str()) {
+            return Err(format!("{name:?} is a name that the run itself uses; take another"));
+        }
+        Ok(())
+    }
+
     /// The same without a node.
     pub fn without_node(mut self) -> Self {
         self.node = false;
@@ -98,6 +115,15 @@ impl DatacenterSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_would_leave_the_runs_folder_is_refused() {
+        let named = |name: &str| DatacenterSpec::at(Instance::default(), 0, name).check();
+        assert_eq!(named("aarhus"), Ok(()));
+        for wrong in ["", "..", "a/b", "Aarhus", "-a", "wire", "a-name-that-is-much-too-long-for-it"] {
+            assert!(named(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_subnet_is_written_as_it_is_read() {
