@@ -151,6 +151,10 @@ fn describe(member: &Member) -> String {
 
 /// What of a member is, or was, another's.
 fn used(state: &State, member: &Member) -> Option<String> {
+    // Admitted before it had read the charter: it asks again, and nothing of it is anybody else's.
+    if state.member(&member.id).is_some_and(|known| known.member.keys == member.keys) {
+        return None;
+    }
     let membership = state.membership()?;
     if membership.used_ids.contains(&member.id) {
         return Some(format!("the member id {}", member.id));
@@ -183,4 +187,29 @@ pub fn applicants(
         .filter_map(|invite| invite.used_by)
         .filter(|key| !proposed(key))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use koinon_core::body::charter::Preset;
+    use koinon_core::log::Limits;
+    use koinon_core::policy::Commons;
+    use koinon_core::testkit;
+
+    use super::*;
+
+    #[test]
+    fn a_member_that_asks_again_is_itself_and_anybody_else_under_its_name_is_not() {
+        let (aarhus, bilbao) = (testkit::person("aarhus"), testkit::person("bilbao"));
+        let founding = testkit::found(&[&aarhus, &bilbao], testkit::charter(&[&aarhus, &bilbao], Preset::Trial));
+        let commons = Commons::new(founding, Limits::default());
+        assert_eq!(used(commons.state(), &bilbao.member), None);
+        let mut stranger = testkit::person("cork").member;
+        assert_eq!(used(commons.state(), &stranger), None);
+        stranger.id = bilbao.id();
+        assert_eq!(used(commons.state(), &stranger).as_deref(), Some("the member id bilbao"));
+        stranger.id = "dublin".parse().unwrap();
+        stranger.keys.operator = bilbao.member.keys.operator;
+        assert!(used(commons.state(), &stranger).unwrap().starts_with("the key ed25519:"));
+    }
 }
