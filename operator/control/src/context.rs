@@ -1,5 +1,6 @@
 //! What every controller shares.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::commons::publisher::LatestPublisher;
+use crate::commons::view::LogFacts;
 use crate::events::Events;
 use crate::lease::LeaseHandle;
 use crate::metrics::Metrics;
@@ -40,7 +42,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// What the API server holds of the kinds in the release namespace.
     pub caches: Caches,
-    /// What this cluster belongs to; `None` until the charter is known and this member is part of the cooperative.
+    /// What this cluster belongs to; `None` until the charter is known and this member is part of the cooperative. It
+    /// stays after the member has left, for as long as there is something to wind up (see `ending`).
     pub cooperative: watch::Receiver<Option<Arc<CooperativeView>>>,
     /// What is heard of the members.
     pub peers: watch::Receiver<Arc<PeersSnapshot>>,
@@ -104,6 +107,8 @@ pub struct CooperativeView {
     pub charter: Arc<Charter>,
     /// What the local owner wants.
     pub spec: Arc<CooperativeSpec>,
+    /// The logs as they are held here, by member.
+    pub logs: Arc<BTreeMap<MemberId, LogFacts>>,
     /// Whether this member is Active and its operator may sign log entries: neither cloned nor still recovering its head.
     pub may_sign: bool,
 }

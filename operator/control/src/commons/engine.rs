@@ -447,7 +447,7 @@ impl Engine {
             standing,
             signing,
             verdicts: self.verdicts.clone(),
-            logs: self.logs(commons),
+            logs: Arc::new(self.logs(commons)),
             store_trouble: self.trouble.clone(),
             clock_in_tolerance: in_tolerance,
             resumed: self.resumed,

@@ -58,7 +58,7 @@ impl Gauges {
         for gone in self.shown.difference(&present).cloned().collect::<Vec<_>>() {
             self.remove(&gone);
         }
-        for (member, log) in &view.logs {
+        for (member, log) in view.logs.iter() {
             let label = &[member.as_str()];
             self.metrics.log_bytes.with_label_values(label).set(whole(log.bytes as u64));
             self.metrics.log_gaps.with_label_values(label).set(whole(log.missing));

@@ -8,6 +8,7 @@ use koinon_api::conditions::Reason;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::{Cooperative, Statement, labels};
 use koinon_core::ids::{PublicKey, UnixSeconds};
+use koinon_core::kind::Kind;
 use koinon_core::recovery::CloneVerdict;
 use koinon_telemetry::{TaskError, Tasks};
 use kube::ResourceExt;
@@ -40,8 +41,14 @@ const KEY_AGAIN: Duration = Duration::from_secs(5);
 const LEAF_AGAIN: i64 = 30;
 /// How long a deleted `Cooperative` waits for guests and placements to drain before it goes all the same.
 const LONGEST_ENDING: Duration = Duration::from_secs(600);
+/// How long, at most, what was published last is still served after everything is wound up.
+const LONGEST_LINGER: Duration = Duration::from_secs(10);
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// The kinds of statements that operators store.
+const OPERATORS_KINDS: [Kind; 6] =
+    [Kind::Charter, Kind::Anchor, Kind::CloseSeal, Kind::EnactSeal, Kind::Evidence, Kind::LogResume];
 
 /// Why the commons side ended.
 #[derive(Debug, Error)]
@@ -64,8 +71,10 @@ pub async fn run(
     let mut tasks = Tasks::new();
     let invites =
         follow::<Secret>(&ctx, &mut tasks, &stop, "watch of invites", format!("{}={}", labels::INVITE, labels::TRUE));
-    // The operator labels what it writes with its kind; what has no such label was applied by people.
-    let statements = follow::<Statement>(&ctx, &mut tasks, &stop, "watch of statements", format!("!{}", labels::KIND));
+    // What operators write is labelled with its kind. What people apply has no label, or the one of what they sign.
+    let by_operators = OPERATORS_KINDS.iter().map(Kind::as_str).collect::<Vec<_>>();
+    let by_people = format!("{} notin ({})", labels::KIND, by_operators.join(","));
+    let statements = follow::<Statement>(&ctx, &mut tasks, &stop, "watch of statements", by_people);
     let (running_sender, running) = watch::channel(None);
     let office = Office {
         keys: KeyStore::new(ctx.client.clone(), &ctx.namespace, ctx.lease.clone(), ctx.write_timeout()),
@@ -79,6 +88,7 @@ pub async fn run(
         statements,
         leaf_due: UnixSeconds(0),
         ending_since: None,
+        wound_up_since: None,
         gauges: Gauges::new(ctx.metrics.clone()),
         cooperative,
         peers,
@@ -166,6 +176,7 @@ struct Office {
     statements: Cache<Statement>,
     leaf_due: UnixSeconds,
     ending_since: Option<Duration>,
+    wound_up_since: Option<Duration>,
     gauges: Gauges,
     cooperative: watch::Sender<Option<Arc<CooperativeView>>>,
     peers: watch::Sender<Arc<PeersSnapshot>>,
@@ -323,20 +334,23 @@ impl Office {
             *current = running;
             differs
         });
-        let belongs = object.zip(view.filter(|view| view.standing == Standing::Member));
+        // Whoever has left still winds up, and has to know what.
+        let belongs = object.zip(view.filter(|view| matches!(view.standing, Standing::Member | Standing::Left)));
         let next = belongs.map(|(object, view)| CooperativeView {
             me: view.me.clone(),
             coop: view.coop,
             state: view.state.clone(),
             charter: view.charter.clone(),
             spec: Arc::new(object.spec.clone()),
+            logs: view.logs.clone(),
             may_sign: view.signing == Signing::Yes,
         });
         self.cooperative.send_if_modified(|current| {
             let same = match (&*current, &next) {
                 (None, None) => true,
                 (Some(old), Some(new)) => {
-                    Arc::ptr_eq(&old.state, &new.state) && old.spec == new.spec && old.may_sign == new.may_sign
+                    Arc::ptr_eq(&old.state, &new.state)
+                        && (&old.spec, &old.logs, old.may_sign) == (&new.spec, &new.logs, new.may_sign)
                 }
                 _ => false,
             };
@@ -350,7 +364,9 @@ impl Office {
     async fn look_at_leaf(&mut self, view: Option<&CommonsView>) {
         let now = self.ctx.clock.unix();
         let member = view.filter(|view| view.standing == Standing::Member);
+        // A clone gets no leaf: its gateway would answer for the member in the original's place.
         if let (Some(view), Ok(key)) = (member, &self.key)
+            && key.clone.may_sign()
             && now >= self.leaf_due
         {
             self.leaf_due = match self.keys.gateway_leaf(key, view.coop, &view.me, now).await {
@@ -367,11 +383,12 @@ impl Office {
     /// The finalizer, the end, and the word to resume.
     async fn look_at_object(&mut self, object: &Cooperative, view: Option<&CommonsView>) {
         let deleting = object.metadata.deletion_timestamp.is_some();
-        self.ctx.ending.request(deleting);
+        let has_left = view.is_some_and(|view| view.standing == Standing::Left);
+        self.ctx.ending.request(deleting || has_left);
         let has_finalizer = object.finalizers().iter().any(|name| name == labels::FINALIZER);
         let now = self.ctx.clock.monotonic();
         if !deleting {
-            self.ending_since = None;
+            (self.ending_since, self.wound_up_since) = (None, None);
             if !has_finalizer && self.session.is_some() {
                 let mut finalizers = object.finalizers().to_vec();
                 finalizers.push(labels::FINALIZER.to_owned());
@@ -384,10 +401,16 @@ impl Office {
         }
         let since = *self.ending_since.get_or_insert(now);
         let waited = now.saturating_sub(since);
-        // What was never a member has nothing to wind up. Nobody else is waited for: what this member has published
-        // stands, and its peers read it when they can.
+        // What was never a member has nothing to wind up. Nobody else is waited for: what this member publishes last is
+        // served for a moment to whoever listens, and no peer has to.
         let left = if self.session.is_some() { self.ctx.ending.left() } else { Vec::new() };
-        if has_finalizer && (left.is_empty() || waited >= LONGEST_ENDING) {
+        let linger = view.map_or(Duration::ZERO, |view| {
+            let beacons = u64::try_from(view.state.parameters().beacon_seconds.0).unwrap_or(0).saturating_mul(2);
+            Duration::from_secs(beacons).min(LONGEST_LINGER)
+        });
+        let wound_up = if left.is_empty() { *self.wound_up_since.get_or_insert(now) } else { now };
+        let published = left.is_empty() && now.saturating_sub(wound_up) >= linger;
+        if has_finalizer && (published || waited >= LONGEST_ENDING) {
             if !left.is_empty() {
                 tracing::warn!(?left, "the membership ends although not everything was wound up in time");
             }
@@ -419,7 +442,7 @@ impl Office {
             Stage::Held(refusal) => Some(refusal.clone()),
             _ => None,
         });
-        let left = self.ctx.ending.requested().then(|| self.ctx.ending.left());
+        let left = object.metadata.deletion_timestamp.as_ref().map(|_| self.ctx.ending.left());
         let host = self.ctx.host.borrow().clone();
         let facts = cooperative::Facts {
             key: self.key.as_ref(),

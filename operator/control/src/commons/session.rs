@@ -34,8 +34,10 @@ use crate::peers::PeersSnapshot;
 
 /// The wait before a failed start is tried again; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-/// A sponsor that is down for hours is asked once a minute.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest wait for something of the own cluster, which somebody may be repairing right now.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The longest wait between two questions to a sponsor, who may be down for hours, or has said no.
+const LONGEST_WAIT_FOR_SPONSOR: Duration = Duration::from_secs(60);
 
 /// How far a membership has come.
 #[derive(Clone, Debug, Default)]
@@ -109,10 +111,14 @@ impl Session {
                 },
             };
             tracing::warn!(reason = %held.reason, "the membership cannot begin: {}", held.message);
+            let longest = match held.reason {
+                Reason::WriteFailed | Reason::InviteMissing => LONGEST_WAIT,
+                _ => LONGEST_WAIT_FOR_SPONSOR,
+            };
             self.stage.send_replace(Stage::Held(held));
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                () = tokio::time::sleep(wait.min(longest)) => wait = (wait * 2).min(longest),
             }
         }
     }

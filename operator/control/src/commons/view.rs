@@ -74,7 +74,7 @@ pub struct CommonsView {
     /// What became of each resource that people applied.
     pub verdicts: Arc<BTreeMap<Source, Verdict>>,
     /// The logs by member.
-    pub logs: BTreeMap<MemberId, LogFacts>,
+    pub logs: Arc<BTreeMap<MemberId, LogFacts>>,
     /// The store's last failure, while it lasts.
     pub store_trouble: Option<String>,
     /// Whether a quorum's clocks agree with ours.

@@ -175,3 +175,7 @@ fn missing_votes(ctx: &Context, running: &Running, view: &CommonsView) -> Vec<Vo
     let missing = on_proposals.chain(strays).filter(|(_, vote)| !shown.contains(&vote.id));
     running.shelf.read(|commons| missing.filter_map(|(on, record)| vote::mirror(commons, on, record)).collect())
 }
+
+#[cfg(test)]
+#[path = "ballots_tests.rs"]
+mod tests;

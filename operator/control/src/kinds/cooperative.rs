@@ -250,6 +250,9 @@ fn accepting(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
     if facts.ending.is_some() {
         return Verdict::no(Reason::Deleting, "this membership is being wound up");
     }
+    if facts.view.is_some_and(|view| view.standing == Standing::Left) {
+        return Verdict::no(Reason::Left, "this member has left; its guests drain");
+    }
     if spec.endpoints.gateway.is_empty() {
         return Verdict::no(Reason::HomeOnly, "spec.endpoints.gateway is empty: nobody could reach a guest here");
     }
@@ -294,3 +297,7 @@ fn ready(facts: &Facts<'_>, needed: [&Verdict; 3]) -> Verdict {
         None => Verdict::yes(Reason::Ready, "a member that signs and hears a quorum"),
     }
 }
+
+#[cfg(test)]
+#[path = "cooperative_tests.rs"]
+mod tests;

@@ -108,7 +108,7 @@ fn status(
     let mut note = |type_, verdict| set(&mut status.conditions, type_, verdict, generation, moment);
     let reachable = reachable(peer);
     note(ConditionType::Reachable, reachable.clone());
-    let log = log_intact(member);
+    let log = log_intact(view, member);
     note(ConditionType::LogIntact, log.clone());
     let usable = if state == MemberState::Left {
         Verdict::no(Reason::Left, "it has left the cooperative")
@@ -147,14 +147,24 @@ fn reachable(peer: Option<&PeerView>) -> Verdict {
     }
 }
 
-fn log_intact(member: &policy::MemberState) -> Verdict {
-    match member.forked_at {
-        None => Verdict::yes(Reason::LogWhole, "one gapless log"),
-        Some(seq) => Verdict::no(
+fn log_intact(view: &CooperativeView, member: &policy::MemberState) -> Verdict {
+    if let Some(seq) = member.forked_at {
+        return Verdict::no(
             Reason::LogForked,
             format!(
                 "two entries with number {seq} are proved: nothing new is placed with it, its later entries do not count"
             ),
+        );
+    }
+    match view.logs.get(&member.member.id) {
+        Some(log) if log.capped => Verdict::no(
+            Reason::OverBudget,
+            format!(
+                "its log fills this cluster's local cap with {} bytes: raise --author-cap-bytes to store more",
+                log.bytes
+            ),
         ),
+        // Whether entries are missing for a moment or for long shows in koinon_log_gaps; here it would only flicker.
+        _ => Verdict::yes(Reason::LogWhole, "one gapless log"),
     }
 }

@@ -139,7 +139,7 @@ fn tell<K: Projected>(ctx: &Context, before: &[Condition], written: &K) {
         if earlier.map_or(good, |earlier| earlier.status == condition.status) {
             continue;
         }
-        let severity = if good { Severity::Normal } else { Severity::Warning };
+        let severity = if good || is_progress(reason) { Severity::Normal } else { Severity::Warning };
         ctx.events.tell(
             written.object_ref(&()),
             severity,
@@ -147,6 +147,25 @@ fn tell<K: Projected>(ctx: &Context, before: &[Condition], written: &K) {
             format!("{}: {}", condition.type_, condition.message),
         );
     }
+}
+
+/// Whether a condition that does not hold says only that something takes its course.
+fn is_progress(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Starting
+            | Reason::Applying
+            | Reason::RecoveringHead
+            | Reason::Unsigned
+            | Reason::AwaitingAnchor
+            | Reason::Pending
+            | Reason::Open
+            | Reason::AwaitingSeals
+            | Reason::AwaitingTimelock
+            | Reason::AwaitingEnactment
+            | Reason::Deleting
+            | Reason::HomeOnly
+    )
 }
 
 /// Writes the statuses that differ of objects that are there; an object that is gone is not made again.

@@ -74,6 +74,7 @@ pub fn view(me: &str, releases: Vec<ModelRelease>, engines: Vec<Engine>) -> Coop
         state: Arc::new(State::fold(&founding, &replica)),
         charter: Arc::new(founding.charter().clone()),
         spec: Arc::new(serde_json::from_value(spec).unwrap()),
+        logs: Default::default(),
         may_sign: true,
     }
 }
