@@ -38,6 +38,8 @@ impl FakeGpus {
         let library = messages
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            // Procedural macros are shared libraries as well.
+            .filter(|message| message["target"]["name"] == "fake_nvml" || message["target"]["name"] == "fake-nvml")
             .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
             .filter_map(|file| file.as_str().map(PathBuf::from))
             .find(|file| file.extension().is_some_and(|extension| extension == "so"))
