@@ -42,7 +42,8 @@ impl FakeGpus {
             .filter(|message| message["target"]["name"] == "fake_nvml" || message["target"]["name"] == "fake-nvml")
             .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
             .filter_map(|file| file.as_str().map(PathBuf::from))
-            .find(|file| file.extension().is_some_and(|extension| extension == "so"))
+            // By name: the procedural macros that it needs are shared objects too.
+            .find(|file| file.file_name().is_some_and(|name| name == "libfake_nvml.so"))
             .context("cargo built no shared library of fake-nvml")?;
         let source = checkout().join("e2e/deviceplugin");
         let files = cache::contents(&source, &[])?;
