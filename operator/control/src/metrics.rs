@@ -34,6 +34,12 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Own entries that another process had already put at their position.
     pub reservation_conflicts: IntCounter,
+    /// Handshakes at the peer endpoint that came to nothing, by reason.
+    pub peer_handshake_failures: IntCounterVec,
+    /// Requests at the peer endpoint that met a limit, by limit.
+    pub peer_limits: IntCounterVec,
+    /// Requests that the peer endpoint answered.
+    pub peer_requests: IntCounter,
     /// Events that could not be published.
     pub events_dropped: IntCounter,
     watch: WatchMetrics,
@@ -95,6 +101,17 @@ impl Metrics {
                 "koinon_log_reservation_conflicts_total",
                 "Own entries whose position another process had taken.",
             )?,
+            peer_handshake_failures: new.counters(
+                "koinon_peer_handshake_failures_total",
+                "Handshakes at the peer endpoint that came to nothing, by reason.",
+                &["reason"],
+            )?,
+            peer_limits: new.counters(
+                "koinon_peer_limits_total",
+                "Requests at the peer endpoint that met a limit, by limit.",
+                &["limit"],
+            )?,
+            peer_requests: new.counter("koinon_peer_requests_total", "Requests that the peer endpoint answered.")?,
             events_dropped: new.counter("koinon_events_dropped_total", "Events that could not be published.")?,
             watch: WatchMetrics {
                 errors: new.counters("koinon_watch_errors_total", "Failed watches, by kind.", &["kind"])?,

@@ -11,7 +11,7 @@ use koinon_api::conditions::Reason;
 use koinon_core::body::entry::{Anchor, LogResume};
 use koinon_core::body::latest::Beacon;
 use koinon_core::body::{Body, RULES};
-use koinon_core::ids::{MemberId, PublicKey};
+use koinon_core::ids::{MemberId, PublicKey, StatementId};
 use koinon_core::invite::Invite;
 use koinon_core::kind::Kind;
 use koinon_core::policy::{MemberStanding, Taken};
@@ -49,6 +49,13 @@ pub struct Controls {
     pub applicants: BTreeSet<PublicKey>,
 }
 
+/// A statement together with how many have signed it: a copy with another co-signature is worth another anchor.
+type Signed = (StatementId, usize);
+
+fn signed(statement: &Statement) -> Signed {
+    (statement.id(), statement.envelope().signatures.len())
+}
+
 /// What an engine is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -74,6 +81,8 @@ pub struct Engine {
     hearing: Hearing,
     people: Arc<Vec<Candidate>>,
     verdicts: Arc<BTreeMap<Source, Verdict>>,
+    /// What is anchored stays so, and is not looked for again at every turn.
+    settled: BTreeMap<Source, (Signed, Verdict)>,
     controls: Controls,
     heads: BTreeMap<PublicKey, Heads>,
     beacon_due: Duration,
@@ -97,6 +106,7 @@ impl Engine {
             hearing,
             people: Arc::default(),
             verdicts: Arc::default(),
+            settled: BTreeMap::new(),
             controls: Controls::default(),
             heads: BTreeMap::new(),
             beacon_due: Duration::ZERO,
@@ -232,7 +242,7 @@ impl Engine {
             if self.recovery.is_resumed() && !self.resumed {
                 return Some(Body::LogResume(LogResume { old_log: log, old_head: replica.head(&log) }));
             }
-            let mut people: Vec<&Candidate> = self.people.iter().collect();
+            let mut people: Vec<&Candidate> = self.people.iter().filter(|c| self.settled(c).is_none()).collect();
             people.sort_by_key(|candidate| people::order(candidate));
             let due = people.into_iter().find(|c| people::judge(c, commons, me, &log, now).is_none());
             if let Some(Candidate { statement: Ok(statement), .. }) = due {
@@ -312,7 +322,8 @@ impl Engine {
                     commons.replica().wants(heads).is_empty()
                 });
                 if !contains {
-                    return if caught_up { Standing::Truncated } else { Standing::Applicant };
+                    let missing = invite.membership_head;
+                    return if caught_up { Standing::Truncated(missing) } else { Standing::Applicant };
                 }
             }
             match state.member(me) {
@@ -369,6 +380,12 @@ impl Engine {
         self.parts.shelf.set_access(access);
     }
 
+    fn settled(&self, candidate: &Candidate) -> Option<&Verdict> {
+        let statement = candidate.statement.as_ref().ok()?;
+        let (known, verdict) = self.settled.get(&candidate.source)?;
+        (*known == signed(statement)).then_some(verdict)
+    }
+
     fn judge_people(&mut self) {
         let (me, log, now) = (&self.parts.author.me, self.parts.author.log(), self.parts.author.clock.unix());
         let waits = |signing: &Signing| match signing {
@@ -387,16 +404,25 @@ impl Engine {
         };
         let verdicts = self.parts.shelf.read(|commons| {
             let judged = self.people.iter().map(|candidate| {
-                let verdict = people::judge(candidate, commons, me, &log, now);
-                (candidate.source.clone(), verdict)
+                let known = self.settled(candidate).cloned();
+                (candidate, known.or_else(|| people::judge(candidate, commons, me, &log, now)))
             });
-            judged.collect::<Vec<_>>()
+            judged.map(|(candidate, verdict)| (candidate.clone(), verdict)).collect::<Vec<_>>()
         });
+        self.settled = verdicts
+            .iter()
+            .filter_map(|(candidate, verdict)| match (&candidate.statement, verdict) {
+                (Ok(statement), Some(verdict @ Verdict::Anchored { .. })) => {
+                    Some((candidate.source.clone(), (signed(statement), verdict.clone())))
+                }
+                _ => None,
+            })
+            .collect();
         let gate = self.signing();
         let signing = if gate == Signing::Yes { signing } else { gate };
         let verdicts: BTreeMap<Source, Verdict> = verdicts
             .into_iter()
-            .map(|(source, verdict)| (source, verdict.unwrap_or_else(|| waits(&signing))))
+            .map(|(candidate, verdict)| (candidate.source, verdict.unwrap_or_else(|| waits(&signing))))
             .collect();
         if *self.verdicts != verdicts {
             self.verdicts = Arc::new(verdicts);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use koinon_core::ids::{MemberId, UnixSeconds};
 use koinon_core::policy::Phase;
-use koinon_net::metrics::NetMetrics;
+use koinon_net::metrics::{NetMetrics, NetSnapshot};
 
 use super::view::CommonsView;
 use crate::clock::Clock;
@@ -33,13 +33,15 @@ pub struct Gauges {
     metrics: Metrics,
     shown: BTreeSet<MemberId>,
     forked: BTreeSet<MemberId>,
+    /// What the endpoint had counted when it was last looked at; another endpoint begins at zero again.
+    counted: NetSnapshot,
 }
 
 impl Gauges {
     /// Figures that show nothing yet.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Gauges { metrics, shown: BTreeSet::new(), forked: BTreeSet::new() }
+        Gauges { metrics, shown: BTreeSet::new(), forked: BTreeSet::new(), counted: NetSnapshot::default() }
     }
 
     /// Shows what is known now.
@@ -71,7 +73,23 @@ impl Gauges {
             self.show_peer(member, peer, up.get(member).copied().unwrap_or(false), clock);
         }
         self.show_proposals(view, clock.unix());
+        self.count(snapshot);
         self.shown = present;
+    }
+
+    fn count(&mut self, now: NetSnapshot) {
+        let before = std::mem::replace(&mut self.counted, now);
+        let (now, metrics) = (&self.counted, &self.metrics);
+        let grown = |now: u64, before: u64| if now >= before { now - before } else { now };
+        for (reason, count) in &now.handshake_failures {
+            let known = before.handshake_failures.get(reason).copied().unwrap_or(0);
+            metrics.peer_handshake_failures.with_label_values(&[*reason]).inc_by(grown(*count, known));
+        }
+        for (limit, count) in &now.limits {
+            let known = before.limits.get(limit).copied().unwrap_or(0);
+            metrics.peer_limits.with_label_values(&[*limit]).inc_by(grown(*count, known));
+        }
+        metrics.peer_requests.inc_by(grown(now.requests, before.requests));
     }
 
     fn show_peer(&self, member: &MemberId, peer: &crate::peers::PeerView, up: bool, clock: &dyn Clock) {

@@ -256,7 +256,7 @@ mod tests {
             hearing.step();
             let expected = match second {
                 ..=6 => Liveness::Fresh,
-                ..=19 => Liveness::Suspect,
+                7..=19 => Liveness::Suspect,
                 _ => Liveness::Lost,
             };
             assert_eq!(liveness(&mut hearing, &bilbao), expected, "after {second} s");

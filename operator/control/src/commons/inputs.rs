@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use koinon_api::{Proposal, Statement, Vote, labels};
+use koinon_api::{Proposal, Statement, Vote};
 use kube::ResourceExt;
 
 use super::candidate::{self, Candidate, Source};
@@ -19,8 +19,8 @@ pub struct Reader {
 type Version = (Option<String>, Option<i64>);
 
 impl Reader {
-    /// All candidates among what the caches hold. Mirrors are not among them: they were written by this operator from
-    /// statements that are anchored already.
+    /// All candidates among what the caches hold, mirrors included: a label is no reason to believe that the fields say
+    /// what the envelope says.
     pub fn read(
         &mut self,
         proposals: &Cache<Proposal>,
@@ -28,15 +28,15 @@ impl Reader {
         statements: &Cache<Statement>,
     ) -> Vec<Candidate> {
         let mut next = BTreeMap::new();
-        for proposal in proposals.all().iter().filter(|proposal| !is_mirror(*proposal)) {
+        for proposal in proposals.all() {
             let name = proposal.name_any();
             let read = || candidate::of_proposal(&name, &proposal.spec);
-            self.look(Source::Proposal(name.clone()), &**proposal, read, &mut next);
+            self.look(Source::Proposal(name.clone()), &*proposal, read, &mut next);
         }
-        for vote in votes.all().iter().filter(|vote| !is_mirror(*vote)) {
+        for vote in votes.all() {
             let name = vote.name_any();
             let read = || candidate::of_vote(&name, &vote.spec);
-            self.look(Source::Vote(name.clone()), &**vote, read, &mut next);
+            self.look(Source::Vote(name.clone()), &*vote, read, &mut next);
         }
         for statement in statements.all() {
             let name = statement.name_any();
@@ -61,12 +61,6 @@ impl Reader {
         };
         next.insert(source, (version, candidate));
     }
-}
-
-/// Whether the operator wrote this resource itself, from a foreign statement.
-#[must_use]
-pub fn is_mirror<K: kube::Resource>(object: &Arc<K>) -> bool {
-    object.meta().labels.as_ref().is_some_and(|map| map.get(labels::MIRROR).map(String::as_str) == Some(labels::TRUE))
 }
 
 /// Gives the engine a new list only when it differs, so that an unrelated change does not wake it.

@@ -8,8 +8,9 @@ use koinon_core::founding::{Founding, FoundingError};
 use koinon_core::ids::StatementId;
 use koinon_core::invite::Invite;
 use koinon_core::statement::{Statement, StatementError};
-use koinon_net::client::{JoinError, JoinSession, Proxies, SessionError, one_line};
+use koinon_net::client::{DialError, JoinError, JoinSession, Proxies, SessionError, one_line};
 use koinon_net::limits::{Limits, Timing};
+use koinon_net::tls::PeerRefusal;
 use koinon_net::wire::{JoinAccepted, JoinRefusal, JoinRequest};
 use thiserror::Error;
 
@@ -62,11 +63,26 @@ impl JoinTrouble {
                 JoinRefusal::InviteUnknown | JoinRefusal::Unknown => Reason::InviteRefused,
             },
             JoinTrouble::Asked(JoinError::TooLarge { .. }) => Reason::ApplicationInvalid,
-            JoinTrouble::Asked(JoinError::Session(_)) | JoinTrouble::Session(_) => Reason::SponsorUnreachable,
+            JoinTrouble::Asked(JoinError::Session(error)) | JoinTrouble::Session(error) => unreachable(error),
             JoinTrouble::NoCharter(_) => Reason::InviteForeign,
             JoinTrouble::Charter(_) => Reason::CharterInvalid,
         };
         Refusal::new(reason, one_line(self))
+    }
+}
+
+/// Whoever answers proves another cooperative, or another key, than the invite names; anything else is a bad line.
+fn unreachable(error: &SessionError) -> Reason {
+    let refusal = match error {
+        SessionError::Dial(error) => match error.as_ref() {
+            DialError::Certificate { refusal, .. } => Some(refusal),
+            _ => None,
+        },
+        _ => None,
+    };
+    match refusal {
+        Some(PeerRefusal::WrongCooperative { .. } | PeerRefusal::WrongKey { .. }) => Reason::InviteForeign,
+        _ => Reason::SponsorUnreachable,
     }
 }
 

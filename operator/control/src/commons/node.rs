@@ -217,7 +217,7 @@ fn replace<T: PartialEq>(current: &mut Arc<T>, next: T) -> bool {
 /// Whom to read from: the sponsor alone until the admission, all other members afterwards.
 fn peers_of(view: &CommonsView, invite: Option<&Invite>) -> BTreeMap<PublicKey, PeerAddress> {
     match (&view.standing, invite) {
-        (Standing::Applicant | Standing::Truncated, Some(invite)) => sponsor(invite).as_peer(),
+        (Standing::Applicant | Standing::Truncated(_), Some(invite)) => sponsor(invite).as_peer(),
         _ => {
             let others = view.state.active().filter(|member| member.id != view.me);
             let address = |endpoints| PeerAddress { endpoints, protocol: Alpn::Peer };

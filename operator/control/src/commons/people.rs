@@ -42,11 +42,16 @@ pub fn judge(
         Err(refusal) => return Some(Verdict::Refused(refusal.clone())),
     };
     if let Err(refusal) = belongs(statement, commons.replica().coop(), me) {
-        // Applied at another seat, from a shared repository: its author's operator anchors it, and we see that.
-        return Some(match anchored_anywhere(commons, statement) {
-            Some(verdict) if refusal.reason == Reason::NotSeat => verdict,
-            _ => Verdict::Refused(refusal),
-        });
+        if refusal.reason != Reason::NotSeat {
+            return Some(Verdict::Refused(refusal));
+        }
+        let author = statement.author();
+        if commons.state().member(author).is_none() {
+            let message = format!("{author} is no member of this cooperative, now or before");
+            return Some(Verdict::Refused(Refusal::new(Reason::NotElector, message)));
+        }
+        // A mirror, or applied at another seat from a shared repository: its author's operator anchors it, and we see that.
+        return Some(anchored_anywhere(commons, statement).unwrap_or(Verdict::Refused(refusal)));
     }
     match commons.anchoring(me, log, statement, now) {
         Anchoring::Anchor => None,
@@ -73,7 +78,8 @@ fn anchored_anywhere(commons: &Commons, statement: &Statement) -> Option<Verdict
     let author = commons.state().member(statement.author())?;
     let log = author.member.keys.operator;
     let id = statement.id();
-    let mut entries = commons.replica().entries(&log);
+    // Both branches of a forked log: what stands in the second one is anchored too, and void.
+    let mut entries = commons.replica().all(&log);
     let entry = entries.find(|entry| entry.statement.nested().is_some_and(|nested| nested.id() == id))?;
     Some(Verdict::Anchored { entry: entry.id(), seq: entry.seq(), log, at: entry.statement.header().issued_at })
 }

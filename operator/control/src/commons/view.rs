@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use koinon_api::conditions::Reason;
 use koinon_core::body::charter::Charter;
-use koinon_core::ids::{CoopId, MemberId, PublicKey, Seq};
+use koinon_core::ids::{CoopId, MemberId, PolicyHash, PublicKey, Seq};
 use koinon_core::policy::State;
 
 use super::candidate::{Refusal, Source};
@@ -16,8 +16,8 @@ use super::people::Verdict;
 pub enum Standing {
     /// Its application waits for the vote.
     Applicant,
-    /// What the sponsor shows lacks what the invite names; nothing of it is believed.
-    Truncated,
+    /// What the sponsor shows lacks this membership version, which the invite names; nothing of it is believed.
+    Truncated(PolicyHash),
     /// It takes part.
     Member,
     /// It has left.

@@ -96,7 +96,8 @@ fn a_mirror_shows_exactly_what_was_signed() {
         mirror.validate_cel().unwrap();
         let read = candidate::of_vote(&mirror.name_any(), &mirror.spec).unwrap();
         assert_eq!(read.statement.unwrap(), *signed);
-        assert!(crate::commons::inputs::is_mirror(&Arc::new(mirror)));
+        let label = mirror.metadata.labels.as_ref().unwrap().get(koinon_api::labels::MIRROR);
+        assert_eq!(label.map(String::as_str), Some("true"));
     }
 }
 
@@ -104,7 +105,7 @@ fn a_mirror_shows_exactly_what_was_signed() {
 fn a_mirrored_proposal_shows_its_state_and_its_tally() {
     let fixture = fixture();
     let mirror = Arc::new(proposal::mirror(&fixture.commons, fixture.proposal.id()).unwrap());
-    let shown = proposal::statuses(&view(&fixture, BTreeMap::new()), &[mirror.clone()], &moment(T0));
+    let shown = proposal::statuses(&view(&fixture, BTreeMap::new()), std::slice::from_ref(&mirror), &moment(T0));
     let status = &shown[&mirror.name_any()];
     assert_eq!(status.state, Some(ProposalState::Open));
     let tally = status.tally.as_ref().unwrap();
@@ -112,7 +113,7 @@ fn a_mirrored_proposal_shows_its_state_and_its_tally() {
     assert!(conditions::is_true(&status.conditions, ConditionType::Anchored));
     assert!(!conditions::is_true(&status.conditions, ConditionType::Enacted));
     let long_after = moment(UnixSeconds(T0.0 + 365 * 86_400));
-    let shown = proposal::statuses(&view(&fixture, BTreeMap::new()), &[mirror.clone()], &long_after);
+    let shown = proposal::statuses(&view(&fixture, BTreeMap::new()), std::slice::from_ref(&mirror), &long_after);
     assert_eq!(shown[&mirror.name_any()].state, Some(ProposalState::Expired));
 }
 
@@ -174,7 +175,7 @@ fn a_counted_vote_and_a_forged_envelope_are_told_apart() {
     let fixture = fixture();
     let (on, record) = fixture.commons.state().vote(&fixture.votes[1].id()).unwrap();
     let mirror = Arc::new(vote::mirror(&fixture.commons, on, record).unwrap());
-    let shown = vote::statuses(&view(&fixture, BTreeMap::new()), &[mirror.clone()], &moment(T0));
+    let shown = vote::statuses(&view(&fixture, BTreeMap::new()), std::slice::from_ref(&mirror), &moment(T0));
     assert_eq!(shown[&mirror.name_any()].counted, Some(true));
 
     let mut forged = (*mirror).clone();
@@ -186,6 +187,7 @@ fn a_counted_vote_and_a_forged_envelope_are_told_apart() {
     assert_eq!(refusal.reason, Reason::EnvelopeMismatch);
     let verdicts = BTreeMap::from([(read.source, people::Verdict::Refused(refusal))]);
     let shown = vote::statuses(&view(&fixture, verdicts), &[Arc::new(forged.clone())], &moment(T0));
+    assert_eq!(shown[&forged.name_any()].counted, Some(false), "although the same payload counts elsewhere");
     let accepted = conditions::find(&shown[&forged.name_any()].conditions, ConditionType::Accepted).unwrap();
     assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "EnvelopeMismatch"));
 }

@@ -148,9 +148,11 @@ fn joined(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
         Standing::Member if spec.charter.is_some() => Verdict::yes(Reason::Founded, "a founder"),
         Standing::Member => Verdict::yes(Reason::Admitted, "admitted by a vote"),
         Standing::Applicant => applying(view),
-        Standing::Truncated => Verdict::no(
+        Standing::Truncated(missing) => Verdict::no(
             Reason::HistoryTruncated,
-            "the sponsor's history lacks the membership version that its invite names: it lost data, or hides some",
+            format!(
+                "the sponsor's history lacks membership version {missing}, which its invite names: it lost data, or hides some"
+            ),
         ),
         Standing::Left => Verdict::no(Reason::Left, "this member has left; delete the Cooperative to wind up"),
         Standing::OtherKey(key) => Verdict::no(

@@ -16,7 +16,6 @@ use kube::ResourceExt;
 
 use crate::commons::candidate::Source;
 use crate::commons::envelope::{from_resource, to_resource};
-use crate::commons::inputs::is_mirror;
 use crate::commons::people;
 use crate::commons::view::CommonsView;
 use crate::kinds::ballots::anchored;
@@ -100,14 +99,16 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     }
     let id = id_of(object);
     status.id = id.map(|id| id.to_string());
-    let known = id.and_then(|id| view.state.proposals().get(&id));
-    let verdict = (!is_mirror(object)).then(|| view.verdicts.get(&Source::Proposal(name))).flatten();
+    let verdict = view.verdicts.get(&Source::Proposal(name));
+    // A resource that is refused has no part in what its payload may have brought about elsewhere: its fields, or its
+    // signature, are not those that the members voted on.
+    let refused = matches!(verdict, Some(people::Verdict::Refused(_)));
+    let known = id.filter(|_| !refused).and_then(|id| view.state.proposals().get(&id));
     let applied = Applied { known: known.is_some(), verdict };
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
     note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
     let Some(known) = known else {
         note(&mut status.conditions, ConditionType::Accepted, applied.accepted());
-        let refused = matches!(applied.verdict, Some(people::Verdict::Refused(_)));
         status.state = Some(if refused { Shown::Invalid } else { Shown::Submitted });
         return status;
     };
@@ -223,7 +224,7 @@ pub(crate) fn invalid_reason(why: &koinon_core::policy::Invalid) -> Reason {
 pub(crate) struct Applied<'a> {
     /// It stands in a log.
     pub known: bool,
-    /// What the engine made of the resource; `None` for a mirror.
+    /// What the engine made of the resource; `None` before it has looked.
     pub verdict: Option<&'a people::Verdict>,
 }
 
@@ -241,9 +242,6 @@ impl Applied<'_> {
     /// Whether it may count.
     pub fn accepted(&self) -> Verdict {
         match self.verdict {
-            Some(people::Verdict::Refused(refusal)) if refusal.reason == Reason::NotSeat && self.known => {
-                Verdict::yes(Reason::Valid, "valid")
-            }
             Some(people::Verdict::Refused(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
             Some(people::Verdict::Waiting(refusal)) if refusal.reason != Reason::AwaitingAnchor => {
                 Verdict::unknown(refusal.reason, refusal.message.clone())

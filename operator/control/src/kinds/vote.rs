@@ -16,7 +16,6 @@ use kube::ResourceExt;
 
 use crate::commons::candidate::Source;
 use crate::commons::envelope::{from_resource, to_resource};
-use crate::commons::inputs::is_mirror;
 use crate::commons::people;
 use crate::commons::view::CommonsView;
 use crate::kinds::ballots::anchored;
@@ -121,8 +120,9 @@ fn status(view: &CommonsView, object: &Arc<Vote>, moment: &Moment) -> VoteStatus
     }
     let id = id_of(object);
     status.id = id.map(|id| id.to_string());
-    let known = id.and_then(|id| view.state.vote(&id)).map(|(_, record)| record);
-    let verdict = (!is_mirror(object)).then(|| view.verdicts.get(&Source::Vote(name))).flatten();
+    let verdict = view.verdicts.get(&Source::Vote(name));
+    let refused = matches!(verdict, Some(people::Verdict::Refused(_)));
+    let known = id.filter(|_| !refused).and_then(|id| view.state.vote(&id)).map(|(_, record)| record);
     let applied = Applied { known: known.is_some(), verdict };
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
     note(&mut status.conditions, ConditionType::Accepted, applied.accepted());

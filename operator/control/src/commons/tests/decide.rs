@@ -92,7 +92,9 @@ async fn what_does_not_count_is_refused_with_its_reason_and_never_anchored() {
     };
     let foreign = koinon_core::ids::CoopId(koinon_core::ids::Digest::of(b"another"));
     let ahead = koinon_core::ids::UnixSeconds(super::kit::now().0 + 3600);
+    let dublin = koinon_core::testkit::person("dublin");
     let cases = [
+        ("outsider", dublin.human(coop, super::kit::now(), vote()), Reason::NotElector),
         ("operator", by_operator.human(coop, super::kit::now(), vote()), Reason::OperatorKeyNotAllowed),
         ("stranger", stranger.human(coop, super::kit::now(), vote()), Reason::UnknownKey),
         ("foreign", bilbao.person.human(foreign, super::kit::now(), vote()), Reason::ForeignCooperative),
