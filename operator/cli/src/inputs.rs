@@ -9,6 +9,7 @@ use koinon_api::cooperative::{Guests, NetworkPolicyDemand, Source};
 use koinon_core::body::member::{self, Member, MemberKeys};
 use koinon_core::dsse::{SeedSigner, Signer as _};
 use koinon_core::ids::{Endpoint, Jurisdiction, Line, MemberId, PublicKey, Region, SiteName};
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
 use crate::access::Access;
@@ -171,7 +172,11 @@ impl PersonKeys {
 /// Where it cannot be read, is too large or has another shape.
 pub fn read_yaml<T: DeserializeOwned>(path: &Path, what: &str) -> anyhow::Result<T> {
     let text = read_text(path)?;
-    serde_yaml::from_str(&text).with_context(|| format!("{} is not {what}", path.display()))
+    // By way of JSON, as kubectl reads YAML: YAML of its own would want a tag (`!addEngine`) for an action.
+    serde_yaml::from_str::<serde_json::Value>(&text)
+        .map_err(anyhow::Error::new)
+        .and_then(|value| Ok(serde_json::from_value(value)?))
+        .with_context(|| format!("{} is not {what}", path.display()))
 }
 
 /// Reads every document of a YAML file; `-` is standard input.
@@ -181,7 +186,12 @@ pub fn read_yaml<T: DeserializeOwned>(path: &Path, what: &str) -> anyhow::Result
 pub fn read_yaml_documents<T: DeserializeOwned>(path: &Path, what: &str) -> anyhow::Result<Vec<T>> {
     let text = read_text(path)?;
     serde_yaml::Deserializer::from_str(&text)
-        .map(|document| T::deserialize(document).with_context(|| format!("{} is not {what}", path.display())))
+        .map(|document| {
+            let value = serde_json::Value::deserialize(document).map_err(anyhow::Error::new);
+            value
+                .and_then(|value| Ok(serde_json::from_value(value)?))
+                .with_context(|| format!("{} is not {what}", path.display()))
+        })
         .collect()
 }
 

@@ -18,7 +18,9 @@ pub enum Output {
 /// Where a resource cannot be written as YAML.
 pub fn print_yaml<T: Serialize>(resources: &[T]) -> anyhow::Result<()> {
     for resource in resources {
-        print!("---\n{}", serde_yaml::to_string(resource).context("cannot print the resource")?);
+        // By way of JSON: see `read_yaml`.
+        let value = serde_json::to_value(resource).context("cannot print the resource")?;
+        print!("---\n{}", serde_yaml::to_string(&value).context("cannot print the resource")?);
     }
     Ok(())
 }
