@@ -3,11 +3,14 @@
 //! The engine is one task with one order of events. It does no I/O but through its [`StatementStore`], so that a test can
 //! run it with a store in memory, and lose answers, kill it and restore it at any point.
 
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use koinon_api::conditions::Reason;
+use koinon_core::body::charter::Charter;
 use koinon_core::body::entry::{Anchor, LogResume};
 use koinon_core::body::latest::Beacon;
 use koinon_core::body::{Body, RULES};
@@ -27,9 +30,8 @@ use super::ledger::{self, AppendError, Appended, Author};
 use super::people::{self, Verdict};
 use super::publisher::{Identity, LatestPublisher};
 use super::shelf::Shelf;
-use super::view::{CommonsView, LogFacts, Signing, Standing};
+use super::view::{Signing, Standing};
 use crate::metrics::Metrics;
-use crate::peers::PeersSnapshot;
 
 /// Entries that one turn may append. Whatever is left is decided again at the next turn, a second later at most.
 const APPENDS_A_TURN: usize = 32;
@@ -88,6 +90,7 @@ pub struct Engine {
     beacon_due: Duration,
     audit_due: Duration,
     started: Duration,
+    charter: Arc<Charter>,
     resumed: bool,
     trouble: Option<String>,
     over_budget: Option<String>,
@@ -111,6 +114,7 @@ impl Engine {
             heads: BTreeMap::new(),
             beacon_due: Duration::ZERO,
             audit_due: parts.author.clock.monotonic() + AUDIT_EVERY,
+            charter: Arc::new(parts.shelf.read(|commons| commons.founding().charter().clone())),
             started: parts.author.clock.monotonic(),
             resumed: false,
             trouble: None,
@@ -380,55 +384,6 @@ impl Engine {
         self.parts.shelf.set_access(access);
     }
 
-    fn settled(&self, candidate: &Candidate) -> Option<&Verdict> {
-        let statement = candidate.statement.as_ref().ok()?;
-        let (known, verdict) = self.settled.get(&candidate.source)?;
-        (*known == signed(statement)).then_some(verdict)
-    }
-
-    fn judge_people(&mut self) {
-        let (me, log, now) = (&self.parts.author.me, self.parts.author.log(), self.parts.author.clock.unix());
-        let waits = |signing: &Signing| match signing {
-            Signing::Yes => people::Verdict::Waiting(super::candidate::Refusal::new(
-                Reason::AwaitingAnchor,
-                "the operator anchors it next",
-            )),
-            Signing::No(why) => people::Verdict::Waiting(super::candidate::Refusal::new(
-                Reason::AwaitingAnchor,
-                format!("the operator does not sign at present: {}", why.message),
-            )),
-        };
-        let signing = match (&self.over_budget, &self.trouble) {
-            (Some(message), _) | (None, Some(message)) => Signing::no(Reason::AwaitingAnchor, message.clone()),
-            (None, None) => Signing::Yes,
-        };
-        let verdicts = self.parts.shelf.read(|commons| {
-            let judged = self.people.iter().map(|candidate| {
-                let known = self.settled(candidate).cloned();
-                (candidate, known.or_else(|| people::judge(candidate, commons, me, &log, now)))
-            });
-            judged.map(|(candidate, verdict)| (candidate.clone(), verdict)).collect::<Vec<_>>()
-        });
-        self.settled = verdicts
-            .iter()
-            .filter_map(|(candidate, verdict)| match (&candidate.statement, verdict) {
-                (Ok(statement), Some(verdict @ Verdict::Anchored { .. })) => {
-                    Some((candidate.source.clone(), (signed(statement), verdict.clone())))
-                }
-                _ => None,
-            })
-            .collect();
-        let gate = self.signing();
-        let signing = if gate == Signing::Yes { signing } else { gate };
-        let verdicts: BTreeMap<Source, Verdict> = verdicts
-            .into_iter()
-            .map(|(candidate, verdict)| (candidate.source, verdict.unwrap_or_else(|| waits(&signing))))
-            .collect();
-        if *self.verdicts != verdicts {
-            self.verdicts = Arc::new(verdicts);
-        }
-    }
-
     /// Says in the own name what is due: a beacon, and again what is about to end.
     fn speak(&mut self) {
         let Author { me, site, key, clock, .. } = &self.parts.author;
@@ -451,56 +406,6 @@ impl Engine {
             }
         }
         self.parts.publisher.renew();
-    }
-
-    /// What is heard now.
-    pub fn peers(&mut self) -> PeersSnapshot {
-        self.hearing.snapshot(self.parts.publisher.own_offer())
-    }
-
-    /// Everything that others act on.
-    pub fn view(&mut self) -> CommonsView {
-        let (standing, signing, in_tolerance) = (self.standing(), self.signing(), self.clock_in_tolerance());
-        let signing = match (&self.over_budget, signing) {
-            (Some(message), Signing::Yes) => Signing::no(Reason::OverBudget, message.clone()),
-            (_, signing) => signing,
-        };
-        self.parts.shelf.read(|commons| CommonsView {
-            me: self.parts.author.me.clone(),
-            coop: commons.replica().coop(),
-            charter: Arc::new(commons.founding().charter().clone()),
-            state: commons.state().clone(),
-            standing,
-            signing,
-            verdicts: self.verdicts.clone(),
-            logs: Arc::new(self.logs(commons)),
-            store_trouble: self.trouble.clone(),
-            clock_in_tolerance: in_tolerance,
-            resumed: self.resumed,
-        })
-    }
-
-    fn logs(&self, commons: &koinon_core::policy::Commons) -> BTreeMap<MemberId, LogFacts> {
-        let replica = commons.replica();
-        let mut missing: BTreeMap<PublicKey, u64> = BTreeMap::new();
-        for heads in self.heads.values() {
-            for range in replica.wants(heads) {
-                let count = range.to.0.saturating_sub(range.from.0).saturating_add(1);
-                let known = missing.entry(range.log).or_default();
-                *known = (*known).max(count);
-            }
-        }
-        let facts = replica.logs().map(|(log, owner)| {
-            let facts = LogFacts {
-                bytes: replica.stored_bytes(log),
-                entries: replica.next_seq(log).0,
-                missing: missing.get(log).copied().unwrap_or(0),
-                capped: replica.capped(log),
-                forked_at: replica.fork(log).map(|fork| fork.seq),
-            };
-            (owner.clone(), facts)
-        });
-        facts.collect()
     }
 }
 
