@@ -213,3 +213,29 @@ async fn statements_that_somebody_deleted_are_put_back() {
     let after = operators[0].store.snapshot();
     assert!(before.keys().all(|name| after.contains_key(name)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_author_over_its_budget_says_so_and_the_others_go_on() {
+    use koinon_api::conditions::Reason;
+
+    let mut operators = ["aarhus", "bilbao", "cork"].map(Operator::new);
+    let founding = super::kit::quick_with(&operators.each_ref(), |parameters| parameters.budgets.entries_per_day = 16);
+    for operator in &mut operators {
+        operator.start(&founding, None).await;
+    }
+    for operator in &operators {
+        operator.until_signing().await;
+    }
+    let [aarhus, bilbao, _] = &operators;
+    for number in 0..18 {
+        aarhus.apply(&format!("p{number}"), &aarhus.proposal(release(&format!("model-{number}"))));
+    }
+    let is_over = |view: &CommonsView| matches!(&view.signing, Signing::No(why) if why.reason == Reason::OverBudget);
+    let view = aarhus.until("over its budget", is_over).await;
+    assert_eq!(view.logs[&aarhus.person.id()].entries, 16, "what nobody would count is not signed");
+    let proposal = bilbao.proposal(release("another"));
+    bilbao.apply("p", &proposal);
+    for operator in &operators {
+        operator.until("bilbao's proposal is here", |view| view.state.proposals().contains_key(&proposal.id())).await;
+    }
+}

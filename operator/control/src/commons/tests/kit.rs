@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use koinon_core::body::charter::Preset;
+use koinon_core::body::charter::{Parameters, Preset};
 use koinon_core::body::proposal::Choice;
 use koinon_core::body::{Action, Body, Proposal, Vote};
 use koinon_core::dsse::Signer;
@@ -327,11 +327,17 @@ fn brief(view: &CommonsView) -> BTreeMap<&'static str, String> {
 
 /// A charter whose members hear each other within seconds.
 pub fn quick(operators: &[&Operator]) -> Founding {
+    quick_with(operators, |_| {})
+}
+
+/// The same with other parameters.
+pub fn quick_with(operators: &[&Operator], change: impl FnOnce(&mut Parameters)) -> Founding {
     let people: Vec<&Person> = operators.iter().map(|operator| &operator.person).collect();
     let mut charter = testkit::charter(&people, Preset::Trial);
     charter.parameters.beacon_seconds = Seconds(1);
     charter.parameters.fresh_seconds = Seconds(4);
     charter.parameters.lost_seconds = Seconds(8);
+    change(&mut charter.parameters);
     testkit::found(&people, charter)
 }
 
