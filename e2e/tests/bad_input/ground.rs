@@ -40,8 +40,8 @@ async fn prepare(fleet: Arc<Fleet>) -> Result<Ground> {
     let materials = Materials::ensure(&Cache::from_env()?, &|what| println!("  {what}"))?;
     let mut stage = Stage::set(fleet, materials).await?;
     stage.plug_all_gpus().await?;
-    story::tell(&mut stage, &narrator, Chapter::Calling).await?;
-    let host = story::serving::the_copy(stage.member("aarhus")?).await?.host;
+    story::tell(&mut stage, &narrator, Chapter::Offers).await?;
+    let host = "cork".to_owned();
     let idle = if host == "bilbao" { "cork" } else { "bilbao" }.to_owned();
     for member in ["bilbao", "cork"] {
         let open = format!(

@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn an_invite_survives_being_wrapped_by_a_mail_program() {
         let line = invite().to_line();
-        let wrapped: String = line.chars().enumerate().flat_map(|(i, c)| if i % 70 == 69 { vec![c, '\n'] } else { vec![c] }).collect();
+        let wrapped: String =
+            line.chars().enumerate().flat_map(|(i, c)| if i % 70 == 69 { vec![c, '\n'] } else { vec![c] }).collect();
         assert_eq!(Invite::from_line(&wrapped), Ok(invite()));
     }
 

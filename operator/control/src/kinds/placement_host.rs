@@ -276,7 +276,9 @@ impl Guests {
         let foreign = |home: &str| home != scene.me.as_str();
         let live = placements.iter().filter(|placement| foreign(&placement.spec.home) && !list::is_over(placement));
         let held = records.values().flat_map(|record| record.held());
-        let gpus = held.filter(|held| foreign(held.replica.home.as_str())).fold(0_u32, |sum, held| sum.saturating_add(held.gpus));
+        let gpus = held
+            .filter(|held| foreign(held.replica.home.as_str()))
+            .fold(0_u32, |sum, held| sum.saturating_add(held.gpus));
         let count = GuestCount {
             placements: i32::try_from(live.count()).unwrap_or(i32::MAX),
             gpus: i32::try_from(gpus).unwrap_or(i32::MAX),

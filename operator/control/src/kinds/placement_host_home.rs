@@ -15,8 +15,8 @@ use kube::ResourceExt;
 use super::placement_host::{GuestError, Guests, List, Scene};
 use super::placement_host_grants::{self as grants, Fresh, Telling};
 use super::placement_host_judge::{self as judge, Allowed, Asker, Bench, Refused};
-use super::placement_host_list::{self as list, Holding, Meaning};
 use super::placement_host_life::Birth;
+use super::placement_host_list::{self as list, Holding, Meaning};
 use super::placement_host_state::{self as state, End};
 use crate::placement::ledger::{Ask, LedgerError};
 use crate::placement::metrics::Part;
@@ -77,12 +77,7 @@ impl Guests {
     }
 
     /// The copies that end, whatever the home's list says.
-    fn ends(
-        &self,
-        home: &MemberId,
-        scene: &Scene,
-        holdings: &BTreeMap<ReplicaKey, Holding>,
-    ) -> BTreeMap<String, End> {
+    fn ends(&self, home: &MemberId, scene: &Scene, holdings: &BTreeMap<ReplicaKey, Holding>) -> BTreeMap<String, End> {
         let mut ends = BTreeMap::new();
         let mut shortest: Option<i64> = None;
         for (_, holding) in Self::holding(holdings, home) {
@@ -148,7 +143,8 @@ impl Guests {
         };
         memory.left_out.retain(|copy, _| missing.contains(copy));
         // A home that comes back from a cut left the copy before it could know that it still serves.
-        let grace = if home == &scene.me { Seconds(0) } else { rules.parameters().lease_margin_seconds.min(SECOND_THOUGHTS) };
+        let grace =
+            if home == &scene.me { Seconds(0) } else { rules.parameters().lease_margin_seconds.min(SECOND_THOUGHTS) };
         let grace = Duration::from_secs(u64::try_from(grace.0).unwrap_or(0));
         for copy in missing {
             let since = *memory.left_out.entry(copy.clone()).or_insert(scene.now.monotonic);
@@ -172,14 +168,20 @@ impl Guests {
     ) -> Result<(), GuestError> {
         let mut records = self.ledger.records().await?;
         let mut inventory = self.inventory(scene, &records);
-        let listed: Vec<(ReplicaKey, &Request)> = list.requests.requests.iter().map(|request| {
-            let replica = request.replica;
-            (ReplicaKey { home: home.clone(), job: request.job.uid.clone(), replica }, request)
-        }).collect();
+        let listed: Vec<(ReplicaKey, &Request)> = list
+            .requests
+            .requests
+            .iter()
+            .map(|request| {
+                let replica = request.replica;
+                (ReplicaKey { home: home.clone(), job: request.job.uid.clone(), replica }, request)
+            })
+            .collect();
         let memory = self.memory.entry(home.clone()).or_default();
         memory.refused.retain(|(key, epoch), _| listed.iter().any(|(k, request)| k == key && request.epoch == *epoch));
         for (key, request) in listed {
-            let refused_before = self.memory.get(home).is_some_and(|m| m.refused.contains_key(&(key.clone(), request.epoch)));
+            let refused_before =
+                self.memory.get(home).is_some_and(|m| m.refused.contains_key(&(key.clone(), request.epoch)));
             let highest = records.values().filter_map(|record| record.highest(&key)).max();
             let asker = match () {
                 () if home != &scene.me => Asker::Foreign(home),
@@ -189,7 +191,11 @@ impl Guests {
             let bench = Bench {
                 rules,
                 isolated: scene.peers.isolated || !scene.peers.heard_quorum,
-                guests: if scene.ending && scene.guests() == GuestsMode::Accept { GuestsMode::Drain } else { scene.guests() },
+                guests: if scene.ending && scene.guests() == GuestsMode::Accept {
+                    GuestsMode::Drain
+                } else {
+                    scene.guests()
+                },
                 network_policy: self.ctx.host.borrow().network_policy,
                 reachable: !scene.spec.endpoints.gateway.is_empty(),
                 inventory: &inventory,
@@ -210,16 +216,20 @@ impl Guests {
                 Meaning::TakeOver { placement } => match judge::allow(request, asker, &bench, true) {
                     Ok(allowed) => {
                         let nodes: Vec<NodeName> = node_of(&placement).into_iter().collect();
-                        self.reserve(&key, request, &nodes, &bench).await.map(|held| held.map(|node| (node, allowed, Some(placement))))
+                        self.reserve(&key, request, &nodes, &bench)
+                            .await
+                            .map(|held| held.map(|node| (node, allowed, Some(placement))))
                     }
                     Err(refused) => Err(refused),
                 },
-                Meaning::New => match judge::allow(request, asker, &bench, false).and_then(|allowed| {
-                    Ok((allowed, judge::room(&request.gpu, asker, &bench)?))
-                }) {
+                Meaning::New => match judge::allow(request, asker, &bench, false)
+                    .and_then(|allowed| Ok((allowed, judge::room(&request.gpu, asker, &bench)?)))
+                {
                     Ok((allowed, room)) => {
                         let nodes: Vec<NodeName> = room.into_iter().map(|room| room.node).collect();
-                        self.reserve(&key, request, &nodes, &bench).await.map(|held| held.map(|node| (node, allowed, None)))
+                        self.reserve(&key, request, &nodes, &bench)
+                            .await
+                            .map(|held| held.map(|node| (node, allowed, None)))
                     }
                     Err(refused) => Err(refused),
                 },
@@ -237,7 +247,8 @@ impl Guests {
                         .and_then(|pool| inventory.pools.get(pool))
                         .map(|pool| pool.pool.spec.pod.clone())
                         .unwrap_or_default();
-                    let hostname = inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
+                    let hostname =
+                        inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
                     let (key, request) = (key.clone(), request.clone());
                     let local = asker == Asker::Local;
                     decisions.born.push(Birth { key, request, node, hostname, allowed, pod, local, asked_in: list.id });
@@ -304,7 +315,8 @@ impl Guests {
         decisions: &Decisions,
     ) {
         let Some(rules) = &scene.rules else { return };
-        let raised = decisions.raised.iter().map(|(placement, request, lease)| (placement.name_any(), (request, *lease)));
+        let raised =
+            decisions.raised.iter().map(|(placement, request, lease)| (placement.name_any(), (request, *lease)));
         let raised: BTreeMap<String, (&Request, Seconds)> = raised.collect();
         let placements: Vec<Arc<Placement>> = Self::holding(holdings, home)
             .flat_map(|(_, holding)| &holding.placements)
@@ -449,17 +461,26 @@ impl Guests {
 fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<LeaseState>) -> Option<End> {
     let foreign = home != &scene.me;
     if foreign && scene.guests() == GuestsMode::Stop {
-        return Some(End::new(RefusalReason::GuestsNotAccepted, "the owner stopped all foreign work (guests.mode: Stop)"));
+        return Some(End::new(
+            RefusalReason::GuestsNotAccepted,
+            "the owner stopped all foreign work (guests.mode: Stop)",
+        ));
     }
     if foreign && scene.ending {
         return Some(End::new(RefusalReason::GuestsNotAccepted, "this cluster leaves the cooperative"));
     }
     if placement.annotations().contains_key(labels::RECLAIM) && reclaimed(placement, scene) {
-        return Some(End::new(RefusalReason::Reclaimed, format!("the owner takes the GPUs back ({})", labels::RECLAIM)));
+        return Some(End::new(
+            RefusalReason::Reclaimed,
+            format!("the owner takes the GPUs back ({})", labels::RECLAIM),
+        ));
     }
     if let Some(LeaseState::Lapsed { since }) = lease {
         let ago = scene.now.unix.since(since);
-        return Some(End::new(RefusalReason::LeaseLapsed, format!("its home did not renew it; the lease lapsed {ago} s ago")));
+        return Some(End::new(
+            RefusalReason::LeaseLapsed,
+            format!("its home did not renew it; the lease lapsed {ago} s ago"),
+        ));
     }
     let rules = scene.rules.as_ref()?;
     if foreign && rules.standing(home) == Standing::NoMember {
@@ -478,7 +499,10 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
     }
     let engine = placement.spec.engine.name.as_str();
     if !rules.engines().keys().any(|name| name.as_str() == engine) {
-        return Some(End::new(RefusalReason::EngineNotApproved, format!("engine {engine} was removed from the catalogue")));
+        return Some(End::new(
+            RefusalReason::EngineNotApproved,
+            format!("engine {engine} was removed from the catalogue"),
+        ));
     }
     None
 }

@@ -59,7 +59,9 @@ impl Birth {
         let validated = ValidatedPlacement {
             replica: self.key.clone(),
             epoch: self.request.epoch,
-            namespace: namespace.parse().map_err(|error: koinon_core::ids::IdError| RenderError::Json(error.to_string()))?,
+            namespace: namespace
+                .parse()
+                .map_err(|error: koinon_core::ids::IdError| RenderError::Json(error.to_string()))?,
             served_name: self.request.served_name.clone(),
             model: self.allowed.model.clone(),
             model_bytes: self.allowed.model_bytes,
@@ -68,7 +70,10 @@ impl Birth {
             max_model_len: self.request.max_model_len,
             max_concurrency: self.request.max_concurrency,
             gpu: self.request.gpu.clone(),
-            node: self.hostname.parse().map_err(|error: koinon_core::ids::IdError| RenderError::Json(error.to_string()))?,
+            node: self
+                .hostname
+                .parse()
+                .map_err(|error: koinon_core::ids::IdError| RenderError::Json(error.to_string()))?,
         };
         let template = pod::text(&pod::template(&validated, settings)?)?;
         let asked = Request { lease_seconds: self.allowed.lease, ..self.request.clone() };
@@ -78,8 +83,7 @@ impl Birth {
         spec.template = Some(template);
         let mut placement = Placement::new(&validated.name(), spec);
         placement.metadata.namespace = Some(namespace);
-        placement.metadata.annotations =
-            Some(BTreeMap::from([(labels::NODE.to_owned(), self.node.to_string())]));
+        placement.metadata.annotations = Some(BTreeMap::from([(labels::NODE.to_owned(), self.node.to_string())]));
         placement.metadata.labels = Some(
             [
                 (labels::JOB_UID, self.key.job.to_string()),
@@ -116,7 +120,8 @@ impl Guests {
             *sum = sum.saturating_add(gpus);
         };
         for (_, holding) in Self::holding(holdings, home) {
-            for placement in holding.placements.iter().filter(|one| one.namespace().as_deref() == Some(guest.as_str())) {
+            for placement in holding.placements.iter().filter(|one| one.namespace().as_deref() == Some(guest.as_str()))
+            {
                 any = true;
                 // The objects of one that is over stand for as long as it is shown; its GPUs are free.
                 let over = list::is_over(placement);
@@ -152,7 +157,8 @@ impl Guests {
             Ok(created) => created,
             Err(error) if error.is_conflict() => {
                 let there = api.get_opt(&placement.name_any()).await;
-                let there = there.map_err(|source| GuestError::Read { what: "a Placement", source: Box::new(source) })?;
+                let there =
+                    there.map_err(|source| GuestError::Read { what: "a Placement", source: Box::new(source) })?;
                 // Another operator of ours, or this one before it was killed; or another job whose UID begins alike.
                 if there.is_some_and(|there| there.spec.job.uid != birth.key.job.as_str()) {
                     let why = "another job's Placement has this name".to_owned();
@@ -256,12 +262,8 @@ impl Guests {
             Some(since) if pods.is_empty() && since >= POD_DUE => self.realiser.refusal(placement).await?,
             _ => None,
         };
-        let facts = Facts {
-            weights: weights.as_ref(),
-            pods: &pods,
-            refused: refused.as_deref(),
-            started: deployed.is_some(),
-        };
+        let facts =
+            Facts { weights: weights.as_ref(), pods: &pods, refused: refused.as_deref(), started: deployed.is_some() };
         let progress = state::progress(placement, &facts, scene.now);
         if let Progress::Failed(end) = &progress {
             tracing::warn!(placement = %name, reason = %end.reason, why = %end.message, "a copy failed");
@@ -340,7 +342,8 @@ impl Guests {
         type_: ConditionType,
     ) {
         let Some(now) = conditions::find(&next.conditions, type_) else { return };
-        let same = conditions::find(before, type_).is_some_and(|old| old.status == now.status && old.reason == now.reason);
+        let same =
+            conditions::find(before, type_).is_some_and(|old| old.status == now.status && old.reason == now.reason);
         let Ok(reason) = now.reason.parse() else { return };
         if !same {
             let severity = if now.status == "False" { Severity::Warning } else { Severity::Normal };
@@ -357,7 +360,8 @@ fn template(placement: &Placement) -> Option<PodTemplateSpec> {
 /// The resource under which a copy's GPUs are requested, from its template.
 fn gpu_resource(placement: &Placement) -> String {
     let template = template(placement).and_then(|template| template.spec);
-    let requests = template.and_then(|spec| spec.containers.into_iter().next()?.resources?.requests).unwrap_or_default();
+    let requests =
+        template.and_then(|spec| spec.containers.into_iter().next()?.resources?.requests).unwrap_or_default();
     let gpu = requests.into_keys().find(|resource| resource.contains('/'));
     gpu.unwrap_or_else(|| labels::GPU_RESOURCE.to_owned())
 }

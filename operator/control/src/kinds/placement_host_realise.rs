@@ -104,7 +104,9 @@ impl Realiser {
             }
         }
         let answers = self.models.is_some();
-        self.ctx.host.send_if_modified(|facts| std::mem::replace(&mut facts.weights_cache, Some(answers)) != Some(answers));
+        self.ctx
+            .host
+            .send_if_modified(|facts| std::mem::replace(&mut facts.weights_cache, Some(answers)) != Some(answers));
     }
 
     /// What the cache has of a copy's model; asks for it, for as long as the copy needs it.
@@ -160,7 +162,12 @@ impl Realiser {
     ///
     /// # Errors
     /// When the address of the weights cache cannot be read.
-    pub async fn settings(&mut self, spec: &CooperativeSpec, pod: PoolPod, now: Now) -> Result<HostSettings, GuestError> {
+    pub async fn settings(
+        &mut self,
+        spec: &CooperativeSpec,
+        pod: PoolPod,
+        now: Now,
+    ) -> Result<HostSettings, GuestError> {
         let weights_url = match &self.address {
             Some((read, url)) if !due(Some(read), READ_AGAIN, now) => url.clone(),
             _ => {
@@ -168,7 +175,8 @@ impl Realiser {
                 let service = self.read("Service koinon-weights", api.get_opt(labels::WEIGHTS)).await?;
                 let address = service.and_then(|service| service.spec?.cluster_ip).filter(|ip| ip != "None");
                 // Guests may ask no DNS server; only where there is no address is the name all there is.
-                let url = address.map_or_else(|| self.ctx.args.weights_url.clone(), |ip| url(&ip, labels::WEIGHTS_PORT));
+                let url =
+                    address.map_or_else(|| self.ctx.args.weights_url.clone(), |ip| url(&ip, labels::WEIGHTS_PORT));
                 self.address = Some((now.monotonic, url.clone()));
                 url
             }
@@ -219,7 +227,9 @@ impl Realiser {
         }
         let api = Api::<Service>::namespaced(self.ctx.client.clone(), &owned.namespace);
         let service = self.writer.apply(&api, &workload::service(&owned)).await?;
-        let Some(ip) = service.spec.and_then(|spec| spec.cluster_ip).filter(|ip| !ip.is_empty()) else { return Ok(None) };
+        let Some(ip) = service.spec.and_then(|spec| spec.cluster_ip).filter(|ip| !ip.is_empty()) else {
+            return Ok(None);
+        };
         let url = url(&ip, labels::ENGINE_SERVICE_PORT);
         self.served.insert(owned.uid, (now.monotonic, url.clone()));
         Ok(Some(url))
@@ -289,7 +299,11 @@ impl Realiser {
         let stem = name.strip_suffix('0').unwrap_or(&name);
         let client = self.ctx.client.clone();
         // Own jobs may run in their team's namespace, which a reservation does not name.
-        let api = if own { Api::<Pod>::all(client) } else { Api::namespaced(client, &names::guest_namespace(key.home.as_str())) };
+        let api = if own {
+            Api::<Pod>::all(client)
+        } else {
+            Api::namespaced(client, &names::guest_namespace(key.home.as_str()))
+        };
         let selector = format!("{}={},app.kubernetes.io/managed-by={MANAGED_BY}", labels::PART, labels::PART_ENGINE);
         let pods = self.read("pods", api.list(&ListParams::default().labels(&selector))).await?;
         let of_replica = |pod: &&Pod| pod.labels().get(labels::PLACEMENT).is_some_and(|name| name.starts_with(stem));

@@ -11,7 +11,8 @@ fn at(seconds: i64) -> Now {
 }
 
 fn placement(status: Option<PlacementStatus>) -> Placement {
-    let mut placement: Placement = serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "Placement",
+    let mut placement: Placement =
+        serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "Placement",
         "metadata": {"name": "aarhus-0c1f3a52-0-1", "namespace": "koinon-guest-aarhus", "generation": 1},
         "spec": {"side": "Host", "home": "aarhus", "host": "bilbao", "replica": 0, "epoch": 1, "servedName": "tiny",
             "job": {"namespace": "team", "name": "tiny", "uid": "0c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11"},
@@ -19,7 +20,7 @@ fn placement(status: Option<PlacementStatus>) -> Placement {
                 "manifestDigest": format!("sha256:{}", "ab".repeat(32)), "quantization": "f32"},
             "engine": {"name": "llama-cpp"}, "gpu": {"class": "h100-80", "count": 2}, "maxModelLen": 512,
             "maxConcurrency": 4, "lease": {"seconds": 20}, "template": "{}"}}))
-    .unwrap();
+        .unwrap();
     placement.status = status;
     placement
 }
@@ -58,7 +59,10 @@ fn loading_counts_bytes_until_the_weights_are_complete() {
     let fetching = look(&Weights::Fetching { bytes: 5, total: Some(9) });
     assert_eq!(loading(&fetching), (Reason::WeightsLoading, "5 of 9 bytes are here"));
     let status = running(&new(), &fetching, None, at(1));
-    assert_eq!((status.state, status.loaded_bytes, status.total_bytes), (Some(PlacementState::Loading), Some(5), Some(9)));
+    assert_eq!(
+        (status.state, status.loaded_bytes, status.total_bytes),
+        (Some(PlacementState::Loading), Some(5), Some(9))
+    );
     let complete = look(&Weights::Ready { bytes: 9 });
     assert_eq!(loading(&complete).0, Reason::EngineStarting);
     assert_eq!(said(&running(&new(), &complete, None, at(1)), ConditionType::Loaded).0, "True");
@@ -97,8 +101,9 @@ fn what_holds_a_pod_up_is_told_in_its_own_words() {
     let look = |pod: &Pod| progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[pod], true), at(5));
     assert_eq!(loading(&look(&waiting("engine", "ImagePullBackOff"))), (Reason::ImagePullFailed, "engine: not found"));
     assert_eq!(loading(&look(&waiting("engine", "CrashLoopBackOff"))).0, Reason::EngineFailed);
-    let unschedulable =
-        pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient gpu"}]}));
+    let unschedulable = pod(
+        json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient gpu"}]}),
+    );
     assert_eq!(loading(&look(&unschedulable)), (Reason::Unschedulable, "0/1 nodes: insufficient gpu"));
     let refused = Facts { refused: Some("exceeded quota"), ..facts(Some(&Weights::Ready { bytes: 9 }), &[], true) };
     assert_eq!(loading(&progress(&new(), &refused, at(5))), (Reason::PodRefused, "exceeded quota"));
@@ -118,7 +123,10 @@ fn an_engine_that_ends_again_and_again_is_given_up_with_its_last_words() {
 fn an_end_is_told_in_the_words_of_the_wire_and_its_pod_gets_its_time() {
     let end = End::new(RefusalReason::NoLongerRequested, "aarhus no longer lists it");
     let status = ended(&new(), &end, at(100));
-    assert_eq!((status.state, ending(&status)), (Some(PlacementState::Draining), Some(RefusalReason::NoLongerRequested)));
+    assert_eq!(
+        (status.state, ending(&status)),
+        (Some(PlacementState::Draining), Some(RefusalReason::NoLongerRequested))
+    );
     assert!(!drained(&status, at(104)) && drained(&status, at(105)));
     let stopped = ended(&new(), &End::new(RefusalReason::GuestsNotAccepted, "stop"), at(100));
     assert!(drained(&stopped, at(100)));

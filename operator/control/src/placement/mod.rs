@@ -72,6 +72,10 @@ pub async fn run(ctx: Context, metrics: PlacementMetrics, stop: CancellationToke
     let stores = Stores::follow(&ctx, &mut tasks, &stop);
     let own = Own::default();
     let cache = WeightsCache::new(&ctx.args.weights_url)?;
+    // Early, because the cache's pod sees the Secret only when its kubelet looks again; asking for a model tries anew.
+    if let Err(error) = weights::ensure_token(&ctx).await {
+        tracing::warn!(%error, "the token of the weights cache could not be made");
+    }
 
     let (prober, findings) = Prober::new(ctx.clone(), metrics.clone());
     let (surveyor, survey) = Surveyor::new(ctx.clone(), stores.clone(), own.clone(), metrics.clone(), findings.clone());

@@ -62,7 +62,13 @@ impl Renewals {
     ///
     /// # Errors
     /// When the Lease is due and cannot be written; what is in memory holds.
-    pub async fn renewed(&mut self, home: &MemberId, heard: Duration, lease: Seconds, now: Now) -> Result<(), WriteError> {
+    pub async fn renewed(
+        &mut self,
+        home: &MemberId,
+        heard: Duration,
+        lease: Seconds,
+        now: Now,
+    ) -> Result<(), WriteError> {
         let renewal = self.homes.entry(home.clone()).or_default();
         renewal.heard = renewal.heard.max(Some(heard));
         let quarter = Duration::from_secs(u64::try_from(lease.0).unwrap_or(1).max(4) / 4);

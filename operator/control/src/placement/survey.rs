@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koinon_api::GPUPool;
-use koinon_api::cooperative::NetworkPolicyDemand;
 use koinon_api::common::NetworkPolicyState as ApiPolicy;
+use koinon_api::cooperative::NetworkPolicyDemand;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
@@ -106,11 +106,12 @@ impl Surveyor {
         let (records, unreadable) = self.records();
         let gpu_nodes = self.stores.gpu_nodes.all();
         let names = gpu_nodes.iter().filter_map(|node| node.name_any().parse().ok());
-        let ages: BTreeMap<NodeName, Seconds> =
-            names.filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name))).map(|(age, name)| (name, age)).collect();
-        let holes = unreadable
-            || !self.stores.nodes.undecodable().is_empty()
-            || !self.stores.pods.undecodable().is_empty();
+        let ages: BTreeMap<NodeName, Seconds> = names
+            .filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name)))
+            .map(|(age, name)| (name, age))
+            .collect();
+        let holes =
+            unreadable || !self.stores.nodes.undecodable().is_empty() || !self.stores.pods.undecodable().is_empty();
         let mut survey = Survey { ages, holes, notices: BTreeMap::new() };
         let view = self.ctx.cooperative.borrow().clone();
         let (pools, nodes, pods) = (self.stores.pools.all(), self.stores.nodes.all(), self.stores.pods.all());
@@ -241,4 +242,3 @@ pub fn accepted(found: ApiPolicy, demand: NetworkPolicyDemand) -> NetworkPolicyS
         (found, _) => found.into(),
     }
 }
-

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koinon_api::conditions::Reason;
 use koinon_api::cooperative::Source;
-use koinon_core::ids::{ManifestDigest, ModelUri, Revision};
-use kube::api::Api;
+use koinon_core::ids::{Digest, ManifestDigest, ModelUri, Revision};
+use kube::api::{Api, ObjectMeta};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::context::Context;
+use crate::placement::writer::Writer;
 
 /// How long the cache may take to answer; it answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -210,11 +212,37 @@ impl WeightsCache {
     }
 }
 
+/// Makes the token with which models are asked for, unless it is there. The weights cache reads it from the same Secret.
+///
+/// # Errors
+/// When the Secret can neither be read nor made.
+pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
+    let failed = |why: String| WeightsError::Owner { what: format!("Secret {}/{TOKEN_SECRET}", ctx.namespace), why };
+    let api = Api::<Secret>::namespaced(ctx.client.clone(), &ctx.namespace);
+    if api.get_opt(TOKEN_SECRET).await.map_err(|error| failed(error.to_string()))?.is_some() {
+        return Ok(());
+    }
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(TOKEN_SECRET.to_owned()), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([("token".to_owned(), ByteString(Digest(bytes).hex().into_bytes()))])),
+        ..Secret::default()
+    };
+    match Writer::new(ctx, "weights").create(&api, &secret).await {
+        Ok(_) => Ok(()),
+        // Another replica was first: its token is as good.
+        Err(error) if error.is_conflict() => Ok(()),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
 /// The token with which models are asked for.
 ///
 /// # Errors
 /// When its Secret cannot be read.
 pub async fn token(ctx: &Context) -> Result<String, WeightsError> {
+    ensure_token(ctx).await?;
     secret(ctx, TOKEN_SECRET, "token").await
 }
 

@@ -29,7 +29,10 @@ async fn a_model_is_asked_for_with_the_owner_s_sources_and_the_token() {
     let want = |State(asked): State<Asked>, headers: HeaderMap, Json(body): Json<Value>| async move {
         let token = headers["authorization"].to_str().unwrap().to_owned();
         asked.lock().unwrap().push((token, body));
-        (StatusCode::ACCEPTED, Json(json!({"digest": digest().to_string(), "state": "Fetching", "bytes": 3, "total": 9})))
+        (
+            StatusCode::ACCEPTED,
+            Json(json!({"digest": digest().to_string(), "state": "Fetching", "bytes": 3, "total": 9})),
+        )
     };
     let cache = serve(Router::new().route("/v1/models/{digest}", put(want)).with_state(asked.clone())).await;
     let source = WantSource {

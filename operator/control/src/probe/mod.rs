@@ -119,7 +119,8 @@ impl Prober {
             tracing::info!(state = ?found.state, message = %found.message, "probed NetworkPolicies");
             let known = found.state != NetworkPolicyState::Unknown;
             // A probe that failed once does not take back what an earlier one showed.
-            let kept = !known && self.found.borrow().as_ref().is_some_and(|old| old.state != NetworkPolicyState::Unknown);
+            let kept =
+                !known && self.found.borrow().as_ref().is_some_and(|old| old.state != NetworkPolicyState::Unknown);
             if !kept {
                 self.found.send_replace(Some(found));
             }

@@ -32,7 +32,8 @@ pub struct Reached {
 /// # Errors
 /// When it is none, in words for a person.
 pub fn read(message: &str, pod: &str, outside: &str) -> Result<Reached, String> {
-    let calls: Vec<Call> = serde_json::from_str(message).map_err(|error| format!("the result cannot be read: {error}"))?;
+    let calls: Vec<Call> =
+        serde_json::from_str(message).map_err(|error| format!("the result cannot be read: {error}"))?;
     let reached = |target: &str| {
         let call = calls.iter().find(|call| call.target == target);
         call.map(Call::got_through).ok_or_else(|| format!("the result says nothing about {target}"))
@@ -74,9 +75,9 @@ pub fn conclude(open: Reached, ingress: Option<Reached>, egress: Option<Reached>
         (Some(Reached { pod: true, .. }), _) => {
             unenforced("a pod was reached although a NetworkPolicy lets nothing in: install a CNI that enforces them")
         }
-        (_, Some(Reached { outside: true, .. })) => {
-            unenforced("a pod reached the API server although a NetworkPolicy lets nothing out: install a CNI that enforces them")
-        }
+        (_, Some(Reached { outside: true, .. })) => unenforced(
+            "a pod reached the API server although a NetworkPolicy lets nothing out: install a CNI that enforces them",
+        ),
         (Some(_), Some(_)) => Found {
             state: NetworkPolicyState::Enforced,
             message: "a probe was held back in both directions".to_owned(),
