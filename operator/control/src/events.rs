@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::Reason;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
@@ -21,6 +22,23 @@ pub enum Severity {
     Normal,
     /// Somebody should look.
     Warning,
+}
+
+impl Severity {
+    /// How a condition's change is shown: a False that is only a step on the way is nothing to look at.
+    #[must_use]
+    pub fn of_condition(condition: &Condition) -> Self {
+        const ON_THE_WAY: [Reason; 6] = [
+            Reason::AwaitingGrant,
+            Reason::EngineStarting,
+            Reason::NotReady,
+            Reason::Replacing,
+            Reason::ScaledToZero,
+            Reason::WeightsLoading,
+        ];
+        let on_the_way = condition.reason.parse().is_ok_and(|reason| ON_THE_WAY.contains(&reason));
+        if condition.status == "False" && !on_the_way { Severity::Warning } else { Severity::Normal }
+    }
 }
 
 /// One event that waits to be published.

@@ -244,7 +244,7 @@ impl Jobs {
         };
         let Ok(reason) = now.reason.parse() else { return };
         if change == Change::Transition {
-            let severity = if now.status == "False" { Severity::Warning } else { Severity::Normal };
+            let severity = Severity::of_condition(now);
             self.ctx.events.tell(object.object_ref(&()), severity, reason, now.message.clone());
         }
     }

@@ -93,7 +93,7 @@ pub fn copy<'a>(
         // Nothing heard since this replica leads: what was heard before it stands in the status.
         None => remembered(placement),
     };
-    let mut hearing = hearing(&host, rules, peers);
+    let mut hearing = hearing(&host, rules, peers, now);
     if let Some(stopped) = stopped
         && matches!(hearing, Hearing::Local | Hearing::Fresh)
         && !word.is_some_and(|word| heard_after(word, stopped, now))
@@ -113,19 +113,27 @@ pub fn copy<'a>(
     Some(Copy { placement, replica, grant, view })
 }
 
-fn hearing(host: &MemberId, rules: &Rules, peers: &PeersSnapshot) -> Hearing {
+fn hearing(host: &MemberId, rules: &Rules, peers: &PeersSnapshot, now: Now) -> Hearing {
     if rules.standing(host) != Standing::Works {
         return Hearing::Gone;
     }
     if host == rules.me() {
         return Hearing::Local;
     }
-    match peers.members.get(host).map(|peer| peer.liveness) {
-        Some(Liveness::Own) => Hearing::Local,
-        Some(Liveness::Fresh) => Hearing::Fresh,
-        Some(Liveness::Suspect) | None => Hearing::Suspect,
-        Some(Liveness::Lost) => Hearing::Lost,
+    let Some(peer) = peers.members.get(host) else { return Hearing::Suspect };
+    match peer.liveness {
+        Liveness::Own => Hearing::Local,
+        Liveness::Fresh => Hearing::Fresh,
+        Liveness::Suspect => Hearing::Suspect,
+        // When our own cut is mended, whoever is heard second seems lost until it is heard too.
+        Liveness::Lost if now.monotonic.saturating_sub(peer.since) < settled(rules) => Hearing::Suspect,
+        Liveness::Lost => Hearing::Lost,
     }
+}
+
+/// How long a loss must have lasted before anything is placed anew for it: as long as a member may be silent and Fresh.
+fn settled(rules: &Rules) -> Duration {
+    Duration::from_secs(u64::try_from(rules.parameters().fresh_seconds.0).unwrap_or(0))
 }
 
 /// Since when the home durably no longer renews it.

@@ -159,6 +159,17 @@ fn a_copy_that_never_becomes_ready_is_given_up_after_the_jobs_deadline() {
 }
 
 #[test]
+fn a_loss_counts_once_it_has_lasted() {
+    let placement = placement(1, "bilbao");
+    let lost_since = |seconds: u64| {
+        let view = PeerView::silent(Liveness::Lost, Duration::from_secs(seconds));
+        let peers = PeersSnapshot { members: [(member("bilbao"), view)].into(), isolated: false, heard_quorum: true };
+        copy(&placement, &rules("aarhus"), &peers, None, DEADLINE, NOW).unwrap().view.hearing
+    };
+    assert_eq!((lost_since(995), lost_since(994)), (Hearing::Suspect, Hearing::Lost));
+}
+
+#[test]
 fn a_host_that_left_is_gone_and_one_that_was_never_heard_is_only_silent() {
     let mut placement = placement(1, "porto");
     assert_eq!(look(&placement, Liveness::Fresh, None, NOW).view.hearing, Hearing::Gone);

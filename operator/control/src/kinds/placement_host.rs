@@ -166,6 +166,8 @@ impl Guests {
             () = self.stores.synced() => {}
         }
         loop {
+            let now = Now { unix: self.ctx.clock.unix(), monotonic: self.ctx.clock.monotonic() };
+            self.realiser.begin(now).await;
             if let Some(scene) = self.scene() {
                 self.look(&scene).await;
             } else {
@@ -208,7 +210,6 @@ impl Guests {
         if let Some(rules) = &scene.rules {
             homes.extend(rules.members().cloned());
         }
-        self.realiser.begin(scene.now).await;
         for home in &homes {
             if let Err(error) = self.home(home, scene, &holdings).await {
                 let conflict = matches!(&error, GuestError::Write(error) if error.is_conflict());

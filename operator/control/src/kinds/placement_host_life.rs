@@ -346,7 +346,7 @@ impl Guests {
             conditions::find(before, type_).is_some_and(|old| old.status == now.status && old.reason == now.reason);
         let Ok(reason) = now.reason.parse() else { return };
         if !same {
-            let severity = if now.status == "False" { Severity::Warning } else { Severity::Normal };
+            let severity = Severity::of_condition(now);
             self.ctx.events.tell(placement.object_ref(&()), severity, reason, now.message.clone());
         }
     }
