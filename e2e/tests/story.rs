@@ -8,11 +8,11 @@ use koinon_e2e::{Narrator, Suite};
 
 fn main() -> ExitCode {
     Suite::over(&MEMBERS)
-        .case("three_owners_found_share_and_approve", |fleet| async move {
+        .case("three_owners_found_vote_serve_survive_a_cut_and_stop", |fleet| async move {
             let materials = Materials::ensure(&Cache::from_env()?, &|what| eprintln!("{what}"))?;
             let mut stage = Stage::set(fleet, materials).await?;
             stage.plug_all_gpus().await?;
-            story::tell(&mut stage, &Narrator::on_stdout(), Chapter::Approval).await
+            story::tell(&mut stage, &Narrator::on_stdout(), Chapter::Stop).await
         })
         .main()
 }
