@@ -9,7 +9,7 @@ use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::NamespaceResourceScope;
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +55,18 @@ impl Cluster {
         K::DynamicType: Default,
     {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Every resource of one kind that can be read. One that cannot be is named and left out: it keeps nobody from the others.
+    ///
+    /// # Errors
+    /// Where the API server does not answer.
+    pub async fn list<K>(&self, what: &str) -> anyhow::Result<Vec<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        readable(&Api::namespaced(self.client.clone(), &self.namespace), what).await
     }
 
     /// The one `Cooperative` of the release, where there is one.
@@ -115,10 +127,9 @@ impl Cluster {
     /// Where the charter is not there yet or the statements cannot be read.
     pub async fn commons(&self, membership: &Membership) -> anyhow::Result<Commons> {
         let founding = self.founding(membership).await?;
-        let stored =
-            self.api::<Statement>().list(&ListParams::default()).await.context("cannot list the statements")?;
+        let stored = self.list::<Statement>("statements").await?;
         // What does not verify, or is none of an operator's entries, has no effect for the operator either.
-        let entries = stored.items.iter().filter_map(|resource| {
+        let entries = stored.iter().filter_map(|resource| {
             let envelope = to_core(&resource.spec.envelope).ok()?;
             koinon_core::statement::Statement::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())
         });
@@ -174,15 +185,15 @@ impl Cluster {
     /// # Errors
     /// Where none or several fit.
     pub async fn proposal(&self, wanted: &str) -> anyhow::Result<Proposal> {
-        let all = self.api::<Proposal>().list(&ListParams::default()).await.context("cannot list proposals")?;
+        let all = self.list::<Proposal>("proposals").await?;
         let fits = |proposal: &&Proposal| {
             let id = proposal.status.as_ref().and_then(|status| status.id.as_deref()).unwrap_or_default();
             proposal.name_any().starts_with(wanted) || (!id.is_empty() && id.starts_with(wanted))
         };
-        if let Some(exact) = all.items.iter().find(|proposal| proposal.name_any() == wanted) {
+        if let Some(exact) = all.iter().find(|proposal| proposal.name_any() == wanted) {
             return Ok(exact.clone());
         }
-        let fitting: Vec<&Proposal> = all.items.iter().filter(fits).collect();
+        let fitting: Vec<&Proposal> = all.iter().filter(fits).collect();
         match fitting.as_slice() {
             [one] => Ok((*one).clone()),
             [] => bail!("no proposal {wanted} in namespace {}; see kubectl koinon proposals", self.namespace),
@@ -192,6 +203,29 @@ impl Cluster {
             ),
         }
     }
+}
+
+/// Every resource behind `api` that can be read; see [`Cluster::list`].
+///
+/// # Errors
+/// Where the API server does not answer.
+pub async fn readable<K>(api: &Api<DeserializeGuard<K>>, what: &str) -> anyhow::Result<Vec<K>>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let found = api.list(&ListParams::default()).await.with_context(|| format!("cannot list the {what}"))?;
+    let mut readable = Vec::with_capacity(found.items.len());
+    for DeserializeGuard(item) in found.items {
+        match item {
+            Ok(item) => readable.push(item),
+            Err(error) => eprintln!(
+                "left out of the {what}: {} cannot be read: {}",
+                error.metadata.name.unwrap_or_default(),
+                error.error
+            ),
+        }
+    }
+    Ok(readable)
 }
 
 /// The envelope of a resource as the domain's own.

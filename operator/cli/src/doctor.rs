@@ -198,9 +198,9 @@ async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut
             ),
         }
     }
-    match cluster.api::<Member>().list(&ListParams::default()).await {
+    match cluster.list::<Member>("members").await {
         Ok(members) => {
-            for member in members.items.iter().filter(|member| member.name_any() != spec.member) {
+            for member in members.iter().filter(|member| member.name_any() != spec.member) {
                 let status = member.status.clone().unwrap_or_default();
                 let reachable = conditions::find(&status.conditions, ConditionType::Reachable);
                 let (verdict, detail) = match reachable {

@@ -4,10 +4,11 @@ use anyhow::Context as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::{InferenceJob, Placement, time};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
+use kube::core::DeserializeGuard;
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now};
+use crate::cluster::{Cluster, now, readable};
 use crate::output::{age, or_dash, print_table};
 
 /// Say why a job is Ready or not: each condition with its reason and numbers, and each of its placements.
@@ -44,8 +45,8 @@ impl Args {
             println!();
             print_conditions(&status.conditions);
         }
-        let placements: Api<Placement> = Api::namespaced(cluster.client.clone(), &namespace);
-        let mut copies = placements.list(&ListParams::default()).await.context("cannot list placements")?.items;
+        let placements = Api::<DeserializeGuard<Placement>>::namespaced(cluster.client.clone(), &namespace);
+        let mut copies = readable(&placements, "placements").await?;
         copies.retain(|placement| Some(&placement.spec.job.uid) == found.metadata.uid.as_ref());
         copies.sort_by_key(|placement| (placement.spec.replica, placement.spec.epoch));
         for placement in copies {

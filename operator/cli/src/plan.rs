@@ -9,7 +9,7 @@ use koinon_api::{GPUOffer, InferenceJob, Member, ModelRelease, names, planning};
 use koinon_core::planner;
 use koinon_core::sizing::{self, ModelSize};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, PostParams};
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now};
@@ -47,14 +47,13 @@ impl Args {
             Err(error) => return Err(error).context("the API server would refuse it"),
         }
         approve(&cluster, &job).await?;
-        let members = cluster.api::<Member>().list(&ListParams::default()).await.context("cannot list the members")?;
-        let offers = cluster.api::<GPUOffer>().list(&ListParams::default()).await.context("cannot list the offers")?;
-        let offers: BTreeMap<String, GPUOffer> =
-            offers.items.into_iter().map(|offer| (offer.name_any(), offer)).collect();
+        let members = cluster.list::<Member>("members").await?;
+        let offers = cluster.list::<GPUOffer>("offers").await?;
+        let offers: BTreeMap<String, GPUOffer> = offers.into_iter().map(|offer| (offer.name_any(), offer)).collect();
         let gpus = gpus(&cluster, &job, &offers).await?;
         let need = planning::need(&job.spec, gpus)?;
         let mut candidates = Vec::new();
-        for member in &members.items {
+        for member in &members {
             let offer = offers.get(&member.name_any()).and_then(|offer| offer.status.as_ref());
             candidates.push(planning::candidate(member, offer, 0, now())?);
         }

@@ -1,9 +1,7 @@
 //! `kubectl koinon members`, `offers`, `proposals`: what this member knows of the others.
 
-use anyhow::Context as _;
 use koinon_api::{GPUOffer, Member, Proposal, time};
 use kube::ResourceExt as _;
-use kube::api::ListParams;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now};
@@ -16,9 +14,8 @@ pub struct MembersArgs {}
 impl MembersArgs {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let cluster = Cluster::connect(access).await?;
-        let found = cluster.api::<Member>().list(&ListParams::default()).await.context("cannot list the members")?;
+        let found = cluster.list::<Member>("members").await?;
         let rows: Vec<Vec<String>> = found
-            .items
             .iter()
             .map(|member| {
                 let status = member.status.clone().unwrap_or_default();
@@ -51,9 +48,9 @@ pub struct OffersArgs {}
 impl OffersArgs {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let cluster = Cluster::connect(access).await?;
-        let found = cluster.api::<GPUOffer>().list(&ListParams::default()).await.context("cannot list the offers")?;
+        let found = cluster.list::<GPUOffer>("offers").await?;
         let mut rows = Vec::new();
-        for offer in &found.items {
+        for offer in &found {
             let status = offer.status.clone().unwrap_or_default();
             let heard = or_dash(status.as_of_time.as_ref().map(|as_of| age(now().0 - time::to_unix(as_of))));
             let stale = status.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) <= now().0);
@@ -104,9 +101,8 @@ pub struct ProposalsArgs {}
 impl ProposalsArgs {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let cluster = Cluster::connect(access).await?;
-        let found = cluster.api::<Proposal>().list(&ListParams::default()).await.context("cannot list proposals")?;
+        let found = cluster.list::<Proposal>("proposals").await?;
         let rows: Vec<Vec<String>> = found
-            .items
             .iter()
             .map(|proposal| {
                 let status = proposal.status.clone().unwrap_or_default();

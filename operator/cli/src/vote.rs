@@ -11,7 +11,6 @@ use koinon_core::ids::{CoopId, MemberId, Prose, SiteName, StatementId};
 use koinon_core::kind::Kind;
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
-use kube::api::ListParams;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now, to_api, to_core};
@@ -146,9 +145,9 @@ fn identify(resource: &Proposal) -> anyhow::Result<(CoopId, StatementId)> {
 }
 
 async fn next_vseq(cluster: &Cluster, proposal: &StatementId, member: &str) -> anyhow::Result<u32> {
-    let votes = cluster.api::<Vote>().list(&ListParams::default()).await.context("cannot list votes")?;
+    let votes = cluster.list::<Vote>("votes").await?;
     let mut next = 0;
-    for vote in votes.items.iter().filter(|vote| vote.spec.proposal == proposal.to_string()) {
+    for vote in votes.iter().filter(|vote| vote.spec.proposal == proposal.to_string()) {
         let Some(envelope) = &vote.spec.envelope else { continue };
         let Ok(statement) = Statement::verify(to_core(envelope)?) else { continue };
         if let (Body::Vote(body), true) = (statement.body(), statement.author().as_str() == member) {
