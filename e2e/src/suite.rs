@@ -15,6 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::fleet::{self, Fleet};
 use crate::spec::DatacenterSpec;
 
+/// Set to anything, it leaves the datacenters of a suite that failed running, for a person to look around.
+const KEEP: &str = "KOINON_KEEP";
+
 type Body = Box<dyn Fn(Arc<Fleet>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>>;
 
 /// Cases over one fleet.
@@ -105,7 +108,7 @@ async fn run(datacenters: &[&str], nodes: bool, cases: Vec<(&'static str, Body)>
                         println!("test {name} ... ok ({took:.1} s)");
                     }
                     Err(Ended::Failed(error)) => {
-                        println!("test {name} ... FAILED ({took:.1} s)");
+                        println!("test {name} ... FAILED ({took:.1} s): {error:#}");
                         failures.push((name, error));
                     }
                     Err(Ended::Interrupted) => {
@@ -117,7 +120,9 @@ async fn run(datacenters: &[&str], nodes: bool, cases: Vec<(&'static str, Body)>
             if !failures.is_empty() {
                 println!("  the datacenters' logs are kept in {}", fleet::keep_logs(fleet.run()).unwrap_or_default());
             }
-            if let Err(error) = fleet.down() {
+            if !failures.is_empty() && std::env::var_os(KEEP).is_some() {
+                println!("  the datacenters keep running; remove them with: cargo xtask down");
+            } else if let Err(error) = fleet.down() {
                 failures.push(("taking the datacenters down", error));
             }
         }
