@@ -9,7 +9,9 @@ use koinon_e2e::story::{RELEASE_NAMESPACE, TEAM};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::Value;
 
-use crate::ground::{Ground, REPLACED, conditions, delete, ground, kill_operators, operators_ready, scale_operator};
+use crate::ground::{
+    Ground, REPLACED, and_then_cleaned, conditions, delete, ground, kill_operators, operators_ready, scale_operator,
+};
 use crate::operators::{Watch, asked_by_pods, gpus, held};
 
 /// The member whose GPUs are fought for, and how many it offers: it has eight and keeps one.
@@ -174,15 +176,14 @@ pub async fn two_leaders(fleet: Arc<Fleet>) -> Result<()> {
         Ok(()) => counted(aarhus, cork, host, &jobs, before).await,
         Err(error) => Err(error),
     };
-    scale_operator(host, 1).await?;
     let seen = watch.end().await;
-    end(ground, &jobs, before).await?;
-    result?;
-    println!(
-        "  {} states of the record were seen, at most {} GPUs held",
-        seen.as_ref().map_or(0, |s| s.states),
-        seen?.most
-    );
+    let cleaned = async {
+        scale_operator(host, 1).await?;
+        end(ground, &jobs, before).await
+    };
+    and_then_cleaned(result, cleaned.await)?;
+    let seen = seen?;
+    println!("  {} states of the record were seen, at most {} GPUs held", seen.states, seen.most);
     ground.all_fresh().await?;
     ground.story_still_served().await
 }

@@ -10,7 +10,7 @@ use koinon_e2e::toolchain::checkout;
 use koinon_e2e::{Datacenter, Fleet, Poll, command, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{delete, ground, rejected, scale_operator};
+use crate::ground::{and_then_cleaned, delete, ground, rejected, scale_operator};
 
 /// A guest namespace without guests.
 const GUEST: &str = "koinon-guest-dublin";
@@ -31,10 +31,12 @@ pub async fn hold(fleet: Arc<Fleet>) -> Result<()> {
     let idle = ground.member(&ground.idle)?;
     scale_operator(idle, 0).await?;
     let result = without_operator(idle).await;
-    delete(idle, &["namespace", GUEST]).await?;
-    scale_operator(idle, 1).await?;
-    result?;
-    ground.all_fresh().await
+    let cleaned = async {
+        delete(idle, &["namespace", GUEST]).await?;
+        scale_operator(idle, 1).await?;
+        ground.all_fresh().await
+    };
+    and_then_cleaned(result, cleaned.await)
 }
 
 async fn without_operator(datacenter: &Datacenter) -> Result<()> {

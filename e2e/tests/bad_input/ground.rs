@@ -40,8 +40,8 @@ async fn prepare(fleet: Arc<Fleet>) -> Result<Ground> {
     let materials = Materials::ensure(&Cache::from_env()?, &|what| println!("  {what}"))?;
     let mut stage = Stage::set(fleet, materials).await?;
     stage.plug_all_gpus().await?;
-    story::tell(&mut stage, &narrator, Chapter::Offers).await?;
-    let host = "cork".to_owned();
+    story::tell(&mut stage, &narrator, Chapter::Calling).await?;
+    let host = story::serving::the_copy(stage.member("aarhus")?).await?.host;
     let idle = if host == "bilbao" { "cork" } else { "bilbao" }.to_owned();
     for member in ["bilbao", "cork"] {
         let open = format!(
@@ -170,6 +170,14 @@ pub fn conditions(resource: &Value) -> String {
         format!("{}={} ({}: {})", text(c, "type"), text(c, "status"), text(c, "reason"), text(c, "message"))
     };
     if all.is_empty() { "without conditions".to_owned() } else { all.iter().map(one).collect::<Vec<_>>().join("; ") }
+}
+
+/// What a case found, and how its cleaning up went: neither hides the other.
+pub fn and_then_cleaned(found: Result<()>, cleaned: Result<()>) -> Result<()> {
+    match (found, cleaned) {
+        (Err(found), Err(cleaned)) => Err(anyhow!("{found:#}; cleaning up failed too: {cleaned:#}")),
+        (found, cleaned) => found.and(cleaned),
+    }
 }
 
 /// Waits until a condition is False for exactly this reason, and returns its message.

@@ -22,7 +22,7 @@ use koinon_net::tls::{CertUse, LeafName, LeafResolver, TlsIdentity, issue};
 use koinon_net::wire::{JoinRefusal, JoinRequest};
 use serde_json::json;
 
-use crate::ground::{Ground, delete, ground, refused as condition_refused};
+use crate::ground::{Ground, and_then_cleaned, delete, ground, refused as condition_refused};
 use crate::people::now;
 
 /// The applicant's release and its namespace.
@@ -65,9 +65,15 @@ async fn applied(ground: &Ground, at: &Datacenter, invite: &Invite, reason: &str
     ground.koinon(at.name(), &args).await?;
     let said = condition_refused(at, &["kcoop", "cooperative", "--namespace", APPLICANT], "Joined", reason).await;
     // It never was a member of anything, so nothing may hold up its end.
-    delete(at, &["kcoop", "cooperative", "--namespace", APPLICANT]).await?;
-    delete(at, &["secret", "koinon-invite", "--namespace", APPLICANT]).await?;
-    said.with_context(|| format!("applying with an invite that should end in {reason}"))
+    let cleaned = async {
+        delete(at, &["kcoop", "cooperative", "--namespace", APPLICANT]).await?;
+        delete(at, &["secret", "koinon-invite", "--namespace", APPLICANT]).await
+    };
+    let cleaned = cleaned.await;
+    let mut words = String::new();
+    let found = said.map(|said| words = said).with_context(|| format!("applying with what should end in {reason}"));
+    and_then_cleaned(found, cleaned)?;
+    Ok(words)
 }
 
 /// Uses an invite over a real connection, as an operator with a key of its own.
@@ -115,11 +121,13 @@ pub async fn refused(fleet: Arc<Fleet>) -> Result<()> {
     let values = json!({"image": image, "agent": {"enabled": false}});
     at.helm_install(APPLICANT, APPLICANT, &checkout().join("charts/koinon"), &values).await?;
     let result = all(ground, aarhus, at).await;
-    at.helm(["uninstall", APPLICANT, "--namespace", APPLICANT]).await?;
-    delete(at, &["namespace", APPLICANT]).await?;
-    delete(aarhus, &["kprop", &format!("admit-{MEMBER}"), "--namespace", RELEASE_NAMESPACE]).await?;
-    result?;
-    ground.all_fresh().await
+    let cleaned = async {
+        at.helm(["uninstall", APPLICANT, "--namespace", APPLICANT]).await?;
+        delete(at, &["namespace", APPLICANT]).await?;
+        delete(aarhus, &["kprop", &format!("admit-{MEMBER}"), "--namespace", RELEASE_NAMESPACE]).await?;
+        ground.all_fresh().await
+    };
+    and_then_cleaned(result, cleaned.await)
 }
 
 async fn all(ground: &Ground, aarhus: &Datacenter, at: &Datacenter) -> Result<()> {

@@ -44,12 +44,5 @@ fn main() -> ExitCode {
         .case("an_operator_restored_from_a_backup_takes_its_entries_back", restore::from_backup)
         .case("uninstalling_keeps_keys_objects_and_gates_and_coming_back_is_no_new_member", restore::uninstalled)
         .case("a_forked_log_is_proven_to_everybody_and_stops_nobody_else", forks::forked)
-        .case("hold_dev", |_| async {
-            while !std::path::Path::new("/tmp/w/go7").exists() {
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-            let _ = std::fs::remove_file("/tmp/w/go7");
-            Ok(())
-        })
         .main()
 }

@@ -12,7 +12,7 @@ use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::ground::{Ground, ground, lives, metrics, scale_operator};
+use crate::ground::{Ground, and_then_cleaned, ground, lives, metrics, scale_operator};
 
 /// How much rubbish is sent on one connection.
 const RUBBISH: usize = 2 << 20;
@@ -174,10 +174,12 @@ pub async fn silent(fleet: Arc<Fleet>) -> Result<()> {
             "externalTrafficPolicy": service["spec"]["externalTrafficPolicy"],
         },
     });
-    idle.apply(&again.to_string()).await?;
-    scale_operator(idle, 1).await?;
-    result?;
-    ground.all_fresh().await
+    let cleaned = async {
+        idle.apply(&again.to_string()).await?;
+        scale_operator(idle, 1).await?;
+        ground.all_fresh().await
+    };
+    and_then_cleaned(result, cleaned.await)
 }
 
 async fn while_silent(ground: &Ground, idle: &Datacenter) -> Result<()> {

@@ -8,7 +8,7 @@ use koinon_e2e::story::look::get;
 use koinon_e2e::{Datacenter, Fleet};
 use serde_json::{Value, json};
 
-use crate::ground::{delete, ground, kill_operators, operator_metric, operators_ready};
+use crate::ground::{and_then_cleaned, delete, ground, kill_operators, operator_metric, operators_ready};
 
 const VOTES: &str = "votes.koinon.dev";
 const BAD_VOTE: &str = "bad-undecodable";
@@ -53,11 +53,13 @@ pub async fn undecodable(fleet: Arc<Fleet>) -> Result<()> {
     any_choice(aarhus, &Value::Null).await?;
     let result = beside_the_good(ground, aarhus, &vote, &rubbish).await;
     // However it went: the next case finds the definitions and the store as they were.
-    let restored = any_choice(aarhus, &known).await;
-    delete(aarhus, &["kvote", "--namespace", RELEASE_NAMESPACE, BAD_VOTE]).await?;
-    delete(aarhus, &["kstmt", "--namespace", RELEASE_NAMESPACE, BAD_STATEMENT]).await?;
-    result.and(restored)?;
-    operator_metric(aarhus, "koinon_undecodable_objects{kind=\"Vote\"}", 0.0).await
+    let cleaned = async {
+        any_choice(aarhus, &known).await?;
+        delete(aarhus, &["kvote", "--namespace", RELEASE_NAMESPACE, BAD_VOTE]).await?;
+        delete(aarhus, &["kstmt", "--namespace", RELEASE_NAMESPACE, BAD_STATEMENT]).await?;
+        operator_metric(aarhus, "koinon_undecodable_objects{kind=\"Vote\"}", 0.0).await
+    };
+    and_then_cleaned(result, cleaned.await)
 }
 
 async fn beside_the_good(
