@@ -12,6 +12,7 @@ use crate::command;
 use crate::mount_points;
 use crate::process::Home;
 use crate::run::{Made, Run};
+use crate::spec::DatacenterSpec;
 
 /// Host number of the wire's own servers: model mirrors, Prometheus.
 pub const SERVERS_HOST: u8 = 1;
@@ -89,6 +90,14 @@ impl Wire {
             .output()
             .context("enabling forwarding")?;
         Ok(cable)
+    }
+
+    /// Lets the wire's own servers reach a member's pods, as an owner's own Prometheus would from inside.
+    ///
+    /// The wire forwards nothing, so no member reaches another's pods this way.
+    pub fn reach_pods(&self, spec: &DatacenterSpec) -> Result<()> {
+        let DatacenterSpec { pod_cidr, address, .. } = spec;
+        command::words(&format!("ip -n {} route replace {pod_cidr} via {address}", self.namespace)).map(drop)
     }
 
     /// The cable of a member that is plugged in already.

@@ -56,6 +56,9 @@ impl Prometheus {
         let dir = server_dir(fleet, "prometheus")?;
         let listed = dir.join("targets.json");
         list(&listed, targets)?;
+        for datacenter in fleet.datacenters() {
+            fleet.wire().reach_pods(datacenter.spec())?;
+        }
         fs::write(dir.join("prometheus.yml"), serde_yaml::to_string(&configuration(&listed))?)?;
         let args = vec![
             format!("--config.file={}", dir.join("prometheus.yml").display()),

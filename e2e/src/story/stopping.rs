@@ -1,6 +1,5 @@
 //! Step 8: an owner presses stop, and what Prometheus saw of it all.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +9,6 @@ use super::Narrator;
 use super::look::{get, items, poll, text};
 use super::serving::{Copy, GUEST_NAMESPACE};
 use super::stage::{MEMBERS, RELEASE_NAMESPACE, Stage};
-use crate::datacenter::run_blocking;
 use crate::servers::{Prometheus, Target};
 use crate::wait::Poll;
 
