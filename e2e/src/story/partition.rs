@@ -19,6 +19,13 @@ pub async fn cut_and_mend(stage: &Stage, narrator: &Narrator, caller: &Caller) -
     let aarhus = stage.member("aarhus")?;
     let old = the_copy(aarhus).await?;
     let host = stage.member(&old.host)?;
+    narrator
+        .wait_until(
+            "aarhus to renew its grant, since one that was never renewed lapses",
+            Duration::from_secs(60),
+            || renewed(host),
+        )
+        .await?;
     host.cut()?;
     narrator.say(&format!("the wire of {} is cut; epoch {} ran there", old.host, old.epoch));
     for liveness in ["Suspect", "Lost"] {
@@ -47,6 +54,9 @@ pub async fn cut_and_mend(stage: &Stage, narrator: &Narrator, caller: &Caller) -
         })
         .await?;
     ensure!(answered == new.epoch, "epoch {answered} answered, not {}", new.epoch);
+    let kept = get(host, &["pod", "--namespace", GUEST_NAMESPACE]).await?;
+    ensure!(!items(&kept).is_empty(), "{} ended its copy during the cut, though its grant says KeepServing", old.host);
+    narrator.observed(&format!("meanwhile the old copy went on at {}, and nothing was routed to it", old.host));
     host.mend()?;
     narrator.say(&format!("the wire of {} is mended", old.host));
     narrator
@@ -65,6 +75,26 @@ pub async fn cut_and_mend(stage: &Stage, narrator: &Narrator, caller: &Caller) -
         new.epoch, new.host, old.epoch, old.host
     ));
     Ok(new)
+}
+
+/// Whether the host heard its guest's home after it granted.
+async fn renewed(host: &Datacenter) -> Poll<()> {
+    let granted = poll(host, &["kpl", "--namespace", GUEST_NAMESPACE], |placements| {
+        let times =
+            items(placements).iter().map(|placement| text(&placement["metadata"], "creationTimestamp").to_owned());
+        times.max().map_or(Poll::not_yet("there is no placement"), Poll::Ready)
+    });
+    let granted = match granted.await {
+        Poll::Ready(granted) => granted,
+        Poll::NotYet(seen) => return Poll::NotYet(seen),
+        Poll::Never(why) => return Poll::Never(why),
+    };
+    poll(host, &["lease", "koinon-home-aarhus", "--namespace", RELEASE_NAMESPACE], |lease| {
+        // Both are RFC 3339 in UTC; to the second they compare as text.
+        let renewed = text(&lease["spec"], "renewTime");
+        Poll::<()>::when(renewed.get(..19) > granted.get(..19), format!("renewed {renewed}, granted {granted}"))
+    })
+    .await
 }
 
 async fn moved(aarhus: &Datacenter, old: &Copy) -> Poll<Copy> {

@@ -102,10 +102,10 @@ async fn parts(stage: &Stage) -> Result<Vec<Target>> {
 
 /// What the story asks Prometheus at its end.
 const QUESTIONS: [(&str, &str); 6] = [
-    ("members by state", "sum by (datacenter, state) (koinon_member_state)"),
+    ("members by state", "sum by (datacenter, state) (koinon_member_state) > 0"),
     ("age of each offer", "max by (datacenter, member) (koinon_offer_age_seconds)"),
-    ("proposals by state", "sum by (datacenter, state) (koinon_proposals)"),
-    ("placements by side and state", "sum by (datacenter, side, state) (koinon_placements)"),
+    ("proposals by state", "sum by (datacenter, state) (koinon_proposals) > 0"),
+    ("placements by side and state", "sum by (datacenter, side, state) (koinon_placements) > 0"),
     ("requests by member and code", "sum by (datacenter, member, code) (koinon_gateway_requests_total)"),
     ("tokens", "sum by (datacenter, kind) (koinon_gateway_tokens_total)"),
 ];
