@@ -15,6 +15,9 @@ use crate::openai::ApiError;
 
 /// Memory for bodies is given out in pieces of this size.
 const PIECE: usize = 64 * 1024;
+/// How long what is too long is still read, and thrown away. A connection that is closed on a client that still sends is
+/// reset, and the reset overtakes the answer that would have told it why.
+const DISCARD_FOR: Duration = Duration::from_secs(3);
 
 /// Bounds on what is taken in; clones share them.
 #[derive(Clone, Debug)]
@@ -65,17 +68,37 @@ impl Intake {
     ///
     /// # Errors
     /// It is too long, too slow, or breaks off; or there is no memory for it at present.
-    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Taken, ApiError> {
+    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Taken, ApiError> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > self.limit as u64) {
-            return Err(ApiError::TooLarge { limit: self.limit });
+        let taken = if announced.is_some_and(|length| length > self.limit as u64) {
+            Err(ApiError::TooLarge { limit: self.limit })
+        } else {
+            let late = |_| ApiError::SlowRequest { seconds: self.patience.as_secs() };
+            timeout(self.patience, self.read_all(&mut body)).await.map_err(late)?
+        };
+        // Who asks before it sends has sent nothing yet, and reading would ask it to.
+        let asks_first = headers.contains_key(header::EXPECT);
+        if matches!(taken, Err(ApiError::TooLarge { .. })) && !asks_first {
+            // Whether it ends in time or not, it is answered now.
+            let _ = timeout(DISCARD_FOR, self.discard(body)).await;
         }
-        let late = |_| ApiError::SlowRequest { seconds: self.patience.as_secs() };
-        timeout(self.patience, self.read_all(body)).await.map_err(late)?
+        taken
     }
 
-    async fn read_all(&self, mut body: Body) -> Result<Taken, ApiError> {
+    /// Reads on for as much again as is allowed, and keeps nothing.
+    async fn discard(&self, mut body: Body) {
+        let mut left = self.limit;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    }
+
+    async fn read_all(&self, body: &mut Body) -> Result<Taken, ApiError> {
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
@@ -113,7 +136,7 @@ mod tests {
         Body::from_stream(stream::iter((0..count).map(|_| std::io::Result::Ok(vec![7_u8; 1024]))))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_body_up_to_the_limit_is_taken_and_one_byte_more_is_not() {
         let intake = intake(4096, 1 << 20);
         let none = HeaderMap::new();
@@ -122,6 +145,28 @@ mod tests {
         let announced = HeaderMap::from_iter([(header::CONTENT_LENGTH, 4097.into())]);
         let never = Body::from_stream(stream::pending::<std::io::Result<Bytes>>());
         assert_eq!(intake.read(&announced, never).await.unwrap_err(), ApiError::TooLarge { limit: 4096 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_long_is_read_on_for_a_while_so_that_the_answer_arrives() {
+        let intake = intake(4096, 1 << 20);
+        let read = async |announced: HeaderMap, chunks: usize| {
+            let (seen, count) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), chunks);
+            let counted = seen.clone();
+            let body = Body::from_stream(stream::iter((0..count).map(move |_| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::io::Result::Ok(vec![7_u8; 1024])
+            })));
+            assert_eq!(intake.read(&announced, body).await.unwrap_err(), ApiError::TooLarge { limit: 4096 });
+            seen.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        assert_eq!(read(HeaderMap::new(), 6).await, 6, "to the end");
+        assert_eq!(read(HeaderMap::new(), 100).await, 10, "as much again and one that is too much");
+        let announced = HeaderMap::from_iter([(header::CONTENT_LENGTH, (8 * 1024).into())]);
+        assert_eq!(read(announced.clone(), 8).await, 5, "also where the length was announced");
+        let mut asks = announced;
+        asks.insert(header::EXPECT, "100-continue".parse().unwrap());
+        assert_eq!(read(asks, 8).await, 0, "who asks first is not told to go on");
     }
 
     #[tokio::test(start_paused = true)]
