@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use koinon_e2e::story::look::{get, items};
+use koinon_e2e::story::look::{condition, get, items, poll, text};
 use koinon_e2e::story::serving::GUEST_NAMESPACE;
 use koinon_e2e::story::{RELEASE_NAMESPACE, TEAM};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::Value;
 
-use crate::ground::{delete, ground, settled};
+use crate::ground::{delete, ground};
 
 /// A release is approved whose digest its file does not have: it is fetched, found out, thrown away and never served.
 pub async fn wrong_digest(fleet: Arc<Fleet>) -> Result<()> {
@@ -27,10 +27,21 @@ pub async fn wrong_digest(fleet: Arc<Fleet>) -> Result<()> {
     let job = "bad-weights";
     aarhus.apply(&ground.job_of(job, &digest, 1, &[&ground.idle]).to_string()).await?;
     let args = ["kjob", job, "--namespace", TEAM];
-    let message = settled(aarhus, &args, "Ready", "False", "DigestMismatch", Duration::from_secs(90)).await?;
-    // Both digests, so that whoever reads it sees which of the two is wrong.
+    let said = format!("{} refused a short while ago: DigestMismatch", ground.idle);
+    wait_until("the team to read why", Duration::from_secs(90), || {
+        poll(aarhus, &args, |job| {
+            let placed = condition(job, "Placed").map(|placed| text(placed, "message").to_owned()).unwrap_or_default();
+            Poll::<()>::when(placed.contains(&said), placed)
+        })
+    })
+    .await?;
+    // At the host both digests, so that its owner sees which of the two is wrong.
     let real = &ground.stage.materials.manifest_digest;
-    ensure!(message.contains(&digest) && message.contains(real), "the message should name both digests: {message}");
+    let placements = get(host, &["kpl", "--namespace", GUEST_NAMESPACE]).await?;
+    let both = items(&placements).iter().filter(|placement| text(&placement["status"], "reason") == "DigestMismatch");
+    let told = both.map(|placement| placement["status"]["conditions"].to_string()).find(|told| told.contains(&digest));
+    let told = told.with_context(|| format!("no placement at the host tells of it: {placements}"))?;
+    ensure!(told.contains(real), "the host should name both digests: {told}");
     let kept = cached(host).await?;
     ensure!(
         !kept.to_string().contains(&digest[7..]) || state_of(&kept, &digest) != Some("Ready"),

@@ -156,6 +156,7 @@ impl From<RefusalReason> for Reason {
             RefusalReason::HomeNotActive => Self::HomeNotActive,
             RefusalReason::HostIsolated => Self::Isolated,
             RefusalReason::WeightsFailed => Self::WeightsFailed,
+            RefusalReason::DigestMismatch => Self::DigestMismatch,
             RefusalReason::EngineFailed => Self::EngineFailed,
             RefusalReason::LeaseLapsed => Self::LeaseLapsed,
             RefusalReason::NoLongerRequested => Self::NoLongerRequested,

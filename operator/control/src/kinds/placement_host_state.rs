@@ -116,7 +116,11 @@ pub fn progress(placement: &Placement, facts: &Facts<'_>, now: Now) -> Progress 
 
 fn failed(placement: &Placement, failure: &Failure, now: Now) -> Progress {
     let reason = failure.reason();
-    let end = || Progress::Failed(End::new(RefusalReason::WeightsFailed, failure.message.clone()));
+    let refusal = match reason {
+        Reason::DigestMismatch => RefusalReason::DigestMismatch,
+        _ => RefusalReason::WeightsFailed,
+    };
+    let end = || Progress::Failed(End::new(refusal, failure.message.clone()));
     if failure.is_final() {
         return end();
     }

@@ -73,7 +73,7 @@ fn loading_counts_bytes_until_the_weights_are_complete() {
 fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
     let look = |weights: &Weights, seconds| progress(&new(), &facts(Some(weights), &[], false), at(seconds));
     let Progress::Failed(end) = look(&failure("DigestMismatch"), 1) else { panic!("goes on") };
-    assert_eq!((end.reason, end.message.as_str()), (RefusalReason::WeightsFailed, "expected a, saw b"));
+    assert_eq!((end.reason, end.message.as_str()), (RefusalReason::DigestMismatch, "expected a, saw b"));
     let silent = failure("SourceUnreachable");
     assert_eq!(loading(&look(&silent, 60)).0, Reason::SourceUnreachable);
     assert!(matches!(look(&silent, 61), Progress::Failed(_)));

@@ -43,7 +43,7 @@ impl Refusals {
         let first = match reason {
             // The next epoch is the remedy, and nothing is wrong with the host; or nobody refused.
             RefusalReason::StaleEpoch | RefusalReason::NoLongerRequested => return,
-            RefusalReason::WeightsFailed | RefusalReason::EngineFailed => AFTER_A_FAULT,
+            RefusalReason::WeightsFailed | RefusalReason::DigestMismatch | RefusalReason::EngineFailed => AFTER_A_FAULT,
             _ => FIRST,
         };
         let key = (job.clone(), host.clone());

@@ -286,8 +286,10 @@ open_enum! {
         HomeNotActive,
         /// The host is cut off from the quorum.
         HostIsolated,
-        /// The weights could not be fetched or are not the model.
+        /// The weights could not be fetched.
         WeightsFailed,
+        /// The weights that the source has are not those that were approved.
+        DigestMismatch,
         /// The engine did not start.
         EngineFailed,
         /// The home stopped renewing.
