@@ -23,7 +23,7 @@ pub async fn refused_jobs(fleet: Arc<Fleet>) -> Result<()> {
     let mut taken = ground.job("bad-taken", 1, &[]);
     taken["spec"]["servedName"] = json!(SERVED_NAME);
     let mut unknown_option = ground.job("bad-option", 1, &[]);
-    unknown_option["spec"]["engine"]["options"] = json!({"trust-remote-code": true});
+    unknown_option["spec"]["engine"]["options"] = json!({"trust-remote-code": "yes"});
     let mut wrong_value = ground.job("bad-value", 1, &[]);
     wrong_value["spec"]["engine"]["options"] = json!({"threads": 1000});
     let mut no_engine = ground.job("bad-engine", 1, &[]);

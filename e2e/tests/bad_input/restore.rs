@@ -128,7 +128,8 @@ async fn kept(datacenter: &Datacenter) -> Result<()> {
     let statements = entries(datacenter).await?;
     ensure!(!statements.is_empty(), "the log is gone");
     let policies = datacenter.kubectl(["get", "validatingadmissionpolicies", "--output", "name"]).await?;
-    let gates = policies.lines().filter(|line| line.contains("/koinon-guest-")).count();
+    let release = format!(".{RELEASE_NAMESPACE}");
+    let gates = policies.lines().filter(|line| line.contains("/koinon-guest-") && line.ends_with(&release)).count();
     ensure!(gates == 8, "{gates} of 8 gates over guests are left: {policies}");
     Ok(())
 }

@@ -20,9 +20,10 @@ pub struct OperatorArgs {
     #[arg(long, env = "KOINON_POD_NAME", default_value = "koinon-operator")]
     pub pod_name: String,
 
-    /// The namespace of the agents, in which each of them keeps its heartbeat.
-    #[arg(long, env = "KOINON_AGENT_NAMESPACE", default_value = "koinon-agent")]
-    pub agent_namespace: String,
+    /// The namespace of the agents, in which each of them keeps its heartbeat. Without it this release has no agents, and
+    /// this member shares no GPUs.
+    #[arg(long, env = "KOINON_AGENT_NAMESPACE")]
+    pub agent_namespace: Option<String>,
 
     /// Where the peer endpoint listens while this replica leads.
     #[arg(long, env = "KOINON_PEER_LISTEN", default_value = "0.0.0.0:7443")]

@@ -220,7 +220,10 @@ pub async fn follow_trimmed<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                reported = None;
+                // Each new try begins with `Init`, which proves nothing yet.
+                if !matches!(event, watcher::Event::Init) {
+                    reported = None;
+                }
                 feeder.take(event);
                 metrics.undecodable(&kind, feeder.undecodable());
             }

@@ -20,7 +20,9 @@ pub struct LogArgs {
     #[arg(long, env = "KOINON_LOG_FORMAT", value_enum, default_value_t, global = true)]
     pub log_format: LogFormat,
     /// Which log lines are written: a level, or a list such as `info,koinon_net=debug`.
-    #[arg(long, env = "KOINON_LOG", default_value = "info", global = true)]
+    ///
+    /// A failed watch is told of by Koinon itself, once, so the library's line about it is left out.
+    #[arg(long, env = "KOINON_LOG", default_value = "info,kube_runtime::watcher=error", global = true)]
     pub log: String,
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use koinon_api::cooperative::{CooperativeSpec, GuestCount};
 use koinon_api::placement::Side;
-use koinon_api::{Placement, names};
+use koinon_api::{Placement, labels, names};
 use koinon_core::body::latest::{GuestsMode, Requests};
 use koinon_core::ids::{Epoch, MemberId, NodeName, ObjectUid, StatementId};
 use koinon_core::placement::ReplicaKey;
@@ -231,11 +231,21 @@ impl Guests {
         let ours = |placement: &Arc<Placement>| {
             let spec = &placement.spec;
             let namespace = placement.namespace().unwrap_or_default();
-            let guest = namespace == names::guest_namespace(&spec.home);
+            let guest = namespace == names::guest_namespace(&spec.home) && self.made_by_this_release(&namespace);
             let local = spec.home == spec.host && namespace == spec.job.namespace;
             spec.side == Side::Host && me.is_none_or(|me| spec.host == me.as_str()) && (guest || local)
         };
         all.into_iter().filter(ours).collect()
+    }
+
+    /// Whether a guest namespace is not another release's, which serves another cooperative from the same cluster.
+    fn made_by_this_release(&self, namespace: &str) -> bool {
+        let all = self.stores.namespaces.all();
+        let label = all
+            .iter()
+            .find(|one| one.name_any() == namespace)
+            .and_then(|one| one.labels().get(labels::RELEASE_NAMESPACE_LABEL));
+        label.is_none_or(|release| *release == self.ctx.namespace)
     }
 
     /// The home's list, if it is heard and still holds.

@@ -57,7 +57,10 @@ impl Stores {
             gpu_nodes: start.one("GPUNodes", Api::all(client()), all(), |_| {}),
             nodes: start.one("Nodes", Api::all(client()), all(), trim_node),
             pods: start.one("Pods", Api::all(client()), all(), trim_pod),
-            heartbeats: start.one("Leases", Api::namespaced(client(), &ctx.args.agent_namespace), all(), |_| {}),
+            heartbeats: match &ctx.args.agent_namespace {
+                Some(namespace) => start.one("Leases", Api::namespaced(client(), namespace), all(), |_| {}),
+                None => start.empty("Leases"),
+            },
             namespaces: start.one("Namespaces", Api::all(client()), all(), |_| {}),
             reservations: start.one("ConfigMaps", Api::namespaced(client(), release), records, |_| {}),
         }
@@ -117,6 +120,24 @@ impl Start<'_> {
             Ok::<(), Infallible>(())
         };
         self.tasks.spawn(what, follow);
+        cache
+    }
+
+    /// What this release has none of: complete, and without anything in it.
+    fn empty<K>(&mut self, what: &'static str) -> Cache<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (cache, mut feeder) = cache::cache::<K>();
+        feeder.take(watcher::Event::Init);
+        feeder.take(watcher::Event::InitDone);
+        let stop = self.stop.clone();
+        self.tasks.spawn(what, async move {
+            stop.cancelled().await;
+            // Until then it is followed, so nobody takes it for given up.
+            drop(feeder);
+            Ok::<(), Infallible>(())
+        });
         cache
     }
 }

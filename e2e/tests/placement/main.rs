@@ -1,0 +1,27 @@
+//! Granting, held against a real API server: races between members, between operators of one member, and with death.
+//!
+//! The placement side of the operator runs here as it does in a pod. What it would hear of its peers is put into its hands,
+//! so that two members can ask in the same instant and an operator can be killed between any two of its writes.
+
+mod cases;
+mod host;
+mod operator;
+
+use std::process::ExitCode;
+
+use koinon_e2e::Suite;
+
+fn main() -> ExitCode {
+    Suite::over(&["bilbao"])
+        .without_nodes()
+        .case("two_members_that_ask_for_the_last_gpus_at_once_get_them_once", cases::last_gpus)
+        .case("two_operators_of_one_member_that_both_lead_grant_a_request_once", cases::two_leaders)
+        .case("an_operator_killed_at_any_moment_of_a_grant_leaves_one_reservation_and_one_placement", cases::killed)
+        .case("a_reservation_whose_operator_died_becomes_the_placement_that_was_meant", cases::unfinished)
+        .case("a_lower_epoch_is_refused_with_the_one_that_fences_it_also_after_a_release", cases::fenced)
+        .case("a_higher_epoch_takes_the_running_copy_over_without_touching_its_workload", cases::taken_over)
+        .case("a_grant_that_is_never_renewed_lapses_and_frees_its_gpus", cases::lapsed)
+        .case("a_stop_frees_everything_with_every_peer_silent", cases::stopped)
+        .case("what_a_refusal_decided_by_is_told_in_numbers", cases::refused)
+        .main()
+}
