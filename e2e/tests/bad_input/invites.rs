@@ -104,12 +104,19 @@ async fn use_up(invite: &Invite, seed: u8) -> Result<Result<(), JoinRefusal>> {
     let resolver = LeafResolver::with(&issue(&operator, &name, now()?)?)?;
     let identity = TlsIdentity { resolver, coop: invite.coop, clock: Clock::system() };
     let sponsor = Sponsor { endpoints: invite.endpoints.clone(), key: invite.operator_key };
-    let session =
-        JoinSession::connect(&sponsor, &identity, &Proxies::none(), Limits::default(), Timing::default()).await?;
-    match session.apply(&JoinRequest { secret: invite.secret.clone(), application }).await {
-        Ok(_) => Ok(Ok(())),
-        Err(JoinError::Refused(refused)) => Ok(Err(refused.reason)),
-        Err(error) => Err(error.into()),
+    let request = JoinRequest { secret: invite.secret.clone(), application };
+    // A sponsor ends the connections of a key whose standing changes, as that of a stranger who has just applied.
+    let mut tries = 3;
+    loop {
+        let session =
+            JoinSession::connect(&sponsor, &identity, &Proxies::none(), Limits::default(), Timing::default()).await?;
+        tries -= 1;
+        match session.apply(&request).await {
+            Ok(_) => return Ok(Ok(())),
+            Err(JoinError::Refused(refused)) => return Ok(Err(refused.reason)),
+            Err(error) if tries == 0 => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
     }
 }
 
