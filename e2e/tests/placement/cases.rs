@@ -281,6 +281,35 @@ pub async fn stopped(fleet: Arc<Fleet>) -> Result<()> {
     Ok(())
 }
 
+/// A record that somebody broke is no reason to keep an owner's GPUs from it, and nothing is granted on a guess.
+pub async fn stopped_without_records(fleet: Arc<Fleet>) -> Result<()> {
+    let host = host(&fleet, "broken", 4).await?;
+    let [a, c] = &host.homes;
+    let operator = Operator::start(&host, "Accept")?;
+    operator.hears(&[(a, vec![request(1, 1, 2)])]);
+    let placements = until_live(&host, 1).await?;
+    for placement in &placements {
+        run_by_hand(&host, placement).await?;
+    }
+    host.break_record().await?;
+    operator.hears(&[(a, vec![request(1, 1, 2)]), (c, vec![request(2, 1, 2)])]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(operator.grants(c)?.is_empty(), "something was granted although nobody knows what is reserved");
+    drop(operator);
+    let operator = Operator::start(&host, "Stop")?;
+    operator.hears_nobody();
+    wait_until("every pod to be gone", Duration::from_secs(120), || async {
+        for placement in &placements {
+            match host.pods(placement).await {
+                Ok(pods) if pods.is_empty() => {}
+                other => return Poll::not_yet(format!("{:?} pods", other.map(|pods| pods.len()))),
+            }
+        }
+        Poll::Ready(())
+    })
+    .await
+}
+
 /// What the operator would do once the weights are there: the Deployment, whose pod the controller manager makes.
 async fn run_by_hand(host: &Host, placement: &Placement) -> Result<()> {
     let template = placement.spec.template.as_ref().context("no template")?;

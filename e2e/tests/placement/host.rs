@@ -106,6 +106,14 @@ impl Host {
         Ok(Some(serde_json::from_str(&text)?))
     }
 
+    /// Makes the record of its node unreadable.
+    pub async fn break_record(&self) -> Result<()> {
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), &self.name);
+        let broken = Patch::Merge(json!({"data": {"reservations.json": "{"}}));
+        api.patch(&names::reservations(&self.name), &PatchParams::default(), &broken).await?;
+        Ok(())
+    }
+
     /// How many GPUs are reserved.
     pub async fn reserved(&self) -> Result<u32> {
         Ok(self.record().await?.map_or(0, |record| record.reserved()))

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .case("a_higher_epoch_takes_the_running_copy_over_without_touching_its_workload", cases::taken_over)
         .case("a_grant_that_is_never_renewed_lapses_and_frees_its_gpus", cases::lapsed)
         .case("a_stop_frees_everything_with_every_peer_silent", cases::stopped)
+        .case("a_stop_ends_what_runs_also_where_the_reservations_cannot_be_read", cases::stopped_without_records)
         .case("what_a_refusal_decided_by_is_told_in_numbers", cases::refused)
         .main()
 }

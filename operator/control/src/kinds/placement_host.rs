@@ -34,6 +34,7 @@ use crate::placement::inventory::{self, Inventory};
 use crate::placement::ledger::{ConfigMaps, Ledger, StoreError};
 use crate::placement::metrics::{Part, PlacementMetrics};
 use crate::placement::own::Own;
+use crate::placement::reader::ReadError;
 use crate::placement::renewals::Renewals;
 use crate::placement::rules::Rules;
 use crate::placement::stores::Stores;
@@ -124,19 +125,8 @@ pub enum GuestError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// An object could not be read.
-    #[error("reading {what}: {source}")]
-    Read {
-        /// What was read.
-        what: &'static str,
-        /// What happened.
-        source: Box<kube::Error>,
-    },
-    /// The API server did not answer a read.
-    #[error("reading {what}: no answer in time")]
-    Silent {
-        /// What was read.
-        what: &'static str,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 impl Guests {
@@ -197,21 +187,25 @@ impl Guests {
 
     async fn look(&mut self, scene: &Scene) {
         let records = match self.ledger.records().await {
-            Ok(records) => records,
+            Ok(records) => Some(records),
             Err(error) => {
                 self.metrics.failed(Part::Guests);
-                tracing::warn!(%error, "nothing is granted or released until the reservations can be read");
-                return;
+                tracing::warn!(%error, "nothing is granted until the reservations can be read; what has to end ends");
+                None
             }
         };
         let placements = self.placements(Some(&scene.me));
-        let holdings = list::holdings(&records, &placements);
+        let holdings = list::holdings(records.as_ref().unwrap_or(&BTreeMap::new()), &placements);
         let mut homes: BTreeSet<MemberId> = holdings.keys().map(|key| key.home.clone()).collect();
         if let Some(rules) = &scene.rules {
             homes.extend(rules.members().cloned());
         }
         for home in &homes {
-            if let Err(error) = self.home(home, scene, &holdings).await {
+            let done = match &records {
+                Some(_) => self.home(home, scene, &holdings).await,
+                None => self.home_without_records(home, scene, &holdings).await,
+            };
+            if let Err(error) = done {
                 let conflict = matches!(&error, GuestError::Write(error) if error.is_conflict());
                 if conflict {
                     tracing::debug!(%home, %error, "looked at an older version");
@@ -221,8 +215,10 @@ impl Guests {
                 }
             }
         }
-        self.memory.retain(|home, _| homes.contains(home));
-        self.report(scene, &records);
+        if let Some(records) = &records {
+            self.memory.retain(|home, _| homes.contains(home));
+            self.report(scene, records);
+        }
     }
 
     /// The Placements of this side, where we put them.

@@ -66,6 +66,19 @@ impl Guests {
         Ok(())
     }
 
+    /// What may be done while nobody knows what is reserved: nothing new, and what ends is ended. Its reservations are
+    /// given back once they can be read. An owner's stop waits for no record.
+    pub(super) async fn home_without_records(
+        &mut self,
+        home: &MemberId,
+        scene: &Scene,
+        holdings: &BTreeMap<ReplicaKey, Holding>,
+    ) -> Result<(), GuestError> {
+        self.load_renewals(home, scene).await;
+        let decisions = Decisions { ended: self.ends(home, scene, holdings), ..Decisions::default() };
+        self.carry_out(home, scene, holdings, decisions).await
+    }
+
     /// A home's stored renewal is read once. Until it is, its leases are not judged.
     async fn load_renewals(&mut self, home: &MemberId, scene: &Scene) {
         if home == &scene.me {
@@ -182,6 +195,13 @@ impl Guests {
         for (key, request) in listed {
             let refused_before =
                 self.memory.get(home).is_some_and(|m| m.refused.contains_key(&(key.clone(), request.epoch)));
+            // The records are read anew here. What another operator has reserved since the holdings were read is its to
+            // finish, and the next look sees what became of it.
+            let mut held = records.values().flat_map(|record| record.held());
+            let reserved = held.any(|held| held.replica == key && held.epoch == request.epoch);
+            if reserved && !holdings.get(&key).is_some_and(|holding| holding.reserved_under(request.epoch)) {
+                continue;
+            }
             let highest = records.values().filter_map(|record| record.highest(&key)).max();
             let asker = match () {
                 () if home != &scene.me => Asker::Foreign(home),

@@ -22,6 +22,7 @@ use super::placement_host_list::{self as list, Holding};
 use super::placement_host_state::{self as state, End, Facts, Progress};
 use crate::events::Severity;
 use crate::placement::ledger::LedgerError;
+use crate::placement::reader::read;
 use crate::render::guest::Granted;
 use crate::render::workload::Scale;
 use crate::render::{HostSettings, RenderError, ValidatedPlacement, pod};
@@ -156,9 +157,7 @@ impl Guests {
         let created = match self.writer.create(&api, &placement).await {
             Ok(created) => created,
             Err(error) if error.is_conflict() => {
-                let there = api.get_opt(&placement.name_any()).await;
-                let there =
-                    there.map_err(|source| GuestError::Read { what: "a Placement", source: Box::new(source) })?;
+                let there = read("a Placement", api.get_opt(&placement.name_any())).await?;
                 // Another operator of ours, or this one before it was killed; or another job whose UID begins alike.
                 if there.is_some_and(|there| there.spec.job.uid != birth.key.job.as_str()) {
                     let why = "another job's Placement has this name".to_owned();

@@ -28,7 +28,8 @@ impl Holding {
         self.placements.iter().rev().find(|placement| !is_over(placement))
     }
 
-    fn reserved_under(&self, epoch: Epoch) -> bool {
+    /// Whether GPUs are reserved for this epoch.
+    pub(super) fn reserved_under(&self, epoch: Epoch) -> bool {
         self.reserved.iter().any(|(_, held)| held.epoch == epoch)
     }
 }

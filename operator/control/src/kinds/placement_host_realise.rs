@@ -18,6 +18,7 @@ use super::placement_home::Now;
 use super::placement_host::GuestError;
 use crate::context::Context;
 use crate::placement::own::Own;
+use crate::placement::reader::read;
 use crate::placement::weights::{self, WantSource, Weights, WeightsCache, WeightsError};
 use crate::placement::writer::{WriteError, Writer};
 use crate::render::guest::{self, Granted};
@@ -32,8 +33,6 @@ const ASK: Duration = Duration::from_secs(2);
 const KEEP: Duration = Duration::from_secs(60);
 /// The owner's credentials and the cache's address are read again this often.
 const READ_AGAIN: Duration = Duration::from_secs(30);
-/// How long a read of our own objects may take.
-const READ: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 struct Credentials {
@@ -172,7 +171,7 @@ impl Realiser {
             Some((read, url)) if !due(Some(read), READ_AGAIN, now) => url.clone(),
             _ => {
                 let api = Api::<Service>::namespaced(self.ctx.client.clone(), &self.ctx.namespace);
-                let service = self.read("Service koinon-weights", api.get_opt(labels::WEIGHTS)).await?;
+                let service = read("Service koinon-weights", api.get_opt(labels::WEIGHTS)).await?;
                 let address = service.and_then(|service| service.spec?.cluster_ip).filter(|ip| ip != "None");
                 // Guests may ask no DNS server; only where there is no address is the name all there is.
                 let url =
@@ -272,7 +271,7 @@ impl Realiser {
     /// When it cannot be read.
     pub async fn refusal(&self, placement: &Placement) -> Result<Option<String>, GuestError> {
         let api = Api::<Deployment>::namespaced(self.ctx.client.clone(), &placement.namespace().unwrap_or_default());
-        let deployment = self.read("a Deployment", api.get_opt(&placement.name_any())).await?;
+        let deployment = read("a Deployment", api.get_opt(&placement.name_any())).await?;
         let conditions = deployment.and_then(|deployment| deployment.status?.conditions).unwrap_or_default();
         let failure = conditions.into_iter().find(|one| one.type_ == "ReplicaFailure" && one.status == "True");
         Ok(failure.and_then(|failure| failure.message))
@@ -285,7 +284,7 @@ impl Realiser {
     pub async fn pods_left(&self, placement: &Placement) -> Result<usize, GuestError> {
         let api = Api::<Pod>::namespaced(self.ctx.client.clone(), &placement.namespace().unwrap_or_default());
         let selector = format!("{}={}", labels::PLACEMENT, placement.name_any());
-        let pods = self.read("pods", api.list(&ListParams::default().labels(&selector))).await?;
+        let pods = read("pods", api.list(&ListParams::default().labels(&selector))).await?;
         Ok(pods.items.iter().filter(|pod| holds(pod)).count())
     }
 
@@ -305,7 +304,7 @@ impl Realiser {
             Api::namespaced(client, &names::guest_namespace(key.home.as_str()))
         };
         let selector = format!("{}={},app.kubernetes.io/managed-by={MANAGED_BY}", labels::PART, labels::PART_ENGINE);
-        let pods = self.read("pods", api.list(&ListParams::default().labels(&selector))).await?;
+        let pods = read("pods", api.list(&ListParams::default().labels(&selector))).await?;
         let of_replica = |pod: &&Pod| pod.labels().get(labels::PLACEMENT).is_some_and(|name| name.starts_with(stem));
         let here = |pod: &&Pod| {
             let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
@@ -319,18 +318,6 @@ impl Realiser {
         if let Some(uid) = placement.uid() {
             self.deployed.remove(&uid);
             self.served.remove(&uid);
-        }
-    }
-
-    async fn read<T>(
-        &self,
-        what: &'static str,
-        request: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, GuestError> {
-        match tokio::time::timeout(READ, request).await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(source)) => Err(GuestError::Read { what, source: Box::new(source) }),
-            Err(_) => Err(GuestError::Silent { what }),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod own;
 pub mod publish;
+pub mod reader;
 pub mod refusals;
 pub mod renewals;
 pub mod rules;

@@ -13,24 +13,19 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use thiserror::Error;
 
 use super::own::{self, Own, OwnRequests};
+use super::reader::{ReadError, read};
 use super::rules::Rules;
 use crate::commons::publisher::PublishError;
 use crate::context::Context;
 use crate::kinds::placement_home::renewal_stopped;
 use crate::lease::NotLeader;
 
-/// How long reading all Placements may take before the lists stay as they are.
-const READ: Duration = Duration::from_secs(5);
-
 /// Why the lists are not said again.
 #[derive(Debug, Error)]
 pub enum ListError {
     /// The Placements could not be read, so nobody knows what a complete list is.
-    #[error("reading all Placements: {0}; hosts count their leases from the last list")]
-    Read(#[source] Box<kube::Error>),
-    /// No answer.
-    #[error("reading all Placements: no answer within {0} s; hosts count their leases from the last list")]
-    NoAnswer(u64),
+    #[error("{0}; hosts count their leases from the last list")]
+    Read(#[from] ReadError),
     /// Another replica speaks for this member.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
@@ -74,9 +69,7 @@ pub async fn requests(
     local: &BTreeSet<ObjectUid>,
 ) -> Result<Published, ListError> {
     let api = Api::<DynamicObject>::all_with(ctx.client.clone(), &ApiResource::erase::<Placement>(&()));
-    let read = tokio::time::timeout(READ, api.list(&ListParams::default())).await;
-    let placements =
-        read.map_err(|_| ListError::NoAnswer(READ.as_secs()))?.map_err(|e| ListError::Read(Box::new(e)))?;
+    let placements = read("all Placements", api.list(&ListParams::default())).await?;
     let Lists { complete, incomplete } = lists(placements.items, rules)?;
     for (host, undecodable) in &incomplete {
         tracing::error!(%host, %undecodable, "this host is told nothing new");

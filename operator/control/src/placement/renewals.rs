@@ -13,6 +13,7 @@ use koinon_api::names;
 use koinon_core::ids::{MemberId, Seconds, UnixSeconds};
 use kube::api::Api;
 
+use super::reader::{ReadError, read};
 use super::writer::{WriteError, Writer};
 use crate::context::Context;
 use crate::kinds::placement_home::Now;
@@ -48,11 +49,11 @@ impl Renewals {
     ///
     /// # Errors
     /// When it cannot be read. Until it is, nothing of `home` may be taken for lapsed.
-    pub async fn load(&mut self, home: &MemberId) -> Result<(), kube::Error> {
+    pub async fn load(&mut self, home: &MemberId) -> Result<(), ReadError> {
         if self.homes.contains_key(home) {
             return Ok(());
         }
-        let lease = self.api.get_opt(&names::home_lease(home.as_str())).await?;
+        let lease = read("the Lease of a home", self.api.get_opt(&names::home_lease(home.as_str()))).await?;
         let stored = lease.and_then(|lease| lease.spec?.renew_time).map(|time| UnixSeconds(time.0.as_second()));
         self.homes.insert(home.clone(), Renewal { stored, ..Renewal::default() });
         Ok(())

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::placement::metrics::{Part, PlacementMetrics};
+use crate::placement::reader::{ReadError, read};
 use crate::placement::writer::{WriteError, Writer};
 use objects::{EGRESS, INGRESS, NAMESPACE, PORT};
 pub use verdict::{Found, Reached};
@@ -50,13 +51,8 @@ pub enum ProbeError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// An object could not be read.
-    #[error("reading {what}: {source}")]
-    Read {
-        /// What was read.
-        what: &'static str,
-        /// What happened.
-        source: Box<kube::Error>,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A pod did not get there in time.
     #[error("waiting for pod {pod}: not {what} within {seconds} s; see kubectl -n {NAMESPACE} describe pod {pod}", seconds = POD.as_secs())]
     Pod {
@@ -204,7 +200,7 @@ impl Prober {
         let api = self.pods();
         let deadline = self.ctx.clock.monotonic() + POD;
         while self.ctx.clock.monotonic() < deadline {
-            let pod = self.read("a probe pod", api.get_opt(name)).await?;
+            let pod = read("a probe pod", api.get_opt(name)).await?;
             if let Some(found) = pod.as_ref().and_then(&look) {
                 return Ok(found);
             }
@@ -216,7 +212,7 @@ impl Prober {
     /// The address of the API server as pods see it.
     async fn api_server(&self) -> Result<String, ProbeError> {
         let api = Api::<Service>::namespaced(self.ctx.client.clone(), "default");
-        let service = self.read("Service default/kubernetes", api.get("kubernetes")).await?;
+        let service = read("Service default/kubernetes", api.get("kubernetes")).await?;
         let spec = service.spec.unwrap_or_default();
         let port = spec.ports.unwrap_or_default().first().map_or(443, |port| port.port);
         match spec.cluster_ip.filter(|ip| !ip.is_empty() && ip != "None") {
@@ -235,7 +231,7 @@ impl Prober {
     async fn lift_policies(&self) -> Result<(), ProbeError> {
         let api = Api::<NetworkPolicy>::namespaced(self.ctx.client.clone(), NAMESPACE);
         for name in [INGRESS, EGRESS] {
-            if let Some(policy) = self.read("a NetworkPolicy", api.get_opt(name)).await? {
+            if let Some(policy) = read("a NetworkPolicy", api.get_opt(name)).await? {
                 self.writer.delete(&api, &policy).await?;
             }
         }
@@ -245,7 +241,7 @@ impl Prober {
     /// Leaves nothing behind. What cannot be removed now is removed before the next probe.
     async fn clean_up(&self) {
         let pods = self.pods();
-        let listed = self.read("probe pods", pods.list(&kube::api::ListParams::default())).await;
+        let listed = read("probe pods", pods.list(&kube::api::ListParams::default())).await;
         let mut failed = listed.as_ref().err().map(ToString::to_string);
         for pod in listed.map(|list| list.items).unwrap_or_default() {
             if let Err(error) = self.writer.delete(&pods, &pod).await {
@@ -262,16 +258,5 @@ impl Prober {
 
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.ctx.client.clone(), NAMESPACE)
-    }
-
-    async fn read<T>(
-        &self,
-        what: &'static str,
-        request: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ProbeError> {
-        match tokio::time::timeout(Duration::from_secs(10), request).await {
-            Ok(read) => read.map_err(|source| ProbeError::Read { what, source: Box::new(source) }),
-            Err(_) => Err(ProbeError::Result(format!("reading {what}: no answer within 10 s"))),
-        }
     }
 }

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use super::{Read, RecordStore, StoreError, Version};
+use crate::placement::reader;
 use crate::placement::writer::Writer;
 
 /// Only these ConfigMaps are read, so that the operator needs no right to look into others.
@@ -78,7 +79,7 @@ impl RecordStore for ConfigMaps {
     async fn list(&self) -> Result<BTreeMap<NodeName, Read>, StoreError> {
         let params = ListParams::default().labels(&selector());
         // Without a resource version the API server answers from a quorum, not from its watch cache.
-        let maps = self.api.list(&params).await.map_err(|error| StoreError::Read(Box::new(error)))?;
+        let maps = reader::read("the reservations", self.api.list(&params)).await?;
         maps.items.iter().map(|map| read(map).map(|read| (read.record.node().clone(), read))).collect()
     }
 

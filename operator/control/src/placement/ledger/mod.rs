@@ -21,6 +21,7 @@ use thiserror::Error;
 
 pub use configmap::{ConfigMaps, read, selector};
 
+use super::reader::ReadError;
 use super::writer::WriteError;
 
 /// How often one node's record may be lost to another writer before the attempt is left to the next look.
@@ -56,8 +57,8 @@ pub enum StoreError {
         why: String,
     },
     /// The API server could not be read.
-    #[error("reading reservations: {0}")]
-    Read(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The API server could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
