@@ -56,7 +56,10 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             devices: IntGaugeVec::new(
-                Opts::new("koinon_devices", "GPUs of this node by health, those that are lately missing included."),
+                Opts::new(
+                    "koinon_node_devices",
+                    "GPUs of this node by health, those that are lately missing included.",
+                ),
                 &["state"],
             )?,
             available: IntGauge::new("koinon_nvml_available", "Whether the last survey reached NVML.")?,

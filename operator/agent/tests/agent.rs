@@ -109,7 +109,7 @@ async fn it_writes_its_nodes_gpunode_and_lease_and_nothing_else() {
         (&json!(30), &json!("bilbao-1"))
     );
     assert_eq!(lease["metadata"]["ownerReferences"], owner);
-    assert_eq!(agent.metric(r#"koinon_devices{state="healthy"}"#), Some(2.0));
+    assert_eq!(agent.metric(r#"koinon_node_devices{state="healthy"}"#), Some(2.0));
 
     agent.stop().await;
     let status = format!("{GPU_NODE}/status");

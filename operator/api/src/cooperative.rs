@@ -1,5 +1,7 @@
 //! `Cooperative`: this cluster's membership.
 
+use std::borrow::Borrow;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -70,6 +72,16 @@ pub struct CooperativeSpec {
     /// Where to pull engine images instead of their public registry.
     #[serde(default)]
     pub images: Images,
+}
+
+impl Cooperative {
+    /// Which of several in one namespace counts: the oldest, so that a second one never takes a running membership over.
+    pub fn chosen<C: Borrow<Self>>(all: &[C]) -> Option<&C> {
+        all.iter().min_by_key(|one| {
+            let metadata = &(*one).borrow().metadata;
+            (metadata.creation_timestamp.clone().map(|time| time.0), metadata.name.clone())
+        })
+    }
 }
 
 /// What the owner allows to foreign work.

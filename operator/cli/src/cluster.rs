@@ -79,7 +79,7 @@ impl Cluster {
             .list(&ListParams::default())
             .await
             .context("cannot read the Cooperative (is the chart koinon-crds installed?)")?;
-        Ok(found.items.into_iter().next())
+        Ok(Cooperative::chosen(&found.items).cloned())
     }
 
     /// This cluster's membership.

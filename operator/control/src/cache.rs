@@ -217,6 +217,7 @@ pub async fn follow_trimmed<K>(
         })
     }));
     let mut reported = None;
+    let mut unreadable = metrics.undecodable(&kind);
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -225,7 +226,7 @@ pub async fn follow_trimmed<K>(
                     reported = None;
                 }
                 feeder.take(event);
-                metrics.undecodable(&kind, feeder.undecodable());
+                unreadable.set(feeder.undecodable());
             }
             Err(error) => {
                 metrics.error(&kind);

@@ -58,9 +58,32 @@ impl WatchMetrics {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    /// How many objects of the kind cannot be read.
-    pub fn undecodable(&self, kind: &str, count: usize) {
-        self.undecodable.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// Counts what one watch of the kind cannot read. Several watches of one kind add up, and one that ends counts nothing.
+    #[must_use]
+    pub fn undecodable(&self, kind: &str) -> UndecodableCount {
+        UndecodableCount { gauge: self.undecodable.with_label_values(&[kind]), count: 0 }
+    }
+}
+
+/// One watch's part of `koinon_undecodable_objects`.
+#[derive(Debug)]
+pub struct UndecodableCount {
+    gauge: IntGauge,
+    count: i64,
+}
+
+impl UndecodableCount {
+    /// So many objects cannot be read now.
+    pub fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.add(count.saturating_sub(self.count));
+        self.count = count;
+    }
+}
+
+impl Drop for UndecodableCount {
+    fn drop(&mut self) {
+        self.gauge.sub(self.count);
     }
 }
 
@@ -171,7 +194,14 @@ mod tests {
     fn all_names_belong_to_koinon_and_register_once() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        metrics.watch().undecodable("Member", 2);
+        let mut first = metrics.watch().undecodable("Secret");
+        let mut second = metrics.watch().undecodable("Secret");
+        let told = || metrics.watch().undecodable.with_label_values(&["Secret"]).get();
+        (first.set(2), second.set(1));
+        assert_eq!(told(), 3);
+        second.set(0);
+        drop(first);
+        assert_eq!(told(), 0);
         assert!(registry.gather().iter().all(|family| family.name().starts_with("koinon_")));
         assert!(Metrics::register(&registry).is_err());
     }

@@ -122,10 +122,12 @@ where
     let api: Api<DeserializeGuard<K>> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
     let config = watcher::Config::default().labels(&selector);
     let (metrics, stop) = (ctx.metrics.watch(), stop.clone());
+    let report = cache::report(cache.clone(), ctx.events.clone(), ctx.lease.clone());
     tasks.spawn(name, async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = cache::follow(api, config, feeder, metrics) => {}
+            () = report => {}
         }
         Ok::<(), std::convert::Infallible>(())
     });
@@ -219,7 +221,7 @@ impl Office {
     async fn look(&mut self, stop: &CancellationToken) {
         self.look_at_key().await;
         let all = self.ctx.caches.cooperatives.all();
-        let chosen = cooperative::choose(&all).cloned();
+        let chosen = Cooperative::chosen(&all).cloned();
         let names = chosen.as_ref().and_then(|object| Some(Names::of(object, self.key.as_ref().ok()?.public())));
         if self.session.as_ref().is_some_and(|live| Some(&live.names) != names.as_ref()) {
             self.end_session().await;

@@ -69,11 +69,6 @@ pub(crate) struct Facts<'a> {
     pub ending: Option<&'a [WindUp]>,
 }
 
-/// Which of several counts: the oldest, so that a second one never takes a running membership over.
-pub(crate) fn choose(all: &[std::sync::Arc<Cooperative>]) -> Option<&std::sync::Arc<Cooperative>> {
-    all.iter().min_by_key(|cooperative| (cooperative.creation_timestamp(), cooperative.name_any()))
-}
-
 /// The status of one that does not count.
 pub(crate) fn status_of_another(object: &Cooperative, counts: &str, moment: &Moment) -> CooperativeStatus {
     let mut status = object.status.clone().unwrap_or_default();

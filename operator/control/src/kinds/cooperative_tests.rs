@@ -44,7 +44,7 @@ fn reason(status: &CooperativeStatus, type_: ConditionType) -> (String, String) 
 #[test]
 fn of_several_the_oldest_counts_and_the_others_say_so() {
     let all = ["2026-02-01T00:00:00Z", "2025-01-01T00:00:00Z"].map(|at| Arc::new(object(at, &[])));
-    let chosen = choose(&all).unwrap();
+    let chosen = Cooperative::chosen(&all).unwrap();
     assert_eq!(chosen.name_any(), "c-2025");
     let other = status_of_another(&all[0], &chosen.name_any(), &moment(1_800_000_000));
     assert_eq!(reason(&other, ConditionType::Ready), ("False".into(), "AnotherExists".into()));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use koinon_api::cooperative::{CooperativeSpec, GuestCount};
 use koinon_api::placement::Side;
-use koinon_api::{Placement, labels, names};
+use koinon_api::{Cooperative, Placement, labels, names};
 use koinon_core::body::latest::{GuestsMode, Requests};
 use koinon_core::ids::{Epoch, MemberId, NodeName, ObjectUid, StatementId};
 use koinon_core::placement::ReplicaKey;
@@ -173,7 +173,7 @@ impl Guests {
     fn scene(&self) -> Option<Scene> {
         // The owner's stop counts also while the membership is being read, so it is taken from the object itself.
         let cooperatives = self.ctx.caches.cooperatives.all();
-        let oldest = cooperatives.iter().min_by_key(|one| (one.creation_timestamp().map(|time| time.0), one.uid()))?;
+        let oldest = Cooperative::chosen(&cooperatives)?;
         Some(Scene {
             me: oldest.spec.member.parse().ok()?,
             spec: Arc::new(oldest.spec.clone()),

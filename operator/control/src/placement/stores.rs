@@ -112,10 +112,12 @@ impl Start<'_> {
     {
         let (cache, feeder) = cache::cache::<K>();
         let (metrics, stop) = (self.ctx.metrics.watch(), self.stop.clone());
+        let report = cache::report(cache.clone(), self.ctx.events.clone(), self.ctx.lease.clone());
         let follow = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = cache::follow_trimmed(api, config, feeder, metrics, trim) => {}
+                () = report => {}
             }
             Ok::<(), Infallible>(())
         };

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use koinon_api::GPUPool;
 use koinon_api::common::NetworkPolicyState as ApiPolicy;
 use koinon_api::cooperative::NetworkPolicyDemand;
+use koinon_api::{Cooperative, GPUPool};
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
@@ -198,8 +198,7 @@ impl Surveyor {
     /// Says whether guests can be confined here, as the probe found it and the owner takes it.
     fn confinement(&self) {
         let cooperatives = self.ctx.caches.cooperatives.all();
-        let oldest = cooperatives.iter().min_by_key(|one| (one.creation_timestamp().map(|time| time.0), one.uid()));
-        let Some(oldest) = oldest else { return };
+        let Some(oldest) = Cooperative::chosen(&cooperatives) else { return };
         let found = self.findings.borrow().clone().unwrap_or_else(|| Found::unknown("the probe has not run yet"));
         let state = accepted(found.state, oldest.spec.guests.network_policy);
         self.ctx.host.send_if_modified(|facts| {

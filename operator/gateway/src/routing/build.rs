@@ -7,7 +7,7 @@ use koinon_api::common::GuestMode;
 use koinon_api::conditions::{ConditionType, is_true};
 use koinon_api::member::MemberState;
 use koinon_api::placement::{PlacementState, Side};
-use koinon_api::{InferenceJob, Member, Placement, names};
+use koinon_api::{Cooperative, InferenceJob, Member, Placement, names};
 use koinon_core::ids::{Endpoint, Epoch, MemberId, Namespace, ObjectUid, PublicKey, ReplicaIndex, ServedName};
 use koinon_core::placement::ReplicaKey;
 
@@ -20,8 +20,7 @@ struct Peer {
 }
 
 pub(super) fn build(facts: &Facts) -> RoutingTable {
-    // Two Cooperatives in one namespace are a mistake of an admin; the older one is what runs.
-    let oldest = facts.cooperatives.iter().min_by_key(|coop| created(&coop.metadata));
+    let oldest = Cooperative::chosen(&facts.cooperatives);
     let own =
         oldest.and_then(|coop| Some(Own { coop: coop.spec.id.parse().ok()?, member: coop.spec.member.parse().ok()? }));
     let Some(own) = own else {
