@@ -67,8 +67,6 @@ pub const ADOPT: &str = "koinon.dev/adopt";
 pub const RESUME: &str = "koinon.dev/resume";
 /// On an invite: who used it.
 pub const USED_BY: &str = "koinon.dev/used-by";
-/// On a guest namespace: an admin lets people exec into its pods and forward their ports. Its value is `allowed`.
-pub const DEBUG: &str = "koinon.dev/debug";
 /// On a Placement at the host: the node on which its GPUs are reserved.
 pub const NODE: &str = "koinon.dev/node";
 /// On an object that an owner reclaims: the Placement drains.
@@ -90,10 +88,6 @@ pub const GATEWAY: &str = "koinon-gateway";
 pub const WEIGHTS: &str = "koinon-weights";
 /// The agent's service account and its DaemonSet.
 pub const AGENT: &str = "koinon-agent";
-/// The Service of the peer endpoint.
-pub const PEER_SERVICE: &str = "koinon-peer";
-/// The Service of the gateway for members.
-pub const GATEWAY_PEER_SERVICE: &str = "koinon-gateway-peer";
 /// The Secret with the operator key.
 pub const OPERATOR_KEY_SECRET: &str = "koinon-operator-key";
 /// The entry of [`OPERATOR_KEY_SECRET`] with the key in PKCS#8.
@@ -133,23 +127,7 @@ pub const ENGINE_UID: i64 = 65532;
 
 // ---- ports
 
-/// The peer endpoint.
-pub const PEER_PORT: i32 = 7443;
-/// The gateway for members.
-pub const GATEWAY_PEER_PORT: i32 = 7444;
-/// The gateway for applications, in its pod.
-pub const GATEWAY_PORT: i32 = 8080;
-/// The gateway for applications, at its Service.
-pub const GATEWAY_SERVICE_PORT: i32 = 80;
 /// The weights cache.
 pub const WEIGHTS_PORT: i32 = 8081;
 /// The port of the Service before an engine, whatever the engine listens on.
 pub const ENGINE_SERVICE_PORT: i32 = 8000;
-/// Health and metrics of the operator.
-pub const OPERATOR_METRICS_PORT: i32 = 9090;
-/// Health and metrics of the agent.
-pub const AGENT_METRICS_PORT: i32 = 9091;
-/// Health and metrics of the gateway.
-pub const GATEWAY_METRICS_PORT: i32 = 9092;
-/// Health and metrics of the weights cache.
-pub const WEIGHTS_METRICS_PORT: i32 = 9093;

@@ -12,12 +12,6 @@ fn cut(text: &str, chars: usize) -> &str {
     hex.get(..chars).unwrap_or(hex)
 }
 
-/// The value of the label `koinon.dev/log` for an operator key.
-#[must_use]
-pub fn log_label(operator_key: &str) -> String {
-    cut(operator_key, KEY_CHARS).to_owned()
-}
-
 /// The first 40 hex digits of an id, as labels carry them.
 #[must_use]
 pub fn id_label(id: &str) -> String {

@@ -156,12 +156,6 @@ impl Ending {
         self.progress.borrow().requested
     }
 
-    /// Waits until it is asked for.
-    pub async fn wait_requested(&self) {
-        // The sender lives in `self`, so this cannot fail.
-        let _ = self.progress.subscribe().wait_for(|progress| progress.requested).await;
-    }
-
     /// Reports that nothing of `part` is left, or that something is.
     pub fn report(&self, part: WindUp, nothing_left: bool) {
         self.change(|progress| match part {

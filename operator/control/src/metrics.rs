@@ -42,7 +42,38 @@ pub struct Metrics {
     pub peer_requests: IntCounter,
     /// Events that could not be published.
     pub events_dropped: IntCounter,
+    /// Attempts that failed and are made again, by part.
+    pub commons_errors: IntCounterVec,
     watch: WatchMetrics,
+}
+
+/// Whose attempt failed, of the commons side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommonsPart {
+    /// The status of an object.
+    Status,
+    /// An object that shows a foreign statement.
+    Mirror,
+    /// The operator key.
+    Key,
+    /// The gateway's certificate.
+    Leaf,
+    /// The gathered API keys.
+    ApiKeys,
+}
+
+impl CommonsPart {
+    const ALL: [Self; 5] = [Self::Status, Self::Mirror, Self::Key, Self::Leaf, Self::ApiKeys];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Mirror => "mirror",
+            Self::Key => "key",
+            Self::Leaf => "leaf",
+            Self::ApiKeys => "apikeys",
+        }
+    }
 }
 
 /// What the watches measure.
@@ -95,7 +126,7 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let new = Registrar { registry };
         let member = &["member"];
-        Ok(Metrics {
+        let metrics = Metrics {
             leader: new.gauge("koinon_leader", "1 on the replica that leads.")?,
             leader_terms: new.counter("koinon_leader_terms_total", "How often this process became leader.")?,
             peer_up: new.gauges("koinon_peer_up", "1 while a connection to the member is open and heard.", member)?,
@@ -136,17 +167,32 @@ impl Metrics {
             )?,
             peer_requests: new.counter("koinon_peer_requests_total", "Requests that the peer endpoint answered.")?,
             events_dropped: new.counter("koinon_events_dropped_total", "Events that could not be published.")?,
+            commons_errors: new.counters(
+                "koinon_commons_errors_total",
+                "Attempts of the commons side that failed and are made again, by part.",
+                &["part"],
+            )?,
             watch: WatchMetrics {
                 errors: new.counters("koinon_watch_errors_total", "Failed watches, by kind.", &["kind"])?,
                 undecodable: new.gauges("koinon_undecodable_objects", "Objects that cannot be read.", &["kind"])?,
             },
-        })
+        };
+        // A counter that does not exist yet cannot be alerted on.
+        for part in CommonsPart::ALL {
+            metrics.commons_errors.with_label_values(&[part.as_str()]).inc_by(0);
+        }
+        Ok(metrics)
     }
 
     /// The part that the watches use.
     #[must_use]
     pub fn watch(&self) -> WatchMetrics {
         self.watch.clone()
+    }
+
+    /// An attempt failed.
+    pub fn commons_failed(&self, part: CommonsPart) {
+        self.commons_errors.with_label_values(&[part.as_str()]).inc();
     }
 
     /// An event could not be published.

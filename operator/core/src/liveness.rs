@@ -73,11 +73,6 @@ impl Roster {
         Self { times, peers: BTreeMap::new(), last_loss: None }
     }
 
-    /// Follows a charter change.
-    pub fn set_times(&mut self, times: LivenessTimes) {
-        self.times = times;
-    }
-
     /// Tracks exactly `members`. A new one is Suspect until it is heard: it has proved nothing yet.
     pub fn set_peers<'a>(&mut self, members: impl IntoIterator<Item = &'a MemberId>, now: Instant) {
         let mut kept = BTreeMap::new();
@@ -120,12 +115,6 @@ impl Roster {
     #[must_use]
     pub fn liveness(&self, member: &MemberId) -> Option<Liveness> {
         self.peers.get(member).map(|peer| peer.state)
-    }
-
-    /// Milliseconds since `member` was last heard or first waited for.
-    #[must_use]
-    pub fn silent_millis(&self, member: &MemberId, now: Instant) -> Option<u64> {
-        self.peers.get(member).map(|peer| now.millis_since(peer.since))
     }
 
     /// Moves the peers on to `now`.

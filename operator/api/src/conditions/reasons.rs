@@ -14,8 +14,6 @@ super::closed_set! {
         WriteFailed,
         /// An object could not be read; the others go on.
         Undecodable,
-        /// A custom resource definition is missing or older than this operator.
-        CRDOutdated,
 
         // ---- Cooperative: joining
         /// This member is one of the founders.
@@ -86,8 +84,6 @@ super::closed_set! {
         NotEnforced,
         /// The probe got through, and the owner accepts that.
         AcceptedUnenforced,
-        /// The probe could not run.
-        ProbeFailed,
         /// The probe has not run yet.
         NotProbed,
         /// Foreign work is accepted.
@@ -124,10 +120,6 @@ super::closed_set! {
         Cordoned,
         /// The log is whole.
         LogWhole,
-        /// Entries of the log are missing.
-        LogGap,
-        /// It quotes other policy heads than this member holds.
-        HeadsDiffer,
         /// It uses rules that this version does not know.
         UnsupportedRules,
 
@@ -260,18 +252,10 @@ super::closed_set! {
         TooLate,
         /// A later vote of the same member counts.
         SupersededByVote,
-        /// The vote reached no sealed ballot box.
-        NotInBox,
 
         // ---- ModelRelease, PolicyVersion, Statement
-        /// No vote approved it.
-        NotEnacted,
         /// The local owner denies it.
         DeniedLocally,
-        /// A newer version is in force.
-        Superseding,
-        /// Its kind is not known to this version; it is kept and passed on.
-        KindUnknown,
 
         // ---- InferenceJob
         /// The namespace lacks the label that lets jobs run in it.
@@ -334,8 +318,6 @@ super::closed_set! {
         NetworkPolicyUnenforced,
         /// A higher epoch was seen; the message names it.
         StaleEpoch,
-        /// Another request took the GPUs in the same instant.
-        ReservationConflict,
         /// The request is malformed.
         InvalidRequest,
         /// A reason that only a later version knows.
@@ -376,16 +358,12 @@ super::closed_set! {
         Renewing,
         /// The engine is not ready.
         NotReady,
-        /// The host is not heard, so no call is sent there.
-        HostSuspect,
         /// The host is lost.
         HostLost,
         /// The host's grant ran out.
         LeaseLapsed,
         /// A copy with a higher epoch serves.
         EpochFenced,
-        /// The home withdrew the route.
-        RouteWithdrawn,
         /// The home no longer lists it.
         NoLongerRequested,
         /// The job is gone or needs fewer replicas.

@@ -31,6 +31,7 @@ use crate::cache::{self, Cache};
 use crate::context::{Context, CooperativeView};
 use crate::keys::{KeyStore, OperatorKey};
 use crate::kinds::{ballots, cooperative, projections};
+use crate::metrics::CommonsPart;
 use crate::peers::PeersSnapshot;
 
 /// How often everything is looked at when nothing changes.
@@ -254,6 +255,7 @@ impl Office {
             Ok(key) => self.key = Ok(key),
             Err(error) => {
                 let message = koinon_net::client::one_line(&error);
+                self.ctx.metrics.commons_failed(CommonsPart::Key);
                 tracing::warn!(%message, "there is no operator key to use");
                 // One that was read stays in use: an API server that does not answer takes no key away.
                 if self.key.is_err() {
@@ -375,6 +377,7 @@ impl Office {
                 // Looked at every minute all the same: somebody may delete the Secret.
                 Ok(due) => due.min(UnixSeconds(now.0.saturating_add(60))),
                 Err(error) => {
+                    self.ctx.metrics.commons_failed(CommonsPart::Leaf);
                     tracing::warn!(error = %koinon_net::client::one_line(&error), "the gateway's leaf is not renewed");
                     UnixSeconds(now.0.saturating_add(LEAF_AGAIN))
                 }

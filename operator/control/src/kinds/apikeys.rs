@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache;
 use crate::context::Context;
 use crate::lease::{Fenced, NotLeader};
+use crate::metrics::CommonsPart;
 
 /// The gathered Secret is looked at again this often, in case somebody changed or deleted it.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -69,6 +70,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), Infallible
             let pause = match write(&ctx, &gathered).await {
                 Ok(()) => LOOK_AGAIN,
                 Err(error) => {
+                    ctx.metrics.commons_failed(CommonsPart::ApiKeys);
                     tracing::warn!(%error, "gathering API keys");
                     TRY_AGAIN
                 }

@@ -21,6 +21,7 @@ use crate::commons::view::CommonsView;
 use crate::context::Context;
 use crate::kinds::projections::{self, Moment};
 use crate::kinds::{proposal, vote};
+use crate::metrics::{CommonsPart, Metrics};
 use crate::placement::writer::{WriteError, Writer};
 
 /// Changes are gathered for this long before they are written.
@@ -109,6 +110,7 @@ struct Mirrors {
     proposals: Api<Proposal>,
     votes: Api<Vote>,
     refused: BTreeMap<String, Duration>,
+    metrics: Metrics,
 }
 
 impl Mirrors {
@@ -118,6 +120,7 @@ impl Mirrors {
             proposals: Api::namespaced(ctx.client.clone(), &ctx.namespace),
             votes: Api::namespaced(ctx.client.clone(), &ctx.namespace),
             refused: BTreeMap::new(),
+            metrics: ctx.metrics.clone(),
         }
     }
 
@@ -153,6 +156,7 @@ impl Mirrors {
             Err(error) if error.is_conflict() => {}
             Err(WriteError::NotLeader { .. }) => {}
             Err(error) => {
+                self.metrics.commons_failed(CommonsPart::Mirror);
                 tracing::warn!(%error, "a mirror of a foreign statement could not be made");
                 if error.refusal().is_some() {
                     self.refused.insert(name, now + REFUSED_AGAIN);

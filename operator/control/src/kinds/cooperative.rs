@@ -8,7 +8,6 @@ use koinon_api::conditions::{ConditionStatus, ConditionType, Reason, Verdict};
 use koinon_api::cooperative::{Cooperative, CooperativeSpec, CooperativeStatus, NetworkPolicyDemand, PolicyHead};
 use koinon_core::body::Scope;
 use koinon_core::body::latest::NetworkPolicyState;
-use kube::ResourceExt;
 
 use crate::commons::candidate::Refusal;
 use crate::commons::view::{CommonsView, Signing, Standing};

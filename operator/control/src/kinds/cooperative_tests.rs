@@ -6,6 +6,7 @@ use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::cooperative::Cooperative;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::UnixSeconds;
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::*;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use koinon_api::conditions::Reason;
 use koinon_api::{Placement, labels};
 use koinon_core::body::latest::{GpuNeed, GuestsMode, RefusalReason, Request};
 use koinon_core::ids::{MemberId, NodeName, Seconds};
 use koinon_core::placement::ReplicaKey;
 use koinon_core::placement::host::{Lease, LeaseState, Omitted, omitted};
 use koinon_core::placement::reservations::{Refusal, Reserved};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::placement_host::{GuestError, Guests, List, Scene};
 use super::placement_host_grants::{self as grants, Fresh, Telling};
@@ -18,6 +19,7 @@ use super::placement_host_judge::{self as judge, Allowed, Asker, Bench, Refused}
 use super::placement_host_life::Birth;
 use super::placement_host_list::{self as list, Holding, Meaning};
 use super::placement_host_state::{self as state, End};
+use crate::events::Severity;
 use crate::placement::ledger::{Ask, LedgerError};
 use crate::placement::metrics::Part;
 use crate::placement::own::{self, OwnGrants};
@@ -147,10 +149,11 @@ impl Guests {
                 missing
             }
             Omitted::Doubtful(missing) => {
-                if memory.doubted.is_none() {
-                    tracing::warn!(%home, copies = missing.len(), "its list leaves out most of its copies; kept until a later one says the same");
-                }
+                let first = memory.doubted.is_none();
                 memory.doubted.get_or_insert(heard);
+                if first {
+                    self.doubts(home, missing.len());
+                }
                 return;
             }
         };
@@ -166,6 +169,17 @@ impl Guests {
                 let end = || End::new(RefusalReason::NoLongerRequested, format!("{home} no longer lists it"));
                 decisions.ended.entry(placement.name_any()).or_insert_with(end);
             }
+        }
+    }
+
+    /// Says that a list is not believed yet.
+    fn doubts(&self, home: &MemberId, missing: usize) {
+        let note =
+            format!("its list leaves out most of its copies here ({missing}); kept until a later one says the same");
+        tracing::warn!(%home, "{note}");
+        let members = self.ctx.caches.members.all();
+        if let Some(member) = members.iter().find(|member| member.name_any() == home.as_str()) {
+            self.ctx.events.tell(member.object_ref(&()), Severity::Warning, Reason::MassLossGuard, note);
         }
     }
 

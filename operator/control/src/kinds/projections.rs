@@ -23,6 +23,7 @@ use crate::cache::Cache;
 use crate::context::Context;
 use crate::events::Severity;
 use crate::kinds::{gpuoffer, member, modelrelease, policyversion};
+use crate::metrics::CommonsPart;
 use crate::placement::writer::{WriteError, Writer};
 
 /// Changes are gathered for this long before they are written: a beacon every two seconds must not be a write.
@@ -208,7 +209,10 @@ async fn write<K: Projected>(ctx: &Context, cache: &Cache<K>, statuses: BTreeMap
             // Somebody wrote first, or leads now: the next round looks again.
             Err(error) if error.is_conflict() => {}
             Err(WriteError::NotLeader { .. }) => return,
-            Err(error) => tracing::warn!(%error, "a projection could not be written"),
+            Err(error) => {
+                ctx.metrics.commons_failed(CommonsPart::Status);
+                tracing::warn!(%error, "a projection could not be written");
+            }
         }
     }
 }

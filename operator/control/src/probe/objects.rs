@@ -103,7 +103,7 @@ fn pod(name: &str, image: &str, args: Vec<String>) -> Pod {
                 ..PodSecurityContext::default()
             }),
             containers: vec![Container {
-                name: "probe".to_owned(),
+                name: labels::PROBE_CONTAINER.to_owned(),
                 image: Some(image.to_owned()),
                 args: Some(probe),
                 resources: Some(ResourceRequirements {

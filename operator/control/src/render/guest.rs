@@ -102,7 +102,7 @@ pub fn network_policies(home: &MemberId, release_namespace: &str) -> [NetworkPol
         policy_types: Some(vec!["Ingress".to_owned()]),
         ingress: Some(vec![NetworkPolicyIngressRule {
             from: Some(vec![part("gateway")]),
-            ports: Some(tcp(IntOrString::String("api".to_owned()))),
+            ports: Some(tcp(IntOrString::String(labels::ENGINE_PORT_NAME.to_owned()))),
         }]),
         ..NetworkPolicySpec::default()
     };

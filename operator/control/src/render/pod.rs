@@ -29,7 +29,6 @@ const UNSTATED_WEIGHTS: &str = "2Ti";
 const SCRATCH: &str = "8Gi";
 const TMP_PATH: &str = "/tmp";
 const SHM_PATH: &str = "/dev/shm";
-const API_PORT: &str = "api";
 
 /// The template that is granted.
 ///
@@ -127,7 +126,7 @@ fn engine(placement: &ValidatedPlacement, host: &HostSettings) -> Result<Contain
     mounts.extend(writable(placement).map(|(volume, path)| mount(&volume, path)));
     let health = || HTTPGetAction {
         path: Some(engine.health_path.as_str().to_owned()),
-        port: IntOrString::String(API_PORT.to_owned()),
+        port: IntOrString::String(labels::ENGINE_PORT_NAME.to_owned()),
         ..HTTPGetAction::default()
     };
     let probe = |period: i32, timeout: i32, failures: i32| Probe {
@@ -143,7 +142,7 @@ fn engine(placement: &ValidatedPlacement, host: &HostSettings) -> Result<Contain
         args: Some(engine.render_args(&values, &placement.options)?),
         env: Some(vec![env("HOME", labels::HOME_PATH), env("TMPDIR", TMP_PATH)]),
         ports: Some(vec![ContainerPort {
-            name: Some(API_PORT.to_owned()),
+            name: Some(labels::ENGINE_PORT_NAME.to_owned()),
             container_port: i32::from(engine.port),
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()

@@ -78,9 +78,9 @@ pub fn service(owned: &Owned) -> Service {
             type_: Some("ClusterIP".to_owned()),
             selector: Some(super::selector(&owned.name)),
             ports: Some(vec![ServicePort {
-                name: Some("api".to_owned()),
+                name: Some(labels::ENGINE_PORT_NAME.to_owned()),
                 port: labels::ENGINE_SERVICE_PORT,
-                target_port: Some(IntOrString::String("api".to_owned())),
+                target_port: Some(IntOrString::String(labels::ENGINE_PORT_NAME.to_owned())),
                 protocol: Some("TCP".to_owned()),
                 ..ServicePort::default()
             }]),

@@ -124,13 +124,6 @@ impl Dialler {
         }
     }
 
-    /// The same with every peer: entries of a log that was not known yet were not stored, and now can be.
-    pub fn resync_all(&self) {
-        for peer in self.lock().values() {
-            peer.resync.notify_one();
-        }
-    }
-
     /// Ends the present session with the peer; the next one comes after the usual wait.
     pub fn drop_session(&self, key: &PublicKey) {
         if let Some(peer) = self.lock().get(key) {
