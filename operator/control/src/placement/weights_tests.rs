@@ -80,3 +80,22 @@ async fn a_cache_that_is_not_there_is_named_with_what_to_check() {
     let error = gone.list().await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:1") && error.contains("koinon-weights"), "{error}");
 }
+
+/// Runs itself once more as a process that finds no certificates of certificate authorities.
+#[test]
+fn an_image_without_system_certificates_can_ask_the_cache() {
+    const AGAIN: &str = "KOINON_TEST_WITHOUT_CERTIFICATES";
+    if std::env::var_os(AGAIN).is_some() {
+        WeightsCache::new("http://127.0.0.1:1").unwrap();
+        return;
+    }
+    let name = "placement::weights::tests::an_image_without_system_certificates_can_ask_the_cache";
+    let nowhere = "/nonexistent";
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .envs([(AGAIN, "1"), ("SSL_CERT_FILE", nowhere), ("SSL_CERT_DIR", nowhere)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&again.stderr));
+}
