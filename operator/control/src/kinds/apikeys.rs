@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use koinon_api::api_keys::{ApiKey, ENTRY};
+use koinon_api::conditions::Reason;
 use koinon_api::{labels, names};
 use koinon_core::ids::{Digest, Namespace};
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, ResourceExt};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, Resource, ResourceExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use thiserror::Error;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache;
 use crate::context::Context;
+use crate::events::{Events, Severity};
 use crate::lease::{Fenced, NotLeader};
 use crate::metrics::CommonsPart;
 
@@ -51,22 +53,16 @@ pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), Infallible
     let api = Api::<DeserializeGuard<Secret>>::namespaced(ctx.client.clone(), &ctx.namespace);
     let labelled = watcher::Config::default().labels(&format!("{}={}", labels::API_KEY, labels::TRUE));
     let following = cache::follow(api, labelled, feeder, ctx.metrics.watch());
+    let reporting = cache::report(keys.clone(), ctx.events.clone(), ctx.lease.clone());
     let gathering = async {
         keys.synced().await;
         let mut changes = keys.changes();
-        let mut known_faults = Vec::new();
+        let mut told = Vec::new();
         loop {
             changes.mark_unchanged();
             let (gathered, faults) = gather(&keys.all());
-            // Each fault once, not at every look.
-            for fault in faults.iter().filter(|fault| !known_faults.contains(*fault)) {
-                tracing::warn!(
-                    secret = fault.0,
-                    why = fault.1,
-                    "leaving out an API key; make it with kubectl koinon apikey create"
-                );
-            }
-            known_faults = faults;
+            tell(&ctx.events, &faults, &told);
+            told = faults;
             let pause = match write(&ctx, &gathered).await {
                 Ok(()) => LOOK_AGAIN,
                 Err(error) => {
@@ -83,18 +79,36 @@ pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), Infallible
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = async { tokio::join!(following, gathering); } => {}
+        () = async { tokio::join!(following, reporting, gathering); } => {}
     }
     Ok(())
 }
 
+/// A Secret that is labelled as an API key and is none.
+#[derive(Clone, Debug, PartialEq)]
+struct Fault {
+    secret: ObjectReference,
+    why: &'static str,
+}
+
+/// Tells its owner of each fault that was not told before: a key that opens nothing looks like any other.
+fn tell(events: &Events, faults: &[Fault], told: &[Fault]) {
+    for Fault { secret, why } in faults.iter().filter(|fault| !told.contains(fault)) {
+        let name = secret.name.as_deref().unwrap_or_default();
+        tracing::warn!(secret = name, why, "leaving out an API key");
+        let note =
+            format!("this API key opens nothing, the others go on: {why}; make it with kubectl koinon apikey create");
+        events.tell(secret.clone(), Severity::Warning, Reason::Undecodable, note);
+    }
+}
+
 /// The keys that make sense, by name, and what is wrong with the others.
-fn gather(secrets: &[Arc<Secret>]) -> (Vec<ApiKey>, Vec<(String, &'static str)>) {
+fn gather(secrets: &[Arc<Secret>]) -> (Vec<ApiKey>, Vec<Fault>) {
     let (mut keys, mut faults) = (Vec::new(), Vec::new());
     for secret in secrets {
         match key(secret) {
             Ok(key) => keys.push(key),
-            Err(why) => faults.push((secret.name_any(), why)),
+            Err(why) => faults.push(Fault { secret: secret.object_ref(&()), why }),
         }
     }
     keys.sort();
@@ -188,6 +202,27 @@ mod tests {
         ];
         let (keys, faults) = gather(&secrets);
         assert_eq!(keys.into_iter().map(|key| key.name).collect::<Vec<_>>(), ["good"]);
-        assert_eq!(faults.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["no-hash", "upper", "path"]);
+        let named: Vec<_> = faults.into_iter().map(|fault| fault.secret.name.unwrap()).collect();
+        assert_eq!(named, ["no-hash", "upper", "path"]);
+    }
+
+    #[test]
+    fn the_owner_of_a_key_that_makes_no_sense_is_told_once_and_again_when_it_is_spoilt_otherwise() {
+        let metrics = crate::metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
+        let (events, mut queue) = Events::new(metrics);
+        let good = Digest::of(b"good").hex();
+        let (_, faults) = gather(&[secret("bare", &[("hash", &good)]), secret("empty", &[])]);
+        tell(&events, &faults, &[]);
+        let first = queue.try_recv().unwrap();
+        assert_eq!((first.reason, first.severity), (Reason::Undecodable, Severity::Warning));
+        assert_eq!((first.about.kind.as_deref(), first.about.name.as_deref()), (Some("Secret"), Some("bare")));
+        assert!(first.note.contains("no entry `namespaces`") && first.note.contains("apikey create"), "{}", first.note);
+        assert_eq!(queue.try_recv().unwrap().about.name.as_deref(), Some("empty"));
+
+        let (_, still) = gather(&[secret("bare", &[("hash", "zz")]), secret("empty", &[])]);
+        tell(&events, &still, &faults);
+        let again = queue.try_recv().unwrap();
+        assert!(again.note.contains("64 lower case hex digits"), "{}", again.note);
+        assert!(queue.try_recv().is_err(), "what is wrong with the other is known");
     }
 }
