@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Narrator;
-use super::look::{items, name, poll};
+use super::look::{condition, items, name, poll, text};
 use super::stage::{MEMBERS, RELEASE_NAMESPACE, Stage};
 use crate::wait::Poll;
 
@@ -70,5 +70,22 @@ pub async fn offers(stage: &Stage, narrator: &Narrator) -> Result<()> {
         stage.run_koinon(narrator, viewer, ["offers"]).await?;
     }
     narrator.observed("bilbao offers 7 of 8, cork 3 of 4, aarhus none; each member sees it, with its age");
+    for (member, ..) in GPUS {
+        // The demo's network has nothing that enforces NetworkPolicies; its owners accepted that, and offers say so.
+        let datacenter = stage.member(member)?;
+        let probed = narrator
+            .wait_until(&format!("{member} to have probed its network"), Duration::from_secs(90), || {
+                poll(datacenter, &["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE], |cooperative| {
+                    match condition(cooperative, "NetworkPolicyEnforced") {
+                        Some(found) if found["status"] != "Unknown" => {
+                            Poll::Ready(format!("{} ({})", text(found, "message"), text(found, "reason")))
+                        }
+                        seen => Poll::not_yet(format!("{seen:?}")),
+                    }
+                })
+            })
+            .await?;
+        narrator.say(&format!("NetworkPolicies in {member}: {probed}"));
+    }
     Ok(())
 }
