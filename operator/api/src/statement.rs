@@ -31,7 +31,8 @@ pub struct StatementSpec {
     pub envelope: Envelope,
 }
 
-/// What this cluster makes of a statement. Absent for most: their effect shows in other resources.
+/// What this cluster makes of a statement that a person applied, or that a later version wrote. Absent for all others:
+/// their effect shows in other resources.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatementStatus {

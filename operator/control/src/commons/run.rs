@@ -30,7 +30,7 @@ use super::view::{CommonsView, Signing, Standing};
 use crate::cache::{self, Cache};
 use crate::context::{Context, CooperativeView};
 use crate::keys::{KeyStore, OperatorKey};
-use crate::kinds::{ballots, cooperative, projections};
+use crate::kinds::{ballots, cooperative, projections, statement};
 use crate::metrics::CommonsPart;
 use crate::peers::PeersSnapshot;
 
@@ -466,6 +466,10 @@ impl Office {
             (other.name_any(), status)
         });
         projections::write_existing(&self.ctx, &self.ctx.caches.cooperatives, statuses.collect()).await;
+        if let Some(view) = view {
+            let statuses = statement::statuses(view, &self.statements.all(), &moment);
+            projections::write_existing(&self.ctx, &self.statements, statuses).await;
+        }
         let net = self.running.borrow().as_ref().map(|running| running.net.clone());
         if let (Some(view), Some(net)) = (view, net) {
             self.gauges.show(view, &peers, &net, self.ctx.clock.as_ref());

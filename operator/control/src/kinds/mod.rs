@@ -24,4 +24,5 @@ pub mod placement_host_state;
 pub mod policyversion;
 pub mod projections;
 pub mod proposal;
+pub mod statement;
 pub mod vote;
