@@ -110,8 +110,10 @@ pub enum NetworkPolicyDemand {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Weights {
-    /// The most bytes that the cache keeps. Absent: all that its volume holds.
+    /// What models may take together, as `180Gi`. It decides when the next one is fetched: those of least recent use go
+    /// first, those in use never. Absent: all that the volume holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "size")]
     pub size: Option<Quantity>,
 }
 
@@ -223,6 +225,10 @@ pub struct GuestCount {
     pub placements: i32,
     /// GPUs that they hold.
     pub gpus: i32,
+}
+
+fn size(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "pattern": "^[0-9]{1,15}(k|M|G|T|Ki|Mi|Gi|Ti)?$", "maxLength": 17})
 }
 
 fn prefix(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -409,6 +409,33 @@ number_type!(
     ReplicaIndex(u32)
 );
 
+impl FromStr for Bytes {
+    type Err = IdError;
+
+    /// Reads a size as Kubernetes writes it.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || {
+            let rule = "must be a whole number, with a unit k, M, G, T, Ki, Mi, Gi or Ti or without one, such as 200Gi";
+            IdError::new("a size", rule, text)
+        };
+        let (digits, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+        let unit: u64 = match unit {
+            "" => 1,
+            "k" => 1000,
+            "M" => 1000_u64.pow(2),
+            "G" => 1000_u64.pow(3),
+            "T" => 1000_u64.pow(4),
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        number.checked_mul(unit).map(Self).ok_or_else(wrong)
+    }
+}
+
 impl UnixSeconds {
     /// This time and `period` later; saturates, because times come from strangers.
     pub fn plus(self, period: Seconds) -> Self {
@@ -434,5 +461,20 @@ impl Epoch {
     /// The next higher epoch.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_kubernetes_writes_them() {
+        for (text, size) in [("200Gi", 200 << 30), ("5M", 5_000_000), ("42", 42)] {
+            assert_eq!(text.parse(), Ok(Bytes(size)), "{text}");
+        }
+        for wrong in ["", "Gi", "1.5Gi", "-1", "+1", "5X", "99999999Ti"] {
+            assert!(wrong.parse::<Bytes>().is_err(), "{wrong}");
+        }
     }
 }

@@ -22,8 +22,8 @@ use crate::wire::{Failure, ModelState, ModelStatus, Want};
 /// Bounds of a cache.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bytes that all models together may take; `None` leaves it to the file system.
-    pub capacity: Option<u64>,
+    /// Bytes of the volume that may be used, where its file system shows more.
+    pub volume: Option<u64>,
     /// Bytes that one model may have.
     pub model_limit: u64,
     /// A model that was asked for or read within this time is not removed.
@@ -39,7 +39,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            capacity: None,
+            volume: None,
             // The largest open-weight models have about 1.5 TB.
             model_limit: 4 << 40,
             keep: Duration::from_secs(600),
@@ -53,14 +53,33 @@ impl Default for Settings {
 /// No room for a model.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "no room: the model needs {needed} bytes, {free} are free or can be freed; raise the Cooperative's spec.weights.size, or end \
-     jobs whose models are in use"
+    "no room: the model needs {needed} bytes, {free} are free or can be freed; {bound}, or end jobs whose models are in use"
 )]
 pub struct Full {
     /// Bytes of the whole model.
     pub needed: u64,
     /// Bytes that it could have.
     pub free: u64,
+    /// What leaves it no more.
+    pub bound: Bound,
+}
+
+/// What bounds the models that are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// What the owner lets them take.
+    Capacity,
+    /// What there is.
+    Volume,
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "raise the Cooperative's spec.weights.size",
+            Self::Volume => "give the cache a larger volume",
+        })
+    }
 }
 
 /// The cache. Clones share it.
@@ -72,6 +91,8 @@ struct Inner {
     settings: Settings,
     metrics: Metrics,
     models: Mutex<BTreeMap<ManifestDigest, Model>>,
+    /// What the last request said that models may take; [`u64::MAX`] where it said nothing.
+    capacity: AtomicU64,
     turns: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -189,7 +210,8 @@ impl Cache {
         let turns = Semaphore::new(settings.fetches);
         let models = Mutex::new(models);
         let tasks = TaskTracker::new();
-        let cache = Self(Arc::new(Inner { disk, settings, metrics, models, turns, stop, tasks }));
+        let capacity = AtomicU64::new(u64::MAX);
+        let cache = Self(Arc::new(Inner { disk, settings, metrics, models, capacity, turns, stop, tasks }));
         cache.0.count(&cache.0.models());
         for (digest, want) in unfinished {
             cache.want(digest, want);
@@ -200,6 +222,7 @@ impl Cache {
     /// Asks for a model. Fetches it unless it is here, on its way, or has just failed in the same way.
     pub fn want(&self, digest: ManifestDigest, want: Want) -> ModelStatus {
         let mut models = self.0.models();
+        self.0.capacity.store(want.capacity.map_or(u64::MAX, |capacity| capacity.0), Ordering::Relaxed);
         let (bytes, tries) = match models.get(&digest) {
             Some(Model::Ready(held)) => {
                 self.0.touch(digest, held);
@@ -408,25 +431,30 @@ impl Inner {
     fn reserve_or_hide(&self, digest: ManifestDigest, progress: &Progress, total: u64) -> Result<Option<Hidden>, Full> {
         let mut models = self.models();
         let others = || models.iter().filter(|(other, _)| **other != digest);
-        let taken: u64 = others().map(|(_, model)| model.takes()).sum();
-        let by_capacity = self.settings.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(taken));
         let outstanding: u64 = others()
             .map(|(_, model)| if let Model::Fetching(progress) = model { progress.outstanding() } else { 0 })
             .sum();
         let here = progress.bytes.load(Ordering::Relaxed);
         // A file system that does not say what it has left says so when it is full.
         let on_disk = self.disk.free().unwrap_or(u64::MAX);
-        let by_disk = on_disk.saturating_sub(outstanding).saturating_add(here);
-        let free = by_capacity.min(by_disk);
-        if total <= free {
+        let on_disk = on_disk.saturating_sub(outstanding).saturating_add(here);
+        let taken: u64 = others().map(|(_, model)| model.takes()).sum();
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        // What this model could have once so many bytes of others are gone, and what leaves it no more.
+        let with = |freed: u64| {
+            let left = |bytes: u64| bytes.saturating_sub(taken.saturating_sub(freed));
+            let volume = left(self.settings.volume.unwrap_or(u64::MAX)).min(on_disk.saturating_add(freed));
+            let by_owner = left(capacity);
+            if by_owner < volume { (by_owner, Bound::Capacity) } else { (volume, Bound::Volume) }
+        };
+        if total <= with(0).0 {
             progress.reserved.fetch_max(total, Ordering::Relaxed);
             return Ok(None);
         }
         let (now, keep) = (SystemTime::now(), self.settings.keep);
         let removable: Vec<_> =
             others().filter_map(|(other, model)| Some((model.removable(now, keep)?, *other, model.takes()))).collect();
-        let freed: u64 = removable.iter().map(|(_, _, bytes)| bytes).sum();
-        let free = free.saturating_add(freed);
+        let (free, bound) = with(removable.iter().map(|(_, _, bytes)| bytes).sum());
         let least = removable.into_iter().min();
         match least {
             // Nothing is removed for a model that would not fit even then.
@@ -438,7 +466,7 @@ impl Inner {
                 let disk = &self.disk;
                 Ok(Some(disk.hide(&if whole { disk.model(&oldest) } else { disk.staging(&oldest) })))
             }
-            _ => Err(Full { needed: total, free }),
+            _ => Err(Full { needed: total, free, bound }),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The long-running half: the cache and its listener.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use koinon_core::ids::Bytes;
 use koinon_telemetry::{Process, TaskError, Tasks, listen};
 use tokio::net::TcpListener;
 
@@ -14,6 +14,10 @@ use crate::api;
 use crate::cache::{Cache, Settings};
 use crate::disk::DiskError;
 use crate::metrics::Metrics;
+
+/// One part in so many of a volume is for folders, lists of files and the rests of blocks: the kubelet ends a pod whose
+/// emptyDir has a byte more than its size, and counts these.
+const FOLDERS: u64 = 100;
 
 /// Flags of `koinon weights serve`.
 #[derive(Args, Clone, Debug)]
@@ -24,12 +28,13 @@ pub struct ServeArgs {
     /// Folder of the cache; a volume that outlives the pod saves fetching again.
     #[arg(long, env = "KOINON_WEIGHTS_DIR", default_value = "/var/lib/koinon/weights")]
     pub dir: PathBuf,
-    /// Most that all models together may take, such as 200Gi or a number of bytes [default: what the file system has].
-    #[arg(long, env = "KOINON_WEIGHTS_CAPACITY", value_parser = bytes)]
-    pub capacity: Option<u64>,
+    /// Size of the volume, such as 200Gi, where its file system shows more than may be used, as that of an emptyDir does.
+    /// How much of the volume models may take is said by the operator, as the owner's spec.weights.size.
+    #[arg(long, env = "KOINON_WEIGHTS_VOLUME_SIZE")]
+    pub volume_size: Option<Bytes>,
     /// Most that one model may have.
-    #[arg(long, env = "KOINON_WEIGHTS_MAX_MODEL", value_parser = bytes, default_value = "4Ti")]
-    pub max_model_bytes: u64,
+    #[arg(long, env = "KOINON_WEIGHTS_MAX_MODEL", default_value = "4Ti")]
+    pub max_model_bytes: Bytes,
     /// File with the token that the operator sends when it asks for a model; without it nobody may ask.
     #[arg(long, env = "KOINON_WEIGHTS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -71,13 +76,13 @@ pub enum ServeError {
 
 /// Runs the cache until `process.stop`.
 pub async fn serve(args: ServeArgs, process: Process) -> Result<(), ServeError> {
-    let ServeArgs { listen, dir, capacity, max_model_bytes, token_file, keep_seconds, fetches, idle_seconds } = args;
+    let ServeArgs { listen, dir, volume_size, max_model_bytes, token_file, keep_seconds, fetches, idle_seconds } = args;
     let metrics = Metrics::register(&process.registry)?;
     let storage = process.readiness.awaiting("storage", format!("reading {}", dir.display()));
     process.started();
     let mut settings = Settings {
-        capacity,
-        model_limit: max_model_bytes,
+        volume: volume_size.map(|size| size.0 - size.0 / FOLDERS),
+        model_limit: max_model_bytes.0,
         keep: Duration::from_secs(keep_seconds),
         fetches: usize::try_from(fetches).unwrap_or(1),
         ..Settings::default()
@@ -101,38 +106,4 @@ pub async fn serve(args: ServeArgs, process: Process) -> Result<(), ServeError> 
         io::Result::Ok(())
     });
     Ok(tasks.run(process.stop.clone(), limits.drain + Duration::from_secs(5)).await?)
-}
-
-/// A number of bytes, plain or with a suffix as Kubernetes writes it.
-fn bytes(text: &str) -> Result<u64, Box<dyn Error + Send + Sync>> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit: u64 = match &text[digits.len()..] {
-        "" => 1,
-        "k" => 1000,
-        "M" => 1000_u64.pow(2),
-        "G" => 1000_u64.pow(3),
-        "T" => 1000_u64.pow(4),
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return Err("the unit must be one of k, M, G, T, Ki, Mi, Gi, Ti".into()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "write a whole number and a unit, such as 200Gi")?;
-    number.checked_mul(unit).ok_or_else(|| "it is too large".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_as_kubernetes_writes_them() {
-        assert_eq!(bytes("200Gi").unwrap(), 200 << 30);
-        assert_eq!(bytes("5M").unwrap(), 5_000_000);
-        assert_eq!(bytes("42").unwrap(), 42);
-        for wrong in ["", "Gi", "1.5Gi", "-1", "5X", "99999999Ti"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use koinon_core::ids::{Digest, ManifestDigest, ModelUri, Revision};
+use koinon_core::ids::{Bytes, Digest, ManifestDigest, ModelUri, Revision};
 use serde::{Deserialize, Serialize};
 
 /// Asks the cache to hold a model.
@@ -26,6 +26,9 @@ pub struct Want {
     /// The owner's mirrors; of those that match, the longest prefix wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Source>,
+    /// Bytes that all models together may take here, this one included, from now on. Absent: all that the volume holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Bytes>,
 }
 
 /// Where the owner wants models of a kind to be fetched from.

@@ -109,7 +109,7 @@ impl Realiser {
     }
 
     /// What the cache has of a copy's model; asks for it, for as long as the copy needs it.
-    pub async fn weights(&mut self, placement: &Placement, sources: &CooperativeSpec, now: Now) -> Option<Weights> {
+    pub async fn weights(&mut self, placement: &Placement, spec: &CooperativeSpec, now: Now) -> Option<Weights> {
         let digest: ManifestDigest = placement.spec.model.manifest_digest.parse().ok()?;
         let known = self.models.as_ref()?.get(&digest).cloned().unwrap_or(Weights::Absent);
         let pause = if matches!(known, Weights::Ready { .. }) { KEEP } else { ASK };
@@ -117,7 +117,7 @@ impl Realiser {
             return Some(known);
         }
         self.asked.insert(digest, now.monotonic);
-        match self.want(placement, digest, sources, now).await {
+        match self.want(placement, digest, spec, now).await {
             Ok(state) => {
                 if let Some(models) = &mut self.models {
                     models.insert(digest, state.clone());
@@ -154,7 +154,8 @@ impl Realiser {
                 credentials
             }
         };
-        self.cache.want(digest, &uri, &revision, &credentials.sources, &credentials.token).await
+        let capacity = weights::capacity(&spec.weights)?;
+        self.cache.want(digest, &uri, &revision, &credentials.sources, capacity, &credentials.token).await
     }
 
     /// What this host adds to every pod.

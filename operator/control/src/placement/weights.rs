@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koinon_api::conditions::Reason;
-use koinon_api::cooperative::Source;
-use koinon_core::ids::{Digest, ManifestDigest, ModelUri, Revision};
+use koinon_api::cooperative::{self, Source};
+use koinon_core::ids::{Bytes, Digest, IdError, ManifestDigest, ModelUri, Revision};
 use kube::api::{Api, ObjectMeta};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -113,6 +113,8 @@ struct Want<'a> {
     uri: &'a ModelUri,
     revision: &'a Revision,
     sources: &'a [WantSource],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capacity: Option<Bytes>,
 }
 
 /// A source with the owner's credentials at hand.
@@ -175,7 +177,7 @@ impl WeightsCache {
         Ok(list.models.into_iter().map(|listed| (listed.digest, listed.state)).collect())
     }
 
-    /// Asks for a model, again and again for as long as it is needed.
+    /// Asks for a model, again and again for as long as it is needed, and says how much models may take in all.
     ///
     /// # Errors
     /// When it does not answer as it should.
@@ -185,10 +187,11 @@ impl WeightsCache {
         uri: &ModelUri,
         revision: &Revision,
         sources: &[WantSource],
+        capacity: Option<Bytes>,
         token: &str,
     ) -> Result<Weights, WeightsError> {
         let request = self.http.put(format!("{}/v1/models/{digest}", self.url)).bearer_auth(token);
-        let listed: Listed = self.ask(request.json(&Want { uri, revision, sources })).await?;
+        let listed: Listed = self.ask(request.json(&Want { uri, revision, sources, capacity })).await?;
         Ok(listed.state)
     }
 
@@ -246,6 +249,16 @@ pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
 pub async fn token(ctx: &Context) -> Result<String, WeightsError> {
     ensure_token(ctx).await?;
     secret(ctx, TOKEN_SECRET, "token").await
+}
+
+/// How much the owner lets models take.
+///
+/// # Errors
+/// When it cannot be read: fetching without a bound is not what was asked.
+pub fn capacity(weights: &cooperative::Weights) -> Result<Option<Bytes>, WeightsError> {
+    let what = "spec.weights.size of the Cooperative";
+    let read = weights.size.as_ref().map(|size| size.0.parse());
+    read.transpose().map_err(|error: IdError| WeightsError::Owner { what: what.to_owned(), why: error.to_string() })
 }
 
 /// The owner's sources, with their credentials.

@@ -16,6 +16,10 @@ fn digest() -> ManifestDigest {
     ManifestDigest(Digest([0xab; 32]))
 }
 
+fn size(text: &str) -> cooperative::Weights {
+    serde_json::from_value(json!({"size": text})).unwrap()
+}
+
 async fn serve(app: Router) -> WeightsCache {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
@@ -24,7 +28,7 @@ async fn serve(app: Router) -> WeightsCache {
 }
 
 #[tokio::test]
-async fn a_model_is_asked_for_with_the_owner_s_sources_and_the_token() {
+async fn a_model_is_asked_for_with_the_owner_s_sources_and_size_and_the_token() {
     let asked = Asked::default();
     let want = |State(asked): State<Asked>, headers: HeaderMap, Json(body): Json<Value>| async move {
         let token = headers["authorization"].to_str().unwrap().to_owned();
@@ -43,12 +47,21 @@ async fn a_model_is_asked_for_with_the_owner_s_sources_and_the_token() {
     };
     assert!(!format!("{source:?}").contains("hunter2"));
     let uri = "hf://org/model".parse().unwrap();
-    let state = cache.want(digest(), &uri, &"main".parse().unwrap(), &[source], "secret").await.unwrap();
+    let capacity = capacity(&size("200Gi")).unwrap();
+    let state = cache.want(digest(), &uri, &"main".parse().unwrap(), &[source], capacity, "secret").await.unwrap();
     assert_eq!(state, Weights::Fetching { bytes: 3, total: Some(9) });
     let (token, body) = asked.lock().unwrap().remove(0);
     assert_eq!(token, "Bearer secret");
     let source = json!({"match": "hf://", "mirror": "https://mirror.example", "token": "hunter2"});
-    assert_eq!(body, json!({"uri": "hf://org/model", "revision": "main", "sources": [source]}));
+    let capacity = 200_u64 << 30;
+    assert_eq!(body, json!({"uri": "hf://org/model", "revision": "main", "sources": [source], "capacity": capacity}));
+}
+
+#[test]
+fn a_size_of_the_cache_that_cannot_be_read_is_no_unlimited_one() {
+    assert_eq!(capacity(&cooperative::Weights::default()).unwrap(), None);
+    let error = capacity(&size("plenty")).unwrap_err().to_string();
+    assert!(error.contains("spec.weights.size") && error.contains("200Gi"), "{error}");
 }
 
 #[tokio::test]

@@ -174,7 +174,7 @@ pub fn digest_of(path: &str, content: &[u8]) -> ManifestDigest {
 }
 
 pub fn want(uri: &str) -> Want {
-    Want { uri: uri.parse().unwrap(), revision: None, sources: Vec::new() }
+    Want { uri: uri.parse().unwrap(), revision: None, sources: Vec::new(), capacity: None }
 }
 
 /// Impatient, so that tests of failures are short.
