@@ -31,6 +31,11 @@ pub const JOB_UID: &str = "koinon.dev/job-uid";
 /// On a Placement: the number of its replica.
 pub const REPLICA: &str = "koinon.dev/replica";
 
+// ---- labels on the operator's own pods
+
+/// On the pod of the operator's replica that leads. The Service of the peer endpoint looks for it.
+pub const LEADER: &str = "koinon.dev/leader";
+
 // ---- labels on statements and what mirrors them
 
 /// The member that signed.
@@ -50,7 +55,7 @@ pub const PROPOSAL: &str = "koinon.dev/proposal";
 pub const API_KEY: &str = "koinon.dev/apikey";
 /// On a Secret that holds the hash of an invite.
 pub const INVITE: &str = "koinon.dev/invite";
-/// The value of [`MIRROR`], [`API_KEY`] and [`INVITE`].
+/// The value of [`LEADER`], [`MIRROR`], [`API_KEY`] and [`INVITE`].
 pub const TRUE: &str = "true";
 
 // ---- annotations

@@ -16,7 +16,7 @@ pub struct OperatorArgs {
     #[arg(long, env = "KOINON_RELEASE", default_value = "koinon")]
     pub release: String,
 
-    /// The name of this pod, shown as the holder of the leader lease.
+    /// The name of this pod: shown as the holder of the leader lease, and labelled while it leads, so that peers find it.
     #[arg(long, env = "KOINON_POD_NAME", default_value = "koinon-operator")]
     pub pod_name: String,
 

@@ -19,6 +19,7 @@ pub mod crds;
 pub mod events;
 pub mod keys;
 pub mod kinds;
+pub mod leader_label;
 pub mod lease;
 pub mod metrics;
 pub mod peers;

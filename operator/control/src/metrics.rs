@@ -60,10 +60,12 @@ pub enum CommonsPart {
     Leaf,
     /// The gathered API keys.
     ApiKeys,
+    /// The label by which peers find the leader's pod.
+    LeaderLabel,
 }
 
 impl CommonsPart {
-    const ALL: [Self; 5] = [Self::Status, Self::Mirror, Self::Key, Self::Leaf, Self::ApiKeys];
+    const ALL: [Self; 6] = [Self::Status, Self::Mirror, Self::Key, Self::Leaf, Self::ApiKeys, Self::LeaderLabel];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +74,7 @@ impl CommonsPart {
             Self::Key => "key",
             Self::Leaf => "leaf",
             Self::ApiKeys => "apikeys",
+            Self::LeaderLabel => "leader_label",
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commons;
 use crate::context::{Context, CooperativeView};
 use crate::kinds::apikeys;
+use crate::leader_label;
 use crate::peers::PeersSnapshot;
 use crate::placement::{self, PlacementMetrics};
 
@@ -65,6 +66,7 @@ async fn term(context: &Context, outputs: &Arc<Outputs>, end: CancellationToken)
     tasks.spawn("placement", async move { placement::run(ctx, metrics, until).await });
     // Of no cooperative: applications may call what runs here whatever becomes of the membership.
     tasks.spawn("API keys", apikeys::run(context.clone(), end.clone()));
+    tasks.spawn("leader label", leader_label::run(context.clone(), end.clone()));
     tasks.run(end, GRACE).await
 }
 

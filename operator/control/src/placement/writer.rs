@@ -123,6 +123,19 @@ impl Writer {
         self.run(what::<K>("create", &object.name_any()), api.create(&params, object)).await
     }
 
+    /// Merges `change` into the object of that name, whatever version it is in.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn merge<K>(&self, api: &Api<K>, name: &str, change: &serde_json::Value) -> Result<(), WriteError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let params = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
+        let patch = Patch::Merge(change);
+        self.run(what::<K>("change", name), api.patch_metadata(name, &params, &patch)).await.map(drop)
+    }
+
     /// Replaces an object, if it is still in the version that `object` carries.
     ///
     /// # Errors
