@@ -38,7 +38,7 @@ pub struct Signature {
 
 fn payload_type(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "maxLength": 80,
-        "pattern": "^application/vnd\\.koinon\\.[a-z][a-z0-9-]{0,30}\\.v1\\+json$"})
+        "pattern": "^application/vnd\\.koinon\\.[a-z]([a-z0-9-]{0,29}[a-z0-9])?\\.v1\\+json$"})
 }
 
 fn payload(_: &mut SchemaGenerator) -> Schema {

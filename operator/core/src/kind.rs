@@ -109,6 +109,9 @@ impl Kind {
     }
 }
 
+/// The most characters of a kind's name.
+const MAX_KIND: usize = 31;
+
 impl FromStr for Kind {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
@@ -116,13 +119,16 @@ impl FromStr for Kind {
             return Ok(kind.clone());
         }
         let bytes = text.as_bytes();
+        // What every store of every member takes: a label's value ends in a letter or digit, and the resource's own
+        // pattern is as long. An entry that one member can make and another cannot keep would stop the other.
         let good = bytes.first().is_some_and(u8::is_ascii_lowercase)
-            && bytes.len() <= 40
+            && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+            && bytes.len() <= MAX_KIND
             && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
         if good {
             Ok(Self::Other(OtherKind(text.to_owned())))
         } else {
-            Err(IdError::new("a kind", "must be lower case letters, digits and '-', at most 40 characters", text))
+            Err(IdError::new("a kind", "must be lower case letters, digits and inner '-', at most 31 characters", text))
         }
     }
 }
@@ -150,7 +156,8 @@ mod tests {
     fn a_later_kind_is_carried_by_name() {
         let later: Kind = "key-update".parse().unwrap();
         assert_eq!((later.as_str(), later.place()), ("key-update", None));
-        for bad in ["", "Vote", "a b", "-x", &"x".repeat(41)] {
+        assert!("x".repeat(31).parse::<Kind>().is_ok());
+        for bad in ["", "Vote", "a b", "-x", "x-", &"x".repeat(32)] {
             assert!(bad.parse::<Kind>().is_err(), "{bad}");
         }
     }

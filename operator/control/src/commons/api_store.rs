@@ -46,6 +46,9 @@ impl ApiStore {
             Ok(Ok(Ok(_))) => Ok(Created::Yes),
             // A lost answer and a name that is taken are the same question: what stands there?
             Ok(Ok(Err(kube::Error::Api(status)))) if status.code == 409 => Ok(Created::Look),
+            Ok(Ok(Err(kube::Error::Api(status)))) if matches!(status.code, 400 | 413 | 422) => {
+                Err(StoreError::Refused { what: name.to_owned(), why: status.message.clone() })
+            }
             Ok(Ok(Err(error))) if may_have_landed(&error) => Ok(Created::Look),
             Ok(Err(_)) => Ok(Created::Look),
             Ok(Ok(Err(error))) | Err(Fenced::Failed(error)) => Err(unavailable(name, &error.to_string())),

@@ -163,8 +163,15 @@ pub async fn flush(author: &Author, shelf: &Shelf) -> Result<(), StoreError> {
     }
     let log = author.log();
     let work = stream::iter(entries).map(|entry| async move {
-        let stored = store_one(author, shelf, &log, &entry).await;
-        stored.map(|()| entry.id())
+        match store_one(author, shelf, &log, &entry).await {
+            // Somebody else's entry that no API server takes is its author's doing. It is held and passed on like any
+            // other, and after a restart it comes from peers again.
+            Err(error @ StoreError::Refused { .. }) if entry.header().key != log => {
+                tracing::warn!(id = %entry.id(), author = %entry.header().author, %error, "a foreign entry is held in memory only");
+                Ok(entry.id())
+            }
+            stored => stored.map(|()| entry.id()),
+        }
     });
     let mut results = work.buffered(WRITES_AT_ONCE);
     let (mut stored, mut failed) = (Vec::new(), None);

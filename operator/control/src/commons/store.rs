@@ -23,6 +23,14 @@ pub enum StoreError {
         /// What came back.
         why: String,
     },
+    /// The API server takes no such object, now or later.
+    #[error("the API server refuses to store {what}: {why}")]
+    Refused {
+        /// Which object.
+        what: String,
+        /// What it said.
+        why: String,
+    },
     /// Something else has the name that this statement must have.
     #[error(
         "the Statement {name} holds something else than its name says: look at it, and delete it if nobody needs it"
@@ -91,6 +99,8 @@ pub mod memory {
         objects: Arc<Mutex<Objects>>,
         /// Writes from now on land, but their answer is lost.
         pub lose_answers: Arc<std::sync::atomic::AtomicBool>,
+        /// Whose statements it takes no more, as an API server whose schema they break.
+        pub refuses: Arc<Mutex<Option<koinon_core::ids::MemberId>>>,
     }
 
     impl MemoryStore {
@@ -144,6 +154,9 @@ pub mod memory {
         fn keep<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Result<(), StoreError>> {
             Box::pin(async move {
                 let name = koinon_api::names::statement(&statement.id().to_string());
+                if self.refuses.lock().unwrap().as_ref() == Some(&statement.header().author) {
+                    return Err(StoreError::Refused { what: name, why: "its schema".into() });
+                }
                 self.objects.lock().unwrap().entry(name).or_insert_with(|| statement.envelope().clone());
                 self.answer(())
             })

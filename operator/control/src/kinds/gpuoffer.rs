@@ -1,6 +1,6 @@
 //! `GPUOffer`: what each member offers, as it was last heard from the member itself, with its age.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -16,6 +16,10 @@ use crate::peers::{Heard, Liveness, PeersSnapshot};
 
 /// Most classes that the resource shows of one offer, as its schema says.
 const MAX_CLASSES: usize = 64;
+/// Most gateways of one offer, as its schema says.
+const MAX_GATEWAYS: usize = 8;
+/// Most weights of one offer, as its schema says.
+const MAX_WEIGHTS: usize = 256;
 
 impl Projected for GPUOffer {
     type Status = GPUOfferStatus;
@@ -74,7 +78,9 @@ fn status(
     let left = i64::try_from(heard.remaining(moment.monotonic).as_secs()).unwrap_or(i64::MAX);
     let current = heard.is_current(moment.monotonic);
     let not_after = if current { time::from_unix(moment.now.0.saturating_add(left)) } else { before.not_after_time };
-    let classes: Vec<OfferClass> = offer.classes.iter().take(MAX_CLASSES).filter_map(class).collect();
+    let mut seen = BTreeSet::new();
+    let once = offer.classes.iter().filter(|offered| seen.insert(&offered.class));
+    let classes: Vec<OfferClass> = once.filter_map(class).take(MAX_CLASSES).collect();
     let mut status = GPUOfferStatus {
         member: Some(member),
         statement: Some(heard.id.to_string()),
@@ -84,8 +90,9 @@ fn status(
         guests: Some(offer.guests.into()),
         network_policy: Some(offer.network_policy.into()),
         jurisdiction: Some(offer.jurisdiction.to_string()),
-        gateway: offer.gateway.iter().map(ToString::to_string).collect(),
-        weights: offer.weights.iter().map(ToString::to_string).collect(),
+        // What the resource does not take would keep an older, better offer in its place.
+        gateway: offer.gateway.iter().map(ToString::to_string).take(MAX_GATEWAYS).collect(),
+        weights: offer.weights.iter().map(ToString::to_string).take(MAX_WEIGHTS).collect(),
         as_of_time: time::from_unix(UnixSeconds(heard_at).0),
         not_after_time: not_after,
         conditions: before.conditions,

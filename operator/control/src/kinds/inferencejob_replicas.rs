@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use koinon_api::conditions::{self, ConditionType};
+use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::inference_job::{InferenceJob, JobPlacement, Scope};
 use koinon_api::placement::{PlacementSpec, Side};
 use koinon_api::{Placement, labels};
@@ -19,7 +19,7 @@ use kube::{Resource, ResourceExt};
 use super::inferencejob::{Jobs, Look};
 use super::inferencejob_check::{Work, placement_name};
 use super::inferencejob_status::{Shown, Unplaced, highest};
-use super::placement_home::{self as home, Copy, Decided, Word};
+use super::placement_home::{self as home, Copy, Decided, Word, believed_highest};
 use crate::peers::Liveness;
 use crate::placement::rules::{Rules, Standing};
 use crate::placement::writer::WriteError;
@@ -165,8 +165,9 @@ fn highest_of(turn: &Turn<'_>, replica: ReplicaIndex, copies: &[(Arc<Placement>,
         most = most.max(copy.view.epoch.0);
         let stale = copy.grant.filter(|grant| grant.reason == Some(RefusalReason::StaleEpoch));
         let told = stale.and_then(|grant| grant.numbers.get("highest").copied());
-        let kept = placement.status.as_ref().and_then(|status| status.numbers.get("highest").copied());
-        most = [told, kept].into_iter().flatten().filter_map(|n| u64::try_from(n).ok()).fold(most, u64::max);
+        let kept = placement.status.as_ref().filter(|s| s.reason.as_deref() == Some(Reason::StaleEpoch.as_str()));
+        let kept = kept.and_then(|status| status.numbers.get("highest").copied());
+        most = [told, kept].into_iter().flatten().fold(most, believed_highest);
     }
     Epoch(most)
 }

@@ -212,7 +212,7 @@ pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: N
     if let Some(grant) = copy.grant {
         next.state = Some(grant.state.into());
         next.reason = grant.reason.map(|reason| Reason::from(reason).as_str().to_owned());
-        next.numbers = grant.numbers.iter().take(16).map(|(name, number)| (name.clone(), *number)).collect();
+        next.numbers = told_numbers(grant).map(|(name, number)| (name.to_owned(), number)).collect();
         next.loaded_bytes = grant.loaded_bytes.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX));
         next.total_bytes = grant.total_bytes.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX));
     } else if next.state.is_none() {
@@ -300,11 +300,26 @@ fn told(host: &MemberId, grant: &Grant) -> Vec<(ConditionType, Verdict)> {
 /// The numbers of a refusal, as ` (asked 4, largestNode 2)`.
 #[must_use]
 pub fn numbers(grant: &Grant) -> String {
-    if grant.numbers.is_empty() {
-        return String::new();
-    }
-    let numbers: Vec<String> = grant.numbers.iter().take(16).map(|(name, number)| format!("{name} {number}")).collect();
-    format!(" ({})", numbers.join(", "))
+    let numbers: Vec<String> = told_numbers(grant).map(|(name, number)| format!("{name} {number}")).collect();
+    if numbers.is_empty() { String::new() } else { format!(" ({})", numbers.join(", ")) }
+}
+
+/// The numbers of a host whose names are names: they come to stand in conditions, events and terminals.
+fn told_numbers(grant: &Grant) -> impl Iterator<Item = (&str, i64)> {
+    let is_name = |name: &str| (1..=40).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let named = grant.numbers.iter().map(|(name, number)| (name.as_str(), *number));
+    named.filter(move |(name, _)| is_name(name)).take(16)
+}
+
+/// How far a host's word may raise an epoch at once. A home restored from a backup is behind by as many as it minted since;
+/// a host that lies could otherwise name the last number there is, after which no epoch can follow.
+const MOST_EPOCHS_AT_ONCE: u64 = 1_000_000;
+
+/// The highest epoch, after a host has named one.
+#[must_use]
+pub fn believed_highest(most: u64, told: i64) -> u64 {
+    let told = u64::try_from(told).unwrap_or(0);
+    if told.saturating_sub(most) <= MOST_EPOCHS_AT_ONCE { most.max(told) } else { most }
 }
 
 fn stopped_because(host: &MemberId, because: Because) -> String {

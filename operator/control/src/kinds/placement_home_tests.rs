@@ -214,3 +214,18 @@ fn a_cut_a_move_and_a_mend_never_route_to_two_epochs() {
     decide(&mut new, Liveness::Fresh, None, Decided { route: true, ..Decided::default() }, later(61));
     assert_eq!(both(&old, &new, later(62)), []);
 }
+
+#[test]
+fn a_hosts_word_raises_an_epoch_by_so_much_and_no_further() {
+    assert_eq!(believed_highest(3, 7), 7);
+    assert_eq!(believed_highest(3, 2), 3);
+    assert_eq!(believed_highest(3, -1), 3);
+    assert_eq!(believed_highest(3, i64::MAX - 1), 3);
+}
+
+#[test]
+fn numbers_of_a_host_without_a_proper_name_are_left_out() {
+    let mut grant = grant(1, GrantState::Refused);
+    grant.numbers = [("asked", 4), ("\u{1b}[2J", 1), ("a\nb", 2), ("", 3)].map(|(n, v)| (n.to_owned(), v)).into();
+    assert_eq!(numbers(&grant), " (asked 4)");
+}

@@ -239,3 +239,22 @@ async fn an_author_over_its_budget_says_so_and_the_others_go_on() {
         operator.until("bilbao's proposal is here", |view| view.state.proposals().contains_key(&proposal.id())).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_the_api_server_refuses_stops_neither_the_operator_nor_the_others_entries() {
+    let operators = three().await;
+    let _founding = quick(&operators.each_ref());
+    let author = operators[0].person.id();
+    *operators[1].store.refuses.lock().unwrap() = Some(author);
+    let proposal = operators[0].proposal(release("tiny"));
+    let id = proposal.id();
+    operators[0].apply("p", &proposal);
+    for operator in &operators {
+        operator.until("the proposal is here", |view| view.state.proposals().contains_key(&id)).await;
+        operator.apply("v", &operator.vote(id, Choice::Yes));
+    }
+    for operator in &operators {
+        let view = operator.until("enacted", |view| enacted(view, &id).is_some()).await;
+        assert_eq!(view.store_trouble, None);
+    }
+}
