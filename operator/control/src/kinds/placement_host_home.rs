@@ -570,6 +570,5 @@ fn refused(gpu: &GpuNeed, request: &Request, refusal: Refusal) -> Refused {
             numbers: [("asked", gpu.count), ("held", held)].map(|(n, number)| (n.to_owned(), i64::from(number))).into(),
             ..plain(RefusalReason::InvalidRequest)
         },
-        Refusal::Full { .. } => plain(RefusalReason::Other),
     }
 }

@@ -3,12 +3,12 @@
 //! One record a node, written only by its host's operator and only by compare-and-swap: the loser of a race reads
 //! again and decides again. That, not leadership, is what makes a double grant impossible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::ReplicaKey;
-use crate::ids::{Epoch, NodeName};
+use crate::ids::{Epoch, MemberId, NodeName};
 
 /// Most replicas whose highest epoch one node's record remembers; about 100 bytes each keeps the record under the
 /// API server's 1 MiB for an object.
@@ -98,12 +98,6 @@ pub enum Refusal {
         /// The node.
         node: NodeName,
     },
-    /// The record cannot remember more replicas without forgetting an epoch.
-    #[error("the record of {node} remembers {MAX_REMEMBERED} replicas already; forget those of members that left")]
-    Full {
-        /// The node.
-        node: NodeName,
-    },
 }
 
 /// The record of one node.
@@ -190,7 +184,7 @@ impl NodeReservations {
             return Err(Refusal::NotEnough { asked: gpus, free, capacity, node });
         }
         if here.is_none() && self.highest.len() >= MAX_REMEMBERED {
-            return Err(Refusal::Full { node });
+            self.forget_oldest();
         }
         let reservation = Reservation { replica: replica.clone(), epoch, gpus };
         let outcome = match holding {
@@ -216,10 +210,20 @@ impl NodeReservations {
         self.held.len() != before
     }
 
-    /// Forgets the epochs of replicas that `keep` rejects and that hold nothing; for homes that are no longer members.
-    pub fn forget(&mut self, keep: impl Fn(&ReplicaKey) -> bool) {
-        let held: BTreeMap<&ReplicaKey, ()> = self.held.iter().map(|held| (&held.replica, ())).collect();
-        self.highest.retain(|seen| held.contains_key(&seen.replica) || keep(&seen.replica));
+    /// Forgets the oldest epoch of the home that has the most remembered, of a replica that holds nothing.
+    ///
+    /// A home that asks for ever new jobs so loses its own fences, and no other home's. What a forgotten fence kept out is
+    /// an older request that the same home would have to sign again.
+    fn forget_oldest(&mut self) {
+        let held: BTreeSet<&ReplicaKey> = self.held.iter().map(|held| &held.replica).collect();
+        let mut oldest: BTreeMap<&MemberId, (usize, usize)> = BTreeMap::new();
+        for (at, seen) in self.highest.iter().enumerate().filter(|(_, seen)| !held.contains(&seen.replica)) {
+            oldest.entry(&seen.replica.home).or_insert((0, at)).0 += 1;
+        }
+        let most = oldest.values().max_by_key(|(count, _)| *count).map(|(_, at)| *at);
+        if let Some(at) = most {
+            self.highest.remove(at);
+        }
     }
 
     fn note(&mut self, replica: &ReplicaKey, epoch: Epoch) {
@@ -236,6 +240,23 @@ mod tests {
 
     use super::*;
     use crate::ids::ReplicaIndex;
+
+    #[test]
+    fn a_home_that_asks_without_end_forgets_its_own_fences_and_no_other_homes() {
+        let mut record = NodeReservations::new("n1".parse().unwrap());
+        let of = |home: &str, index| ReplicaKey { home: home.parse().unwrap(), ..replica(index) };
+        let (kept, held) = (of("bilbao", 0), of("aarhus", u32::MAX));
+        record.reserve(&kept, Epoch(7), 1, 8, None).unwrap();
+        record.release(&kept, Epoch(7));
+        record.reserve(&held, Epoch(3), 1, 8, None).unwrap();
+        for index in 0..u32::try_from(MAX_REMEMBERED + 10).unwrap() {
+            record.reserve(&of("aarhus", index), Epoch(1), 1, 8, None).unwrap();
+            record.release(&of("aarhus", index), Epoch(1));
+        }
+        assert_eq!((record.highest(&kept), record.highest(&held)), (Some(Epoch(7)), Some(Epoch(3))));
+        assert_eq!(record.highest(&of("aarhus", 0)), None);
+        assert!(serde_json::to_string(&record).unwrap().len() < 900_000, "an object of the API server holds 1 MiB");
+    }
 
     fn replica(index: u32) -> ReplicaKey {
         ReplicaKey {

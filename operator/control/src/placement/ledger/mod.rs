@@ -155,7 +155,7 @@ impl<S: RecordStore> Ledger<S> {
                     Refusal::EpochFenced { .. } | Refusal::EpochEnded { .. } | Refusal::Changed { .. } => {
                         return Err(refusal.into());
                     }
-                    Refusal::NotEnough { .. } | Refusal::Full { .. } => refused = refusal.into(),
+                    Refusal::NotEnough { .. } => refused = refusal.into(),
                 },
                 Err(LedgerError::Contended(node)) => refused = LedgerError::Contended(node),
                 done => return done,
@@ -208,19 +208,6 @@ impl<S: RecordStore> Ledger<S> {
     /// When the record cannot be read or written.
     pub async fn release(&self, node: &NodeName, replica: &ReplicaKey, epoch: Epoch) -> Result<bool, LedgerError> {
         self.change(node, |record| record.release(replica, epoch)).await
-    }
-
-    /// Forgets the epochs of replicas that `keep` rejects and that hold nothing on `node`.
-    ///
-    /// # Errors
-    /// When the record cannot be read or written.
-    pub async fn forget(&self, node: &NodeName, keep: impl Fn(&ReplicaKey) -> bool) -> Result<bool, LedgerError> {
-        self.change(node, |record| {
-            let before = record.clone();
-            record.forget(&keep);
-            *record != before
-        })
-        .await
     }
 
     async fn change(

@@ -134,6 +134,5 @@ async fn giving_back_is_idempotent_and_leaves_other_epochs_alone() {
     assert!(!ledger.release(&n1[0], &request.replica, Epoch(1)).await.unwrap());
     assert!(ledger.release(&n1[0], &request.replica, Epoch(2)).await.unwrap());
     assert!(!ledger.release(&n1[0], &request.replica, Epoch(2)).await.unwrap());
-    assert!(ledger.forget(&n1[0], |_| false).await.unwrap());
-    assert_eq!(highest(&ledger.records().await.unwrap(), &request.replica), None);
+    assert_eq!(highest(&ledger.records().await.unwrap(), &request.replica), Some(Epoch(2)));
 }
