@@ -199,7 +199,8 @@ pub struct CooperativeStatus {
     /// Foreign work in this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guests: Option<GuestCount>,
-    /// Joined, Signing, PeersReachable, NetworkPolicyEnforced, AcceptingGuests, WeightsCacheReady, ClockSynced, Ready.
+    /// Joined, Signing, PeersReachable, EndpointReachable, NetworkPolicyEnforced, AcceptingGuests, WeightsCacheReady,
+    /// ClockSynced, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{self, ConditionType};
 use koinon_api::{Cooperative, GPUNode, Member, labels};
 use koinon_core::ids::Endpoint;
@@ -173,12 +174,12 @@ async fn gpus(cluster: &Cluster, findings: &mut Findings) {
     }
 }
 
-async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut Findings) {
-    let status = cooperative.status.clone().unwrap_or_default();
-    if status.conditions.is_empty() {
+/// What the operator says of itself. What it does not say is not known.
+fn reported(conditions: &[Condition], findings: &mut Findings) {
+    if conditions.is_empty() {
         findings.note("membership", Verdict::Unknown, "the operator has not reported yet");
     }
-    for condition in &status.conditions {
+    for condition in conditions {
         let verdict = match condition.status.as_str() {
             "True" => Verdict::Good,
             "False" => Verdict::Bad,
@@ -186,6 +187,16 @@ async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut
         };
         findings.note(&condition.type_, verdict, format!("{}: {}", condition.reason, condition.message));
     }
+    // That an endpoint answers from here says nothing of who else reaches it.
+    let reachable = ConditionType::EndpointReachable;
+    if conditions::find(conditions, reachable).is_none() {
+        findings.note(reachable.as_str(), Verdict::Unknown, "no peer has said yet whether it reaches this member");
+    }
+}
+
+async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut Findings) {
+    let status = cooperative.status.clone().unwrap_or_default();
+    reported(&status.conditions, findings);
     let spec = &cooperative.spec;
     let own = spec.endpoints.peer.iter().chain(&spec.endpoints.gateway);
     for endpoint in own {
@@ -222,5 +233,34 @@ async fn dial(endpoint: &str) -> Result<(), String> {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", DIAL.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(status: Option<&str>) -> Verdict {
+        let type_ = ConditionType::EndpointReachable.as_str();
+        let conditions: Vec<Condition> = status
+            .map(|status| {
+                let condition = serde_json::json!({"type": type_, "status": status, "reason": "r", "message": "m",
+                    "lastTransitionTime": "2026-11-21T00:00:00Z"});
+                serde_json::from_value(condition).unwrap()
+            })
+            .into_iter()
+            .collect();
+        let mut findings = Findings::default();
+        reported(&conditions, &mut findings);
+        findings.0.iter().find(|finding| finding.what == type_).unwrap().verdict
+    }
+
+    #[test]
+    fn an_own_endpoint_passes_only_where_a_peer_has_dialled_it_back() {
+        assert_eq!(verdict(Some("True")), Verdict::Good);
+        assert_eq!(verdict(Some("False")), Verdict::Bad);
+        for unsaid in [Some("Unknown"), None] {
+            assert_eq!(verdict(unsaid), Verdict::Unknown);
+        }
     }
 }

@@ -82,6 +82,8 @@ impl Recovery {
             .filter_map(|(member, head)| Some((member, (*head)?)))
             .filter(|(_, head)| !replica.contains(&head.id))
             .collect();
+        // Nobody signs what it tells of heads, so one that lies could hold an operator up for ever; a person may end that.
+        let unknown = if self.resumed { Vec::new() } else { unknown };
         if let Some((holder, head)) = unknown.iter().find(|(_, head)| head.seq.0 < next) {
             return Gate::Conflict { head: *head, holder: (*holder).clone() };
         }

@@ -78,6 +78,14 @@ super::closed_set! {
         Isolated,
         /// There is no other member yet.
         NoPeers,
+        /// A peer dialled back and this operator answered.
+        EndpointReached,
+        /// A peer dialled back and this operator did not answer; the message says what to do.
+        EndpointUnreachable,
+        /// No peer has dialled back yet.
+        NotDialled,
+        /// The membership names no endpoint to dial.
+        NoEndpoint,
         /// The probe was held back.
         Enforced,
         /// The probe got through.

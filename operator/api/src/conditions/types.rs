@@ -12,6 +12,8 @@ super::closed_set! {
         Signing,
         /// `Cooperative`: enough members are heard directly to decide together.
         PeersReachable,
+        /// `Cooperative`: a peer that dialled this member's endpoints back reached them.
+        EndpointReachable,
         /// `Cooperative`: NetworkPolicies hold back a probe.
         NetworkPolicyEnforced,
         /// `Cooperative`: foreign work may come and stay.

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod node;
 pub mod people;
 pub mod publisher;
+pub mod reach;
 pub mod run;
 pub mod session;
 pub mod shelf;

@@ -16,10 +16,12 @@ use koinon_net::{PeerService, metrics::NetMetrics};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::candidate::Candidate;
 use super::engine::{Controls, Engine};
 use super::ledger::Author;
+use super::reach::{self, Reach};
 use super::shelf::Shelf;
 use super::view::{CommonsView, Standing};
 use crate::peers::PeersSnapshot;
@@ -146,6 +148,8 @@ pub struct Outputs {
     pub view: watch::Sender<Option<Arc<CommonsView>>>,
     /// What is heard.
     pub peers: watch::Sender<Arc<PeersSnapshot>>,
+    /// Who reaches this member.
+    pub reach: watch::Sender<Arc<Reach>>,
 }
 
 /// Runs an engine until `stop`.
@@ -161,6 +165,8 @@ pub async fn run(
     let endpoint_stop = stop.child_token();
     let serving = tokio::spawn(endpoint.run(endpoint_stop.clone()));
     let _stop_serving = endpoint_stop.drop_guard();
+    let Outputs { view: view_out, peers: peers_out, reach } = outputs;
+    let reaching = AbortOnDropHandle::new(tokio::spawn(reach::watch(dialler.clone(), view_out.subscribe(), reach)));
     let mut wanted = BTreeMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -192,8 +198,8 @@ pub async fn run(
             now_wanted.keys().for_each(|key| dialler.resync(key));
             wanted = now_wanted;
         }
-        outputs.peers.send_if_modified(|current| replace(current, engine.peers()));
-        outputs.view.send_if_modified(|current| {
+        peers_out.send_if_modified(|current| replace(current, engine.peers()));
+        view_out.send_if_modified(|current| {
             let differs = current.as_deref() != Some(&view);
             if differs {
                 *current = Some(Arc::new(view));
@@ -201,6 +207,9 @@ pub async fn run(
             differs
         });
     }
+    // It holds the sessions too.
+    reaching.abort();
+    let _ = reaching.await;
     drop(dialler);
     // Peers are told goodbye, so that they look for the next leader at once.
     let _ = serving.await;

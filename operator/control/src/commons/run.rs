@@ -449,11 +449,13 @@ impl Office {
         });
         let left = object.metadata.deletion_timestamp.as_ref().map(|_| self.ctx.ending.left());
         let host = self.ctx.host.borrow().clone();
+        let reach = self.running.borrow().as_ref().map(|running| running.reach.borrow().clone()).unwrap_or_default();
         let facts = cooperative::Facts {
             key: self.key.as_ref(),
             held: held.as_ref(),
             view,
             peers: &peers,
+            reach: &reach,
             host: &host,
             ending: left.as_deref(),
         };

@@ -26,6 +26,7 @@ use super::envelope::from_resource;
 use super::joining;
 use super::ledger::{Author, Contents};
 use super::node::{self, Inputs, Network, Outputs, PeerName};
+use super::reach::Reach;
 use super::shelf::Shelf;
 use super::view::CommonsView;
 use crate::context::Context;
@@ -60,6 +61,8 @@ pub struct Running {
     pub shelf: Arc<Shelf>,
     /// Connections.
     pub net: Arc<NetMetrics>,
+    /// Who reaches this member.
+    pub reach: watch::Receiver<Arc<Reach>>,
 }
 
 impl std::fmt::Debug for Running {
@@ -160,7 +163,8 @@ impl Session {
         let shelf = Shelf::new(commons, self.ctx.publisher.clone(), desk);
         let network = Network::bind(self.ctx.args.peer_listen, name, shelf.clone(), &parameters, proxies).await;
         let network = network.map_err(|error| unavailable(&error))?;
-        let running = Running { view, shelf: shelf.clone(), net: network.metrics() };
+        let (reach_sender, reach) = watch::channel(Arc::default());
+        let running = Running { view, shelf: shelf.clone(), net: network.metrics(), reach };
         let engine = Engine::new(Parts {
             author,
             shelf,
@@ -169,15 +173,15 @@ impl Session {
             lost: self.lost(),
             metrics: self.ctx.metrics.clone(),
         });
-        Ok(Begun { engine, network, invite, running, view: view_sender })
+        let outputs = Outputs { view: view_sender, peers: self.peers.clone(), reach: reach_sender };
+        Ok(Begun { engine, network, invite, running, outputs })
     }
 
     async fn go(&self, begun: Begun, stop: CancellationToken) {
-        let Begun { engine, network, invite, running, view } = begun;
+        let Begun { engine, network, invite, running, outputs } = begun;
         tracing::info!(address = ?network.address(), "the peer endpoint listens");
         self.stage.send_replace(Stage::Running(running));
         let inputs = Inputs { people: self.people.clone(), controls: self.controls.clone() };
-        let outputs = Outputs { view, peers: self.peers.clone() };
         node::run(engine, network, invite, inputs, outputs, stop).await;
     }
 
@@ -335,5 +339,5 @@ struct Begun {
     network: Network,
     invite: Option<Invite>,
     running: Running,
-    view: watch::Sender<Option<Arc<CommonsView>>>,
+    outputs: Outputs,
 }

@@ -8,8 +8,10 @@ use koinon_api::conditions::{ConditionStatus, ConditionType, Reason, Verdict};
 use koinon_api::cooperative::{Cooperative, CooperativeSpec, CooperativeStatus, NetworkPolicyDemand, PolicyHead};
 use koinon_core::body::Scope;
 use koinon_core::body::latest::NetworkPolicyState;
+use koinon_core::ids::{Endpoint, MemberId};
 
 use crate::commons::candidate::Refusal;
+use crate::commons::reach::Reach;
 use crate::commons::view::{CommonsView, Signing, Standing};
 use crate::context::{HostFacts, WindUp};
 use crate::keys::OperatorKey;
@@ -62,6 +64,8 @@ pub(crate) struct Facts<'a> {
     pub view: Option<&'a CommonsView>,
     /// What is heard.
     pub peers: &'a PeersSnapshot,
+    /// Who reaches this member.
+    pub reach: &'a Reach,
     /// What the placement side knows.
     pub host: &'a HostFacts,
     /// What is still to be wound up, when the membership is.
@@ -115,6 +119,7 @@ pub(crate) fn status(object: &Cooperative, facts: &Facts<'_>, moment: &Moment) -
         (ConditionType::Joined, joined),
         (ConditionType::Signing, signing),
         (ConditionType::PeersReachable, reachable),
+        (ConditionType::EndpointReachable, endpoint(&object.spec, facts)),
         (ConditionType::ClockSynced, clock(facts)),
         (ConditionType::NetworkPolicyEnforced, network_policy(facts.host)),
         (ConditionType::AcceptingGuests, accepting(&object.spec, facts)),
@@ -204,6 +209,56 @@ fn reachable(facts: &Facts<'_>) -> Verdict {
     } else {
         Verdict::yes(Reason::QuorumReachable, message)
     }
+}
+
+/// Whether others reach this member, as those said that dialled it back. What is not dialled is not known to be reached.
+fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
+    let Some(view) = facts.view else { return starting() };
+    if view.standing != Standing::Member {
+        return Verdict::unknown(Reason::NotDialled, "peers dial back members, and this is none");
+    }
+    let Reach { endpoints, told } = facts.reach;
+    if endpoints.is_empty() {
+        let message =
+            "the membership names no peer endpoint of this member: it is heard over the connections that it opens";
+        return Verdict::unknown(Reason::NoEndpoint, message);
+    }
+    let list = |members: Vec<&MemberId>| members.into_iter().map(MemberId::as_str).collect::<Vec<_>>().join(", ");
+    let mut message = String::new();
+    for endpoint in endpoints {
+        let by = list(facts.reach.reached(endpoint).collect());
+        let mut missed = facts.reach.missed(endpoint).peekable();
+        if by.is_empty() {
+            return match missed.peek() {
+                Some((peer, error)) => Verdict::no(
+                    Reason::EndpointUnreachable,
+                    format!(
+                        "{endpoint} is not reached by {peer}: {error}; lead this address to the Service koinon-peer as TCP passthrough"
+                    ),
+                ),
+                None if told.is_empty() => Verdict::unknown(
+                    Reason::NotDialled,
+                    format!(
+                        "nobody has dialled {endpoint} back yet: a peer that is connected is asked within a minute"
+                    ),
+                ),
+                None => Verdict::unknown(
+                    Reason::NotDialled,
+                    format!("{} dialled other endpoints and not {endpoint}", list(told.keys().collect())),
+                ),
+            };
+        }
+        let _ = write!(message, "{endpoint} is reached by {by}");
+        for (peer, error) in missed {
+            let _ = write!(message, ", not by {peer}: {error}");
+        }
+        message.push_str(". ");
+    }
+    let wished: Vec<Endpoint> = spec.endpoints.peer.iter().filter_map(|url| url.parse().ok()).collect();
+    if wished != *endpoints {
+        message.push_str("The membership names these, whatever spec.endpoints.peer says.");
+    }
+    Verdict::yes(Reason::EndpointReached, message.trim_end())
 }
 
 fn clock(facts: &Facts<'_>) -> Verdict {

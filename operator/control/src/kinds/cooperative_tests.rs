@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::cooperative::Cooperative;
+use koinon_core::body::charter::Preset;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::UnixSeconds;
+use koinon_core::log::Limits;
+use koinon_core::policy::Commons;
+use koinon_core::testkit;
+use koinon_net::wire::DialledBack;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -34,7 +39,8 @@ fn refusal() -> Refusal {
 }
 
 fn facts<'a>(key: &'a Refusal, peers: &'a PeersSnapshot, host: &'a HostFacts) -> Facts<'a> {
-    Facts { key: Err(key), held: None, view: None, peers, host, ending: None }
+    static NOBODY: Reach = Reach { endpoints: Vec::new(), told: std::collections::BTreeMap::new() };
+    Facts { key: Err(key), held: None, view: None, peers, reach: &NOBODY, host, ending: None }
 }
 
 fn reason(status: &CooperativeStatus, type_: ConditionType) -> (String, String) {
@@ -115,4 +121,78 @@ fn guests_are_taken_only_where_they_are_confined_or_the_owner_accepts_that() {
     let mut stopped = reachable.clone();
     stopped.spec.guests.mode = GuestMode::Stop;
     assert_eq!(accepting(&stopped, NetworkPolicyState::Enforced), ("False".into(), "GuestsStopped".into()));
+}
+
+/// A member whose membership names `endpoints`, and what peers said of each of them.
+fn dialled(endpoints: &[&str], told: &[(&str, &[Option<&str>])]) -> Reach {
+    let endpoints: Vec<Endpoint> = endpoints.iter().map(|url| url.parse().unwrap()).collect();
+    let one = |(endpoint, error): (&Endpoint, &Option<&str>)| DialledBack {
+        endpoint: endpoint.clone(),
+        error: error.map(str::to_owned),
+    };
+    let told = told.iter().map(|(peer, answers)| {
+        (peer.parse().unwrap(), endpoints.iter().zip(answers.iter()).map(one).collect::<Vec<_>>())
+    });
+    Reach { told: told.collect(), endpoints: endpoints.clone() }
+}
+
+/// Status, reason and message of EndpointReachable.
+fn reached(reach: &Reach, standing: Standing) -> (String, String, String) {
+    let aarhus = testkit::person("aarhus");
+    let commons =
+        Commons::new(testkit::found(&[&aarhus], testkit::charter(&[&aarhus], Preset::Trial)), Limits::default());
+    let view = CommonsView {
+        me: aarhus.id(),
+        coop: commons.replica().coop(),
+        charter: Arc::new(commons.founding().charter().clone()),
+        state: commons.state().clone(),
+        standing,
+        signing: Signing::Yes,
+        verdicts: Arc::default(),
+        logs: Arc::default(),
+        store_trouble: None,
+        clock_in_tolerance: true,
+        resumed: false,
+    };
+    let (peers, host, key) = (PeersSnapshot::default(), HostFacts::default(), refusal());
+    let facts = Facts { view: Some(&view), reach, ..facts(&key, &peers, &host) };
+    let shown = status(&object("2025-01-01T00:00:00Z", &[]), &facts, &moment(1_800_000_000));
+    let condition = conditions::find(&shown.conditions, ConditionType::EndpointReachable).cloned().unwrap();
+    (condition.status, condition.reason, condition.message)
+}
+
+const OWN: &str = "https://koinon.example:7443";
+const SECOND: &str = "https://second.example:7443";
+
+#[test]
+fn an_endpoint_that_nobody_has_dialled_back_is_not_known_to_be_reached() {
+    for (reach, reason) in [
+        (dialled(&[OWN], &[]), "NotDialled"),
+        (dialled(&[OWN, SECOND], &[("bilbao", &[None])]), "NotDialled"),
+        (dialled(&[], &[("bilbao", &[])]), "NoEndpoint"),
+    ] {
+        let (status, told, message) = reached(&reach, Standing::Member);
+        assert_eq!((status.as_str(), told.as_str()), ("Unknown", reason), "{message}");
+    }
+    let (status, ..) = reached(&dialled(&[OWN], &[("bilbao", &[None])]), Standing::Left);
+    assert_eq!(status, "Unknown", "what was true of a member says nothing of one that has left");
+}
+
+#[test]
+fn an_endpoint_that_no_peer_reaches_is_named_with_the_peer_and_the_fix() {
+    let reach = dialled(&[OWN, SECOND], &[("bilbao", &[None, Some("connection refused")])]);
+    let (status, reason, message) = reached(&reach, Standing::Member);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "EndpointUnreachable"));
+    for word in [SECOND, "bilbao", "connection refused", "koinon-peer"] {
+        assert!(message.contains(word), "{message}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_some_peer_reaches_is_reached_and_those_that_do_not_are_named() {
+    let reach = dialled(&[OWN], &[("bilbao", &[Some("no answer within 3 s")]), ("cork", &[None])]);
+    let (status, reason, message) = reached(&reach, Standing::Member);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "EndpointReached"));
+    assert!(message.contains("reached by cork, not by bilbao: no answer within 3 s"), "{message}");
+    assert!(message.contains("whatever spec.endpoints.peer says"), "the spec names none: {message}");
 }

@@ -166,6 +166,8 @@ fn is_progress(reason: Reason) -> bool {
             | Reason::AwaitingEnactment
             | Reason::Deleting
             | Reason::HomeOnly
+            | Reason::NotDialled
+            | Reason::NoEndpoint
     )
 }
 

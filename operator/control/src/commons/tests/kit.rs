@@ -31,6 +31,7 @@ use crate::commons::joining::{self, JoinTrouble};
 use crate::commons::ledger::{self, Author};
 use crate::commons::node::{self, Inputs, Network, Outputs, PeerName};
 use crate::commons::publisher::LatestPublisher;
+use crate::commons::reach::Reach;
 use crate::commons::shelf::{JoinDesk, Shelf};
 use crate::commons::store::memory::MemoryStore;
 use crate::commons::view::CommonsView;
@@ -82,6 +83,7 @@ pub struct Operator {
 pub struct Running {
     pub view: watch::Receiver<Option<Arc<CommonsView>>>,
     pub peers: watch::Receiver<Arc<PeersSnapshot>>,
+    pub reach: watch::Receiver<Arc<Reach>>,
     pub people: watch::Sender<Arc<Vec<Candidate>>>,
     pub controls: watch::Sender<Controls>,
     pub desk: Arc<Desk>,
@@ -147,11 +149,12 @@ impl Operator {
         let (controls, controls_in) = watch::channel(Controls::default());
         let (view_out, view) = watch::channel(None);
         let (peers_out, peers) = watch::channel(Arc::default());
+        let (reach_out, reach) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let inputs = Inputs { people: people_in, controls: controls_in };
-        let outputs = Outputs { view: view_out, peers: peers_out };
+        let outputs = Outputs { view: view_out, peers: peers_out, reach: reach_out };
         let task = tokio::spawn(node::run(engine, network, invite, inputs, outputs, stop.clone()));
-        self.running = Some(Running { view, peers, people, controls, desk, publisher, shelf, stop, task });
+        self.running = Some(Running { view, peers, reach, people, controls, desk, publisher, shelf, stop, task });
     }
 
     /// Ends it between two instructions, as SIGKILL does.

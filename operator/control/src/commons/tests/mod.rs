@@ -4,3 +4,4 @@ mod decide;
 mod disorder;
 mod join;
 mod kit;
+mod reach;
