@@ -4,7 +4,7 @@
 //! an honest member would prove itself a liar. So it first learns its own head from a quorum and takes back what it
 //! forgot. A cloned cluster has the same key in two places, and must not sign at all until somebody decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::body::Body;
 use crate::body::entry::Head;
@@ -17,6 +17,7 @@ pub struct Recovery {
     me: MemberId,
     log: PublicKey,
     told: BTreeMap<MemberId, Option<Head>>,
+    doubted: BTreeSet<MemberId>,
     resumed: bool,
 }
 
@@ -55,7 +56,7 @@ pub enum Gate {
 impl Recovery {
     /// The state of an operator that has just started.
     pub fn new(me: MemberId, log: PublicKey) -> Self {
-        Self { me, log, told: BTreeMap::new(), resumed: false }
+        Self { me, log, told: BTreeMap::new(), doubted: BTreeSet::new(), resumed: false }
     }
 
     /// `member` itself has told what it holds of this operator's log.
@@ -63,6 +64,15 @@ impl Recovery {
         if member != self.me {
             self.told.insert(member, head);
         }
+    }
+
+    /// `member` told of entries and then did not hand them over, although there was time for it.
+    ///
+    /// Nobody signs what it tells of heads, so one that lies could hold an operator up for ever. It counts from now on as one
+    /// that has told nothing, which a liar may always be: neither for the quorum nor against signing. What it tells counts
+    /// again as soon as it is of entries that are held here.
+    pub fn doubt(&mut self, member: MemberId) {
+        self.doubted.insert(member);
     }
 
     /// A person takes the responsibility that nothing was forgotten, because no quorum can be reached.
@@ -76,14 +86,17 @@ impl Recovery {
             return Gate::Forked(Box::new(proof.clone()));
         }
         let next = replica.next_seq(&self.log).0;
-        let unknown: Vec<(&MemberId, Head)> = self
+        let is_unknown = |head: &Head| !replica.contains(&head.id);
+        let told: Vec<(&MemberId, &Option<Head>)> = self
             .told
             .iter()
-            .filter_map(|(member, head)| Some((member, (*head)?)))
-            .filter(|(_, head)| !replica.contains(&head.id))
+            .filter(|(member, head)| !(self.doubted.contains(*member) && head.as_ref().is_some_and(is_unknown)))
             .collect();
-        // Nobody signs what it tells of heads, so one that lies could hold an operator up for ever; a person may end that.
-        let unknown = if self.resumed { Vec::new() } else { unknown };
+        let unknown: Vec<(&MemberId, Head)> = told
+            .iter()
+            .filter_map(|(member, head)| Some((*member, (**head)?)))
+            .filter(|(_, head)| is_unknown(head))
+            .collect();
         if let Some((holder, head)) = unknown.iter().find(|(_, head)| head.seq.0 < next) {
             return Gate::Conflict { head: *head, holder: (*holder).clone() };
         }
@@ -93,7 +106,7 @@ impl Recovery {
         }
         // Its own store is one voice; an operator that is no elector yet has none and needs the whole quorum.
         let own = usize::from(electors.contains(&self.me));
-        let told = own + self.told.keys().filter(|member| electors.contains(member)).count();
+        let told = own + told.iter().filter(|(member, _)| electors.contains(member)).count();
         if told < quorum && !self.resumed { Gate::AwaitingQuorum { told, needed: quorum } } else { Gate::Ready }
     }
 
@@ -215,6 +228,32 @@ mod tests {
             mine.insert((*entry).clone()).unwrap();
         }
         assert_eq!(recovery.gate(&mine, &setting.electors(), 2), Gate::Ready);
+    }
+
+    #[test]
+    fn entries_that_nobody_hands_over_hold_it_up_only_for_a_while() {
+        let setting = Setting::new();
+        let [a, b, c] = &setting.people;
+        let people: Vec<&Person> = setting.people.iter().collect();
+        let founding = found(&people, charter(&people, Preset::Trial));
+        let replica = Replica::new(&founding, Limits::default());
+        let mut recovery = Recovery::new(a.id(), a.operator.public_key());
+        let invented = Head { seq: Seq(1_000_000), id: Writer::new(b, founding.coop()).note(T0, 0).id() };
+        recovery.told(b.id(), Some(invented));
+        assert!(matches!(recovery.gate(&replica, &setting.electors(), 2), Gate::TakeBack { .. }));
+        recovery.doubt(b.id());
+        recovery.told(b.id(), Some(invented));
+        // Its word is no voice in the quorum either.
+        assert_eq!(recovery.gate(&replica, &setting.electors(), 2), Gate::AwaitingQuorum { told: 1, needed: 2 });
+        recovery.told(c.id(), None);
+        assert_eq!(recovery.gate(&replica, &setting.electors(), 2), Gate::Ready);
+        assert_eq!(
+            recovery.gate(&replica, &setting.electors(), 3),
+            Gate::AwaitingQuorum { told: 2, needed: 3 },
+            "until it tells what can be checked"
+        );
+        recovery.told(b.id(), None);
+        assert_eq!(recovery.gate(&replica, &setting.electors(), 3), Gate::Ready);
     }
 
     #[test]

@@ -139,6 +139,12 @@ impl Hearing {
         self.roster.isolated(self.membership.quorum)
     }
 
+    /// Whether `member` itself was heard recently.
+    #[must_use]
+    pub fn is_fresh(&self, member: &MemberId) -> bool {
+        self.views.get(member).is_some_and(|view| view.liveness == Liveness::Fresh)
+    }
+
     /// How far the clocks of those who are heard are from ours, in microseconds.
     pub fn clock_offsets(&self) -> impl Iterator<Item = i64> {
         let fresh = self.views.values().filter(|view| view.liveness == Liveness::Fresh);

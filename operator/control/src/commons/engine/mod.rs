@@ -14,7 +14,7 @@ use koinon_core::body::charter::Charter;
 use koinon_core::body::entry::{Anchor, LogResume};
 use koinon_core::body::latest::Beacon;
 use koinon_core::body::{Body, RULES};
-use koinon_core::ids::{MemberId, PublicKey, StatementId};
+use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId};
 use koinon_core::invite::Invite;
 use koinon_core::kind::Kind;
 use koinon_core::policy::{MemberStanding, Taken};
@@ -75,6 +75,15 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
+/// Entries of the own log of which somebody told, and which are still to come.
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    /// The first of them.
+    next: Seq,
+    /// Since when nothing has come, by the monotonic clock.
+    since: Duration,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
@@ -92,6 +101,7 @@ pub struct Engine {
     started: Duration,
     charter: Arc<Charter>,
     resumed: bool,
+    promised: Option<Promised>,
     trouble: Option<String>,
     over_budget: Option<String>,
 }
@@ -117,6 +127,7 @@ impl Engine {
             charter: Arc::new(parts.shelf.read(|commons| commons.founding().charter().clone())),
             started: parts.author.clock.monotonic(),
             resumed: false,
+            promised: None,
             trouble: None,
             over_budget: None,
             parts,
@@ -283,6 +294,7 @@ impl Engine {
             let gate = self.recovery.gate(commons.replica(), &electors, commons.state().quorum());
             (gate, seconds(commons.state().parameters().lost_seconds.0))
         });
+        self.doubt_promises(&gate, patience);
         match gate {
             Gate::Ready => Signing::Yes,
             Gate::AwaitingQuorum { told, needed } => {
@@ -297,7 +309,8 @@ impl Engine {
             Gate::TakeBack { from, to, holders } => {
                 let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
                 let message = format!(
-                    "entries {from} to {} of the own log were forgotten here and are fetched from {}",
+                    "entries {from} to {} of the own log were forgotten here and are fetched from {}; if what they say is false and \
+                     they cannot be reached: kubectl koinon resume",
                     to.seq,
                     holders.join(", ")
                 );
@@ -312,6 +325,36 @@ impl Engine {
                 format!("the own log has two entries at position {}: {} and {}", fork.seq, fork.first.0, fork.second.0),
             ),
         }
+    }
+
+    /// Doubts whoever tells of entries of the own log and does not hand them over within `patience`.
+    ///
+    /// Whoever cannot be reached may well hold them, and is doubted only when a person has said to go on.
+    fn doubt_promises(&mut self, gate: &Gate, patience: Duration) {
+        let (next, holders) = match gate {
+            Gate::TakeBack { from, holders, .. } => (*from, holders.as_slice()),
+            Gate::Conflict { head, holder } => (head.seq, std::slice::from_ref(holder)),
+            Gate::Ready | Gate::AwaitingQuorum { .. } | Gate::Forked(_) => {
+                self.promised = None;
+                return;
+            }
+        };
+        let now = self.parts.author.clock.monotonic();
+        let promised = match self.promised {
+            Some(promised) if promised.next == next => promised,
+            _ => *self.promised.insert(Promised { next, since: now }),
+        };
+        if now.saturating_sub(promised.since) < patience {
+            return;
+        }
+        for holder in holders {
+            if self.recovery.is_resumed() || self.hearing.is_fresh(holder) {
+                tracing::warn!(member = %holder, position = %next, "it told of an entry of the own log and does not hand it over; its word is not counted");
+                self.recovery.doubt(holder.clone());
+            }
+        }
+        // Another one may promise the same position and deserves the same patience.
+        self.promised = None;
     }
 
     /// What this member is to the cooperative.

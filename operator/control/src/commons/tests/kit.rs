@@ -11,7 +11,7 @@ use koinon_core::body::proposal::Choice;
 use koinon_core::body::{Action, Body, Proposal, Vote};
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{Digest, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
+use koinon_core::ids::{CoopId, Digest, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
 use koinon_core::invite::{Invite, secret_digest};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Phase, State};
@@ -119,6 +119,11 @@ impl Operator {
         }
     }
 
+    /// A desk without invites.
+    pub fn desk(&self, coop: CoopId) -> Arc<Desk> {
+        Arc::new(Desk { coop, invites: Mutex::default(), taken: Mutex::default() })
+    }
+
     pub fn log(&self) -> PublicKey {
         self.person.operator.public_key()
     }
@@ -130,7 +135,7 @@ impl Operator {
         assert!(contents.spoilt.is_empty(), "{:?}", contents.spoilt);
         let (commons, _) = contents.load(founding.clone(), Limits::default());
         let publisher = LatestPublisher::new(author.clock.clone());
-        let desk = Arc::new(Desk { coop: founding.coop(), invites: Mutex::default(), taken: Mutex::default() });
+        let desk = self.desk(founding.coop());
         let shelf = Shelf::new(commons, publisher.clone(), desk.clone());
         let name = PeerName::new(author.clone(), founding.coop()).unwrap();
         let parameters = founding.charter().parameters;

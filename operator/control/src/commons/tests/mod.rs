@@ -4,4 +4,5 @@ mod decide;
 mod disorder;
 mod join;
 mod kit;
+mod promises;
 mod reach;
