@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inferencejob_check::{self as check, Surroundings};
 use super::inferencejob_replicas::{self as replicas, Outcome, Turn};
+use super::inferencejob_room::Asked;
 use super::inferencejob_status::{self as status, Picture};
 use super::placement_home::Now;
 use crate::context::{Context, WindUp};
@@ -67,6 +68,8 @@ pub struct Look {
     pub now: Now,
     /// Whether everything is wound up.
     pub ending: bool,
+    /// How much each host is asked for.
+    pub asked: Asked,
 }
 
 impl Jobs {
@@ -95,13 +98,14 @@ impl Jobs {
     }
 
     async fn look(&self) {
+        let (jobs, placements) = (self.stores.jobs.all(), self.stores.placements.all());
         let look = Look {
             rules: Rules::now(&self.ctx),
             peers: self.ctx.peers.borrow().clone(),
             now: Now { unix: self.ctx.clock.unix(), monotonic: self.ctx.clock.monotonic() },
             ending: self.ctx.ending.requested(),
+            asked: Asked::of(&placements),
         };
-        let (jobs, placements) = (self.stores.jobs.all(), self.stores.placements.all());
         let known: BTreeSet<ObjectUid> = jobs.iter().filter_map(|job| job.uid()?.parse().ok()).collect();
         self.refusals().retain(|job| known.contains(job));
         let copies = by_job(&placements);

@@ -237,10 +237,12 @@ async fn ask(
     outcome: &mut Outcome,
 ) -> Result<(), WriteError> {
     let Some(work) = turn.work else { return Ok(()) };
+    let request = work.request(replica, epoch, turn.rules.parameters().lease_seconds);
+    let bytes = serde_json::to_string(&request).map_or(0, |request| request.len());
     let host = match take_over {
         Some(host) => host,
         None => {
-            let report = plan(&work.need, &candidates(turn, work, hosts));
+            let report = plan(&work.need, &candidates(turn, work, hosts, bytes));
             let Some(host) = report.chosen.clone() else {
                 outcome.unplaced.insert(replica.0, Unplaced::NoHost(report));
                 return Ok(());
@@ -248,7 +250,6 @@ async fn ask(
             host
         }
     };
-    let request = work.request(replica, epoch, turn.rules.parameters().lease_seconds);
     let spec = match PlacementSpec::of(&request, Side::Home, turn.rules.me().as_str(), host.as_str()) {
         Ok(spec) => spec,
         Err(error) => {
@@ -279,6 +280,7 @@ async fn ask(
         Err(error) => return Err(error),
     }
     *hosts.entry(host.clone()).or_default() += 1;
+    turn.look.asked.take(&host, bytes);
     outcome.renewing += 1;
     outcome.shown.push(Shown {
         entry: JobPlacement {
@@ -296,7 +298,7 @@ async fn ask(
 }
 
 /// The members as the planner sees them.
-fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>) -> Vec<Candidate> {
+fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, bytes: usize) -> Vec<Candidate> {
     let (me, now) = (turn.rules.me(), turn.look.now.monotonic);
     let refusals = turn.jobs.refusals();
     let mut candidates = Vec::new();
@@ -322,7 +324,11 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>) -> 
             cordoned: !own && turn.rules.cordoned(member),
             offer,
             replicas_here: hosts.get(member).copied().unwrap_or(0),
-            refused_lately: refusals.lately(&work.job.uid, member, now).map(ToOwned::to_owned),
+            refused_lately: if own || turn.look.asked.has_room(member, bytes) {
+                refusals.lately(&work.job.uid, member, now).map(ToOwned::to_owned)
+            } else {
+                Some("it is asked for as much as one list carries".to_owned())
+            },
         });
     }
     candidates

@@ -9,6 +9,7 @@ pub mod gpupool_offer;
 pub mod inferencejob;
 pub mod inferencejob_check;
 pub mod inferencejob_replicas;
+pub mod inferencejob_room;
 pub mod inferencejob_status;
 pub mod member;
 pub mod modelrelease;
