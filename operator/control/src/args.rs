@@ -42,8 +42,9 @@ pub struct OperatorArgs {
     pub lease_seconds: u32,
 
     /// The most bytes of one author's statements that are kept here, whatever the charter's budgets allow. Beyond it that
-    /// author's newer statements are not stored, and its Member says so.
-    #[arg(long, env = "KOINON_AUTHOR_CAP_BYTES", default_value_t = 512 * 1024 * 1024)]
+    /// author's newer statements are not stored, and its Member says so. All of them are held in memory: raise the
+    /// operator's memory limit with it.
+    #[arg(long, env = "KOINON_AUTHOR_CAP_BYTES", default_value_t = 32 * 1024 * 1024)]
     pub author_cap_bytes: u64,
 }
 

@@ -52,14 +52,6 @@ impl ForkProof {
         Self::of_envelopes(a, b, coop).filter(|proof| proof.log == evidence.log && proof.seq == evidence.seq)
     }
 
-    /// Whether `evidence` lets others see this fork; a claim without its payloads does only where they do not fit.
-    pub(super) fn is_shown_by(&self, evidence: &Evidence, coop: CoopId) -> bool {
-        (evidence.log, evidence.seq) == (self.log, self.seq)
-            && (Self::of_evidence(evidence, coop).is_some()
-                || self.to_evidence().envelopes.is_empty()
-                    && (evidence.first, evidence.second) == (self.first.0, self.second.0))
-    }
-
     /// The two entries.
     pub(super) fn entries(&self) -> impl Iterator<Item = Statement> {
         [&self.first.1, &self.second.1].into_iter().filter_map(|envelope| Statement::verify(envelope.clone()).ok())

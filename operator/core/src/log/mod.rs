@@ -44,7 +44,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 256 << 20 }
+        Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 32 << 20 }
     }
 }
 
@@ -164,6 +164,27 @@ pub struct Replica {
     chains: BTreeMap<PublicKey, Chain>,
     /// Proofs about logs, by evidence or by both payloads being here; the earliest position of each log.
     forks: BTreeMap<PublicKey, ForkProof>,
+    /// What stands in the logs as evidence, judged once, when it is stored: verifying it costs two signatures, and its
+    /// author may repeat it thousands of times.
+    reported: Reported,
+}
+
+/// The forks that somebody's log tells of.
+#[derive(Clone, Debug, Default)]
+struct Reported {
+    /// Proved by the payloads in it.
+    proved: BTreeSet<(PublicKey, Seq)>,
+    /// Named only, as (log, position, first, second).
+    named: BTreeSet<(PublicKey, Seq, Digest, Digest)>,
+}
+
+impl Reported {
+    /// Whether others see `fork` by it; a claim without payloads counts only where they do not fit.
+    fn shows(&self, fork: &ForkProof) -> bool {
+        self.proved.contains(&(fork.log, fork.seq))
+            || self.named.contains(&(fork.log, fork.seq, fork.first.0.0, fork.second.0.0))
+                && fork.to_evidence().envelopes.is_empty()
+    }
 }
 
 impl Replica {
@@ -175,6 +196,7 @@ impl Replica {
             limits,
             chains: BTreeMap::new(),
             forks: BTreeMap::new(),
+            reported: Reported::default(),
         };
         for founder in &founding.charter().founders {
             replica.know(founder.keys.operator, founder.id.clone());
@@ -239,7 +261,10 @@ impl Replica {
             _ => None,
         });
         for evidence in bodies.collect::<Vec<_>>() {
+            let (first, second) = (evidence.first.0, evidence.second.0);
+            self.reported.named.insert((evidence.log, evidence.seq, first, second));
             let Some(proof) = ForkProof::of_evidence(&evidence, self.coop) else { continue };
+            self.reported.proved.insert((proof.log, proof.seq));
             let both: Vec<Statement> = proof.entries().collect();
             self.note_fork(proof);
             for entry in both {
@@ -251,15 +276,7 @@ impl Replica {
 
     /// Proofs that stand in nobody's log yet: whoever holds one publishes it, because heads show one branch only.
     pub fn unreported_forks(&self) -> Vec<ForkProof> {
-        let evidence = self.chains.keys().flat_map(|log| self.all(log)).filter_map(|e| match e.statement.body() {
-            Body::Evidence(evidence) => Some(evidence),
-            _ => None,
-        });
-        let reported: BTreeSet<(PublicKey, Seq)> = evidence
-            .filter(|evidence| self.forks.get(&evidence.log).is_some_and(|fork| fork.is_shown_by(evidence, self.coop)))
-            .map(|evidence| (evidence.log, evidence.seq))
-            .collect();
-        self.forks.values().filter(|fork| !reported.contains(&(fork.log, fork.seq))).cloned().collect()
+        self.forks.values().filter(|fork| !self.reported.shows(fork)).cloned().collect()
     }
 
     /// The proof that `log` forked, if there is one.
