@@ -128,7 +128,7 @@ pub struct Source {
     /// The URL that replaces the matched beginning.
     #[schemars(schema_with = "mirror")]
     pub mirror: String,
-    /// A Secret in this namespace with `token`, or `username` and `password`.
+    /// A Secret in this namespace whose `token` is sent to the mirror, and to no other host, as a bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalRef>,
     /// A ConfigMap in this namespace whose `ca.crt` the source's certificate is checked against.

@@ -11,6 +11,7 @@
 //! | one a kind | [`cooperative`], [`member`], [`gpu_node`], [`gpu_pool`], [`gpu_offer`], [`model_release`], [`proposal`], [`vote`], [`policy_version`], [`statement`], [`inference_job`], [`placement`] |
 //! | [`conditions`] | the closed sets of condition types and reasons, and how to set a condition |
 //! | [`labels`], [`names`] | every label, annotation, port and object name that two parts must agree on |
+//! | [`weights`] | what is said over HTTP with the weights cache |
 //! | [`crd`] | the CRDs as files |
 
 // Several printer columns of one type are several columns.
@@ -40,6 +41,7 @@ pub mod schema;
 pub mod statement;
 pub mod time;
 pub mod vote;
+pub mod weights;
 
 pub use k8s_openapi;
 pub use kube;

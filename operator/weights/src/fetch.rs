@@ -53,15 +53,8 @@ impl FetchError {
     }
 
     pub fn failure(&self, retry_in: Duration) -> Failure {
-        let mut failure = Failure {
-            reason: self.reason(),
-            message: self.to_string(),
-            expected: None,
-            seen: None,
-            needed: None,
-            allowed: None,
-            retry_in_seconds: retry_in.as_secs(),
-        };
+        let mut failure = Failure::new(self.reason(), self.to_string());
+        failure.retry_in_seconds = retry_in.as_secs();
         match self {
             Self::Mismatch { expected, seen, .. } => {
                 (failure.expected, failure.seen) = (Some(*expected), Some(*seen));

@@ -22,9 +22,9 @@ mod fetch;
 pub mod metrics;
 pub mod serve;
 mod sources;
-pub mod wire;
 
 pub use cache::{Cache, Settings};
 pub use copy::{CopyArgs, CopyError, copy};
 pub use download::Patience;
+pub use koinon_api::weights as wire;
 pub use serve::{ServeArgs, ServeError, serve};

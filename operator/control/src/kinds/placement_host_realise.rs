@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ResourceQuota,
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::gpu_pool::PoolPod;
+use koinon_api::weights::Want;
 use koinon_api::{Placement, labels, names};
 use koinon_core::ids::{ManifestDigest, MemberId, NodeName};
 use koinon_core::placement::ReplicaKey;
@@ -143,7 +144,7 @@ impl Realiser {
             why: error.to_string(),
         };
         let uri = placement.spec.model.uri.parse().map_err(owner)?;
-        let revision = placement.spec.model.revision.parse().map_err(owner)?;
+        let revision = Some(placement.spec.model.revision.parse().map_err(owner)?);
         let credentials = match &self.credentials {
             Some((read, credentials)) if !due(Some(read), READ_AGAIN, now) => credentials.clone(),
             _ => {
@@ -155,7 +156,8 @@ impl Realiser {
             }
         };
         let capacity = weights::capacity(&spec.weights)?;
-        self.cache.want(digest, &uri, &revision, &credentials.sources, capacity, &credentials.token).await
+        let want = Want { uri, revision, sources: credentials.sources, capacity };
+        self.cache.want(digest, &want, &credentials.token).await
     }
 
     /// What this host adds to every pod.

@@ -9,7 +9,7 @@ use koinon_core::body::latest::RefusalReason;
 use koinon_core::ids::{Seconds, UnixSeconds};
 
 use super::placement_home::Now;
-use crate::placement::weights::{Failure, Weights};
+use crate::placement::weights::{self, Failure, Weights};
 
 /// An engine that ended this often without ever answering will not do better the next time.
 const MOST_RESTARTS: i32 = 5;
@@ -115,13 +115,13 @@ pub fn progress(placement: &Placement, facts: &Facts<'_>, now: Now) -> Progress 
 }
 
 fn failed(placement: &Placement, failure: &Failure, now: Now) -> Progress {
-    let reason = failure.reason();
+    let reason = weights::shown(failure.reason);
     let refusal = match reason {
         Reason::DigestMismatch => RefusalReason::DigestMismatch,
         _ => RefusalReason::WeightsFailed,
     };
     let end = || Progress::Failed(End::new(refusal, failure.message.clone()));
-    if failure.is_final() {
+    if weights::is_final(failure.reason) {
         return end();
     }
     // Since when this is what the condition says.

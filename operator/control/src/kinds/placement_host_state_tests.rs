@@ -1,5 +1,8 @@
-use serde_json::json;
 use std::time::Duration;
+
+use serde_json::json;
+
+use crate::placement::weights::FailureReason;
 
 use super::*;
 
@@ -44,8 +47,8 @@ fn loading(progress: &Progress) -> (Reason, &str) {
     }
 }
 
-fn failure(reason: &str) -> Weights {
-    Weights::Failed(Failure { reason: reason.to_owned(), message: "expected a, saw b".to_owned() })
+fn failure(reason: FailureReason) -> Weights {
+    Weights::Failed(Failure::new(reason, "expected a, saw b".to_owned()))
 }
 
 fn said(status: &PlacementStatus, type_: ConditionType) -> (String, String) {
@@ -72,9 +75,9 @@ fn loading_counts_bytes_until_the_weights_are_complete() {
 #[test]
 fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
     let look = |weights: &Weights, seconds| progress(&new(), &facts(Some(weights), &[], false), at(seconds));
-    let Progress::Failed(end) = look(&failure("DigestMismatch"), 1) else { panic!("goes on") };
+    let Progress::Failed(end) = look(&failure(FailureReason::DigestMismatch), 1) else { panic!("goes on") };
     assert_eq!((end.reason, end.message.as_str()), (RefusalReason::DigestMismatch, "expected a, saw b"));
-    let silent = failure("SourceUnreachable");
+    let silent = failure(FailureReason::SourceUnreachable);
     assert_eq!(loading(&look(&silent, 60)).0, Reason::SourceUnreachable);
     assert!(matches!(look(&silent, 61), Progress::Failed(_)));
 }
@@ -82,7 +85,7 @@ fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
 #[test]
 fn a_ready_pod_is_ready_whatever_the_cache_has_forgotten() {
     let ready = pod(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
-    for weights in [None, Some(failure("DiskFull")), Some(Weights::Absent)] {
+    for weights in [None, Some(failure(FailureReason::DiskFull)), Some(Weights::Absent)] {
         let progress = progress(&new(), &facts(weights.as_ref(), &[&ready], true), at(5));
         assert!(matches!(progress, Progress::Ready { .. }), "{progress:?}");
     }

@@ -7,9 +7,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koinon_api::conditions::Reason;
 use koinon_api::cooperative::{self, Source};
-use koinon_core::ids::{Bytes, Digest, IdError, ManifestDigest, ModelUri, Revision};
+pub use koinon_api::weights::{Failure, FailureReason, ModelState as Weights, Source as WantSource};
+use koinon_api::weights::{ModelList, ModelStatus, Token, Want};
+use koinon_core::ids::{Bytes, Digest, IdError, ManifestDigest};
 use kube::api::{Api, ObjectMeta};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use thiserror::Error;
 
 use crate::context::Context;
@@ -56,96 +58,22 @@ pub enum WeightsError {
     },
 }
 
-/// How far a model is.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(tag = "state", rename_all_fields = "camelCase")]
-pub enum Weights {
-    /// Not here, and not being fetched.
-    Absent,
-    /// On its way.
-    Fetching {
-        /// Bytes that are here.
-        bytes: u64,
-        /// Bytes in all, once that is known.
-        #[serde(default)]
-        total: Option<u64>,
-    },
-    /// Here, every byte verified.
-    Ready {
-        /// Bytes in all.
-        bytes: u64,
-    },
-    /// It could not be fetched.
-    Failed(Failure),
-}
-
-/// Why a model could not be fetched.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Failure {
-    /// The kind of failure, in the cache's words.
-    pub reason: String,
-    /// For a person.
-    pub message: String,
-}
-
-impl Failure {
-    /// The reason that a condition shows.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self.reason.as_str() {
-            "NoSource" => Reason::SourceUnknown,
-            "SourceUnreachable" | "SourceRefused" => Reason::SourceUnreachable,
-            "DigestMismatch" | "ManifestInvalid" => Reason::DigestMismatch,
-            "DiskFull" | "TooLarge" => Reason::CacheFull,
-            _ => Reason::WeightsFailed,
-        }
-    }
-
-    /// Whether waiting cannot help.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        !matches!(self.reason.as_str(), "SourceUnreachable" | "StorageFailed")
+/// The reason that a condition shows for a failure.
+#[must_use]
+pub fn shown(reason: FailureReason) -> Reason {
+    match reason {
+        FailureReason::NoSource => Reason::SourceUnknown,
+        FailureReason::SourceUnreachable | FailureReason::SourceRefused => Reason::SourceUnreachable,
+        FailureReason::DigestMismatch | FailureReason::ManifestInvalid => Reason::DigestMismatch,
+        FailureReason::DiskFull | FailureReason::TooLarge => Reason::CacheFull,
+        FailureReason::StorageFailed | FailureReason::Other => Reason::WeightsFailed,
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Want<'a> {
-    uri: &'a ModelUri,
-    revision: &'a Revision,
-    sources: &'a [WantSource],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    capacity: Option<Bytes>,
-}
-
-/// A source with the owner's credentials at hand.
-#[derive(Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WantSource {
-    #[serde(rename = "match")]
-    prefix: String,
-    mirror: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_bundle: Option<String>,
-}
-
-impl std::fmt::Debug for WantSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WantSource").field("match", &self.prefix).field("mirror", &self.mirror).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct Listed {
-    digest: ManifestDigest,
-    #[serde(flatten)]
-    state: Weights,
-}
-
-#[derive(Debug, Deserialize)]
-struct List {
-    models: Vec<Listed>,
+/// Whether waiting cannot help after such a failure.
+#[must_use]
+pub fn is_final(reason: FailureReason) -> bool {
+    !matches!(reason, FailureReason::SourceUnreachable | FailureReason::StorageFailed)
 }
 
 /// The cache of this host.
@@ -173,7 +101,7 @@ impl WeightsCache {
     /// # Errors
     /// When it does not answer as it should.
     pub async fn list(&self) -> Result<BTreeMap<ManifestDigest, Weights>, WeightsError> {
-        let list: List = self.ask(self.http.get(format!("{}/v1/models", self.url))).await?;
+        let list: ModelList = self.ask(self.http.get(format!("{}/v1/models", self.url))).await?;
         Ok(list.models.into_iter().map(|listed| (listed.digest, listed.state)).collect())
     }
 
@@ -181,18 +109,10 @@ impl WeightsCache {
     ///
     /// # Errors
     /// When it does not answer as it should.
-    pub async fn want(
-        &self,
-        digest: ManifestDigest,
-        uri: &ModelUri,
-        revision: &Revision,
-        sources: &[WantSource],
-        capacity: Option<Bytes>,
-        token: &str,
-    ) -> Result<Weights, WeightsError> {
+    pub async fn want(&self, digest: ManifestDigest, want: &Want, token: &str) -> Result<Weights, WeightsError> {
         let request = self.http.put(format!("{}/v1/models/{digest}", self.url)).bearer_auth(token);
-        let listed: Listed = self.ask(request.json(&Want { uri, revision, sources, capacity })).await?;
-        Ok(listed.state)
+        let status: ModelStatus = self.ask(request.json(want)).await?;
+        Ok(status.state)
     }
 
     async fn ask<T: for<'de> Deserialize<'de>>(&self, request: reqwest::RequestBuilder) -> Result<T, WeightsError> {
@@ -269,7 +189,7 @@ pub async fn sources(ctx: &Context, sources: &[Source]) -> Result<Vec<WantSource
     let mut wanted = Vec::new();
     for source in sources {
         let token = match &source.secret_ref {
-            Some(named) => Some(secret(ctx, &named.name, "token").await?),
+            Some(named) => Some(Token(secret(ctx, &named.name, "token").await?)),
             None => None,
         };
         let ca_bundle = match &source.ca_bundle_ref {

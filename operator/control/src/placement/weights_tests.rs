@@ -42,13 +42,17 @@ async fn a_model_is_asked_for_with_the_owner_s_sources_and_size_and_the_token() 
     let source = WantSource {
         prefix: "hf://".to_owned(),
         mirror: "https://mirror.example".to_owned(),
-        token: Some("hunter2".to_owned()),
+        token: Some(Token("hunter2".to_owned())),
         ca_bundle: None,
     };
     assert!(!format!("{source:?}").contains("hunter2"));
-    let uri = "hf://org/model".parse().unwrap();
-    let capacity = capacity(&size("200Gi")).unwrap();
-    let state = cache.want(digest(), &uri, &"main".parse().unwrap(), &[source], capacity, "secret").await.unwrap();
+    let want = Want {
+        uri: "hf://org/model".parse().unwrap(),
+        revision: Some("main".parse().unwrap()),
+        sources: vec![source],
+        capacity: capacity(&size("200Gi")).unwrap(),
+    };
+    let state = cache.want(digest(), &want, "secret").await.unwrap();
     assert_eq!(state, Weights::Fetching { bytes: 3, total: Some(9) });
     let (token, body) = asked.lock().unwrap().remove(0);
     assert_eq!(token, "Bearer secret");
@@ -73,7 +77,7 @@ async fn what_the_cache_holds_is_read_with_its_failures() {
     let cache = serve(Router::new().route("/v1/models", get(list))).await;
     let models = cache.list().await.unwrap();
     let Weights::Failed(failure) = &models[&digest()] else { panic!("{models:?}") };
-    assert_eq!((failure.reason(), failure.is_final()), (Reason::DigestMismatch, true));
+    assert_eq!((shown(failure.reason), is_final(failure.reason)), (Reason::DigestMismatch, true));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What is said over HTTP between the operator, the cache and the init container that copies.
+//! What is said over HTTP between the operator, the weights cache and the init container that copies.
 //!
 //! | request | answer |
 //! |---|---|
@@ -126,7 +126,16 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<u64>,
     /// A request with the same uri and sources is tried again after this; a changed one at once.
+    #[serde(default)]
     pub retry_in_seconds: u64,
+}
+
+impl Failure {
+    /// A failure without numbers.
+    #[must_use]
+    pub fn new(reason: FailureReason, message: String) -> Self {
+        Self { reason, message, expected: None, seen: None, needed: None, allowed: None, retry_in_seconds: 0 }
+    }
 }
 
 /// The kinds of failure.
@@ -148,6 +157,9 @@ pub enum FailureReason {
     DiskFull,
     /// The disk failed.
     StorageFailed,
+    /// A reason that only a later version of the cache knows.
+    #[serde(other)]
+    Other,
 }
 
 impl FailureReason {
@@ -162,6 +174,7 @@ impl FailureReason {
             Self::TooLarge => "TooLarge",
             Self::DiskFull => "DiskFull",
             Self::StorageFailed => "StorageFailed",
+            Self::Other => "Other",
         }
     }
 }
@@ -215,17 +228,17 @@ mod tests {
 
     #[test]
     fn a_failure_carries_what_was_expected_and_what_was_seen() {
-        let failure = Failure {
-            reason: FailureReason::DigestMismatch,
-            message: "m".into(),
-            expected: Some(Digest([1; 32])),
-            seen: None,
-            needed: None,
-            allowed: None,
-            retry_in_seconds: 60,
-        };
+        let mut failure = Failure::new(FailureReason::DigestMismatch, "m".into());
+        failure.expected = Some(Digest([1; 32]));
         let json = serde_json::to_value(ModelStatus { digest: digest(), state: ModelState::Failed(failure) }).unwrap();
         assert_eq!((&json["state"], &json["reason"]), (&"Failed".into(), &"DigestMismatch".into()));
+    }
+
+    #[test]
+    fn a_reason_of_a_later_cache_is_read_as_another_one() {
+        let json = serde_json::json!({"digest": digest(), "state": "Failed", "reason": "TooNew", "message": "m"});
+        let status: ModelStatus = serde_json::from_value(json).unwrap();
+        assert_eq!(status.state, ModelState::Failed(Failure::new(FailureReason::Other, "m".into())));
     }
 
     #[test]
