@@ -248,3 +248,8 @@ pub fn to_api(envelope: &koinon_core::dsse::Envelope) -> anyhow::Result<koinon_a
 pub fn now() -> UnixSeconds {
     UnixSeconds(jiff::Timestamp::now().as_second())
 }
+
+/// A moment as people read it.
+pub fn time(at: UnixSeconds) -> String {
+    jiff::Timestamp::from_second(at.0).map_or_else(|_| at.to_string(), |time| time.to_string())
+}

@@ -13,7 +13,7 @@ use koinon_core::invite::Invite;
 use koinon_core::statement::{Draft, Position};
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now, to_api};
+use crate::cluster::{Cluster, now, time, to_api};
 use crate::inputs::{MemberFlags, PersonKeys};
 use crate::output::{Output, print_yaml};
 
@@ -53,7 +53,7 @@ impl Args {
             bail!("the invite is for {}, not for {}: ask the sponsor for another", invite.member, member.member);
         }
         if invite.expires_at <= now() {
-            bail!("the invite ended at {}: ask {} for another", time(invite.expires_at.0), invite.sponsor);
+            bail!("the invite ended at {}: ask {} for another", time(invite.expires_at), invite.sponsor);
         }
         let cluster = Cluster::connect(access).await?;
         if let Some(existing) = cluster.find_cooperative().await? {
@@ -104,11 +104,12 @@ impl Args {
         cluster.apply(&secret).await?;
         cluster.apply(&resource).await?;
         println!("applied to {} as {}; sponsor {}", invite.coop, member.member, invite.sponsor);
-        println!("next, at {}: kubectl koinon propose --from admit-{} --vote yes", invite.sponsor, member.member);
+        // The charter is not known here before the admission: the command says at the sponsor what its preset asks for.
+        let draft = format!("admit-{}", member.member);
+        println!("next, at {}: kubectl koinon propose --from {draft} --vote yes", invite.sponsor);
+        println!(
+            "or, where the charter wants two sponsors (preset standard): kubectl koinon propose --from {draft} --out {draft}.yaml, which says how the second one signs"
+        );
         Ok(())
     }
-}
-
-fn time(unix: i64) -> String {
-    jiff::Timestamp::from_second(unix).map_or_else(|_| unix.to_string(), |time| time.to_string())
 }

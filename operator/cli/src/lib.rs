@@ -18,6 +18,7 @@ mod keys;
 mod leave;
 mod output;
 mod plan;
+mod precheck;
 mod propose;
 mod show;
 mod vote;

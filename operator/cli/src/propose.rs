@@ -1,15 +1,15 @@
 //! `kubectl koinon propose`: a change for the cooperative to vote about, signed by a governance key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use koinon_api::{Proposal, names, proposal as api};
 use koinon_core::body::proposal::{self, AddEngine, RemoveEngine, WithdrawModelRelease};
 use koinon_core::body::{Action, Body, Engine, ModelRelease, Scope};
-use koinon_core::dsse::{Envelope, Signer as _};
+use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
 use koinon_core::ids::{
-    Bytes, EngineName, License, Line, ManifestDigest, ModelUri, Prose, Quantization, Revision, UnixSeconds,
+    Bytes, EngineName, License, Line, ManifestDigest, MemberId, ModelUri, Prose, Quantization, Revision, UnixSeconds,
 };
 use koinon_core::policy::State;
 use koinon_core::sealing;
@@ -18,19 +18,37 @@ use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now, to_api};
+use crate::cluster::{Cluster, now, time, to_api};
 use crate::inputs::{read_yaml, read_yaml_documents};
 use crate::keyfile;
 use crate::output::{Output, print_yaml};
+use crate::precheck;
 use crate::vote::{self, ChoiceFlag};
 
+/// How a proposal with two sponsors is made.
+const EXAMPLES: &str = "\
+Examples:
+  Approve a model, and vote for it where the vote opens at once (preset trial):
+    kubectl koinon propose --vote yes add-model-release --uri hf://org/model --revision main \\
+        --manifest-digest sha256:… --quantization q4-k-m --license Apache-2.0
+  Admit an applicant where one sponsor is enough (preset trial, or a cooperative of one):
+    kubectl koinon propose --from admit-theirs --vote yes
+  Admit an applicant where the charter wants two sponsors (preset standard):
+    first member:   kubectl koinon propose --from admit-theirs --out admit-theirs.yaml
+    second member:  kubectl koinon propose --co-sign admit-theirs.yaml     # signs it in place; send it back
+    first member:   kubectl koinon propose --signed admit-theirs.yaml      # its operator makes it known";
+
 /// Propose a change; the members then vote about it.
+///
+/// Checks first what the operators will check, and refuses with the fix where they would. Say what to propose with
+/// --from, with --file or with one of the subcommands; options come before the subcommand.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// Sign the draft of this name, such as the one that the operator makes of an application.
+    /// Sign the draft of this name, such as admit-ID, which the operator makes of ID's application.
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     from: Option<String>,
-    /// Sign the draft in this file: a Proposal, or only its action.
+    /// Sign the draft in this file: a Proposal, or only its action; `-` is standard input.
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// One line that says what is proposed; default: made of the action.
@@ -39,15 +57,26 @@ pub struct Args {
     /// The case for it.
     #[arg(long)]
     text: Option<Prose>,
-    /// Vote right away with the same key.
+    /// Vote right away with the same key, if the charter lets the vote open at once.
     #[arg(long, value_enum, value_name = "CHOICE")]
     vote: Option<ChoiceFlag>,
-    /// Write the signed envelope to a file for a further sponsor to sign, and stop.
-    #[arg(long, value_name = "FILE")]
+    /// Write the signed proposal to this file for a second sponsor to sign, and apply nothing.
+    ///
+    /// Example: kubectl koinon propose --from admit-theirs --out admit-theirs.yaml
+    #[arg(long, value_name = "FILE", conflicts_with = "vote")]
     out: Option<PathBuf>,
-    /// Add this member's signature as a further sponsor to the envelope in a file, and apply it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "file", "out"])]
+    /// At the second sponsor: add this member's signature to the file that --out wrote, in place, and apply nothing.
+    ///
+    /// The file goes back to its author, who applies it with --signed.
+    /// Example: kubectl koinon propose --co-sign admit-theirs.yaml
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "file", "out", "vote", "title", "text", "output"])]
     co_sign: Option<PathBuf>,
+    /// Back at its author: apply the file that the second sponsor has signed.
+    ///
+    /// Only the author's own operator makes a proposal known, so it is applied there and nowhere else.
+    /// Example: kubectl koinon propose --signed admit-theirs.yaml
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "file", "out", "co_sign", "title", "text"])]
+    signed: Option<PathBuf>,
     /// Print the signed Proposal instead of applying it.
     #[arg(short, long, value_enum)]
     output: Option<Output>,
@@ -108,20 +137,34 @@ struct Plan {
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let Self { from, file, title, text, vote, out, co_sign, output, action } = self;
+        let Self { from, file, title, text, vote, out, co_sign, signed, output, action } = self;
+        if action.is_some() && (co_sign.is_some() || signed.is_some()) {
+            bail!("--co-sign and --signed take the proposal from their file: leave the subcommand out");
+        }
         let cluster = Cluster::connect(access).await?;
         let membership = cluster.membership().await?;
-        let signer = keyfile::read(&access.governance_key()?)?;
-        let (statement, draft_name) = match co_sign {
+        let commons = cluster.commons(&membership).await?;
+        let state = commons.state();
+        if let Some(path) = co_sign {
+            return add_signature(state, &membership.member, &keyfile::read(&access.governance_key()?)?, &path);
+        }
+        let (statement, drafts) = match signed {
             Some(path) => {
-                let mut envelope: Envelope = read_yaml(&path, "a proposal's envelope")?;
-                envelope.co_sign(&signer).context("cannot sign the proposal")?;
-                (Statement::verify(envelope).context("the proposal does not hold")?, None)
+                let statement = read_signed(&path)?;
+                if *statement.author() != membership.member {
+                    bail!(
+                        "{} is {}'s: send the file there, only its author's own operator makes a proposal known",
+                        path.display(),
+                        statement.author()
+                    );
+                }
+                let drafts = drafts_of(&cluster, &statement).await?;
+                (statement, drafts)
             }
             None => {
+                let signer = keyfile::read(&access.governance_key()?)?;
                 let plan = plan(&cluster, from, file, action, title, text).await?;
-                let commons = cluster.commons(&membership).await?;
-                let body = complete(commons.state(), plan.action, plan.title, plan.text, now())?;
+                let body = complete(state, plan.action, plan.title, plan.text, now())?;
                 let draft = Draft {
                     coop: Some(membership.coop),
                     author: membership.member.clone(),
@@ -130,34 +173,118 @@ impl Args {
                     position: Position::Human,
                     body: Body::Proposal(Box::new(body)),
                 };
-                (draft.sign(&signer, &[]).context("cannot sign the proposal")?, plan.draft)
+                let statement = draft.sign(&signer, &[]).context("cannot sign the proposal")?;
+                eprintln!("signed with {}", signer.public_key());
+                (statement, plan.draft.into_iter().collect())
             }
         };
+        let judged = precheck::proposal(state, &statement);
         if let Some(path) = out {
-            std::fs::write(&path, serde_yaml::to_string(statement.envelope())?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            println!("wrote {}; a further sponsor runs: kubectl koinon propose --co-sign {0}", path.display());
+            let next = match judged {
+                Ok(()) => format!(
+                    "it has all signatures that it needs; apply it here with: kubectl koinon propose --signed {}",
+                    path.display()
+                ),
+                Err(refused) if refused.lacks_sponsors() => format!(
+                    "{}: send the file to another member, who runs: kubectl koinon propose --co-sign {}",
+                    refused.why,
+                    path.display()
+                ),
+                Err(refused) => return Err(refused.into()),
+            };
+            write_envelope(&path, &statement)?;
+            println!("wrote {}; {next}", path.display());
             return Ok(());
         }
+        judged?;
         let resource = resource(&statement, &cluster.namespace)?;
         if output == Some(Output::Yaml) {
             return print_yaml(&[resource]);
         }
         cluster.apply(&resource).await?;
-        if let Some(draft) = draft_name {
+        for draft in drafts {
             let gone = cluster.api::<Proposal>().delete(&draft, &DeleteParams::default()).await;
             if let Err(error) = gone {
                 eprintln!("the draft {draft} stays: {error}");
             }
         }
-        println!("proposed {} ({})", resource.name_any(), statement.id());
-        if let Some(choice) = vote {
-            vote::cast(&cluster, &signer, &membership, statement.id(), choice).await?;
+        let name = resource.name_any();
+        println!("proposed {name} ({})", statement.id());
+        let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
+        match vote {
+            Some(choice) if precheck::too_early(state, body, now()) => {
+                println!("not voted {choice:?} yet: a vote that is dated before the vote opens would not count");
+            }
+            Some(choice) => {
+                let signer = keyfile::read(&access.governance_key()?)?;
+                vote::cast(&cluster, &signer, &membership, statement.id(), choice).await?;
+            }
+            None => {}
         }
-        println!("each member votes with: kubectl koinon vote {} yes", resource.name_any());
-        println!("signed with {}", signer.public_key());
+        let (opens, closes) = (time(body.opens_at), time(body.closes_at));
+        println!("the vote is open from {opens} to {closes}; each member votes with: kubectl koinon vote {name} yes");
         Ok(())
     }
+}
+
+/// Signs, as a further sponsor, the proposal in a file.
+fn add_signature(state: &State, me: &MemberId, signer: &SeedSigner, path: &Path) -> anyhow::Result<()> {
+    let statement = read_signed(path)?;
+    if statement.author() == me {
+        bail!("{} is this member's own proposal: another member has to sign it", path.display());
+    }
+    let key = signer.public_key();
+    if !state.member(me).is_some_and(|member| member.member.keys.governance.contains(&key)) {
+        bail!(
+            "{key} is no governance key of {me}, so its signature would not count: give its directory with --keys DIR"
+        );
+    }
+    let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
+    println!("{} proposes: {}", statement.author(), body.title);
+    if let Some(id) = precheck::admitted(&statement) {
+        println!("it admits {id}; both sponsors vouch for it");
+    }
+    let mut envelope = statement.envelope().clone();
+    envelope.co_sign(signer).context("cannot sign the proposal")?;
+    let statement = Statement::verify(envelope).context("the proposal does not hold")?;
+    let next = match precheck::proposal(state, &statement) {
+        Ok(()) => format!(
+            "send the file back to {}, who runs: kubectl koinon propose --signed {}",
+            statement.author(),
+            path.display()
+        ),
+        Err(refused) if refused.lacks_sponsors() => {
+            format!("{}: send the file to one more member, who signs it in the same way", refused.why)
+        }
+        Err(refused) => return Err(refused.into()),
+    };
+    write_envelope(path, &statement)?;
+    println!("signed {} with {key}; {next}", path.display());
+    Ok(())
+}
+
+fn read_signed(path: &Path) -> anyhow::Result<Statement> {
+    let envelope: Envelope = read_yaml(path, "a proposal that kubectl koinon propose --out wrote")?;
+    let statement = Statement::verify(envelope).with_context(|| format!("{} does not hold", path.display()))?;
+    match statement.body() {
+        Body::Proposal(_) => Ok(statement),
+        _ => bail!("{} holds a {}, not a proposal", path.display(), statement.kind()),
+    }
+}
+
+fn write_envelope(path: &Path, statement: &Statement) -> anyhow::Result<()> {
+    std::fs::write(path, serde_yaml::to_string(statement.envelope())?)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The drafts here that a proposal with the same action makes needless.
+async fn drafts_of(cluster: &Cluster, statement: &Statement) -> anyhow::Result<Vec<String>> {
+    let Body::Proposal(body) = statement.body() else { return Ok(Vec::new()) };
+    let same = |draft: &&Proposal| {
+        let action = draft.spec.action.as_ref().and_then(|action| to_core_action(action).ok());
+        draft.spec.envelope.is_none() && action.as_ref() == Some(&body.action)
+    };
+    Ok(cluster.list::<Proposal>("proposals").await?.iter().filter(same).map(|draft| draft.name_any()).collect())
 }
 
 async fn plan(
@@ -297,68 +424,5 @@ fn resource(statement: &Statement, namespace: &str) -> anyhow::Result<Proposal> 
 }
 
 #[cfg(test)]
-mod tests {
-    use koinon_core::body::charter::Preset;
-    use koinon_core::body::member::{Endpoints, MemberKeys, Site};
-    use koinon_core::body::{Charter, Member};
-    use koinon_core::dsse::SeedSigner;
-    use koinon_core::founding::Founding;
-    use koinon_core::ids::Seconds;
-    use koinon_core::log::Limits;
-    use koinon_core::policy::Commons;
-    use koinon_core::presets;
-
-    use super::*;
-
-    fn commons() -> Commons {
-        let signer = SeedSigner::from_seed(&[1; 32]);
-        let founder = Member {
-            id: "aarhus".parse().unwrap(),
-            owner: "Aarhus Data".parse().unwrap(),
-            control_group: "aarhus".parse().unwrap(),
-            site: Site {
-                name: "main".parse().unwrap(),
-                region: "eu-north".parse().unwrap(),
-                jurisdiction: "DK".parse().unwrap(),
-            },
-            keys: MemberKeys {
-                recovery: vec![],
-                governance: vec![signer.public_key()],
-                operator: SeedSigner::from_seed(&[2; 32]).public_key(),
-            },
-            endpoints: Endpoints::default(),
-        };
-        let charter = Charter {
-            name: "test".parse().unwrap(),
-            preset: Preset::Standard,
-            founders: vec![founder],
-            parameters: presets::parameters(Preset::Standard),
-            classes: presets::classes(Preset::Standard),
-            releases: vec![],
-            engines: vec![],
-        };
-        let draft = Draft {
-            coop: None,
-            author: "aarhus".parse().unwrap(),
-            site: "main".parse().unwrap(),
-            issued_at: UnixSeconds(1_000),
-            position: Position::Human,
-            body: Body::Charter(Box::new(charter)),
-        };
-        let founding = Founding::verify(draft.envelope(&signer).unwrap()).unwrap();
-        Commons::new(founding, Limits::default())
-    }
-
-    #[test]
-    fn times_are_the_earliest_that_the_class_allows() {
-        let issued = UnixSeconds(1_000_000);
-        let action = Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() });
-        let commons = commons();
-        let body = complete(commons.state(), action, "t".parse().unwrap(), "".parse().unwrap(), issued).unwrap();
-        assert_eq!(body.opens_at.since(issued), Seconds(3600));
-        assert_eq!(body.closes_at.since(body.opens_at), Seconds(72 * 3600));
-        assert_eq!(body.eta.since(body.closes_at), Seconds(3600 + 24 * 3600));
-        assert_eq!(body.expires_at.since(body.eta), Seconds(72 * 3600));
-        assert_eq!((body.parent, body.term), (commons.state().head(Scope::Engines), 0));
-    }
-}
+#[path = "propose_tests.rs"]
+mod tests;

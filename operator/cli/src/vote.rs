@@ -9,11 +9,12 @@ use koinon_core::body::{self, Body, proposal};
 use koinon_core::dsse::SeedSigner;
 use koinon_core::ids::{CoopId, MemberId, Prose, SiteName, StatementId};
 use koinon_core::kind::Kind;
+use koinon_core::policy::{NotAnchored, State, Verdict};
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now, to_api, to_core};
+use crate::cluster::{Cluster, Membership, now, time, to_api, to_core};
 use crate::inputs::read_yaml;
 use crate::keyfile;
 use crate::output::{Output, print_yaml};
@@ -108,6 +109,8 @@ impl Args {
         let vseq = next_vseq(&cluster, &id, membership.member.as_str()).await?;
         let signer = keyfile::read(&access.governance_key()?)?;
         let resource = sign(&signer, coop, &membership.member, &membership.site, ballot(id, vseq), &cluster.namespace)?;
+        let commons = cluster.commons(&membership).await?;
+        check(commons.state(), &membership, &resource)?;
         if output == Some(Output::Yaml) {
             return print_yaml(&[resource]);
         }
@@ -121,7 +124,7 @@ impl Args {
 pub async fn cast(
     cluster: &Cluster,
     signer: &SeedSigner,
-    membership: &crate::cluster::Membership,
+    membership: &Membership,
     id: StatementId,
     choice: ChoiceFlag,
 ) -> anyhow::Result<()> {
@@ -129,6 +132,28 @@ pub async fn cast(
     let resource = sign(signer, membership.coop, &membership.member, &membership.site, ballot, &cluster.namespace)?;
     cluster.apply(&resource).await?;
     println!("{} votes {choice:?}", membership.member);
+    Ok(())
+}
+
+/// Asks the rules that the operator will ask, so that a vote that would not count is never applied.
+fn check(state: &State, membership: &Membership, vote: &Vote) -> anyhow::Result<()> {
+    let envelope = vote.spec.envelope.as_ref().context("the vote is not signed")?;
+    let statement = Statement::verify(to_core(envelope)?).context("the vote does not hold")?;
+    match state.may_anchor(&membership.member, &statement, now()) {
+        Ok(()) => {}
+        Err(NotAnchored::UnknownProposal) => {
+            eprintln!("this cluster's log does not hold the proposal yet: the vote waits for it");
+        }
+        Err(NotAnchored::Vote(Verdict::TooEarly)) => {
+            let opens = match statement.body() {
+                Body::Vote(body) => state.proposals().get(&body.proposal).map(|known| known.proposal.opens_at),
+                _ => None,
+            };
+            let opens = opens.map(time).unwrap_or_default();
+            bail!("the vote opens at {opens}; one that is dated earlier would not count: vote then");
+        }
+        Err(why) => bail!("the operator would refuse the vote: {why}"),
+    }
     Ok(())
 }
 
