@@ -1,10 +1,11 @@
 {{- /* The names of parts are fixed, so that another part, a runbook and `kubectl koinon` find them without a look-up. */}}
 
 {{- define "koinon.image" -}}
+{{- $repository := required "image.repository is empty: build the image with `cargo xtask images`, push it to a registry of yours and name it with --set image.repository=" .Values.image.repository -}}
 {{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 

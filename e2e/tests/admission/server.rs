@@ -211,7 +211,7 @@ pub fn installed(mut object: Value, namespace: &str) -> Value {
         object["metadata"]["namespace"] = namespace.into();
     }
     if let Some(weights) = object.pointer_mut("/spec/template/spec/initContainers/0/image") {
-        *weights = format!("koinon.dev/koinon:{}", env!("CARGO_PKG_VERSION")).into();
+        *weights = format!("registry.example/koinon:{}", env!("CARGO_PKG_VERSION")).into();
     }
     object
 }
