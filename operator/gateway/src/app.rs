@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dispatch::{Answer, Dispatcher, EPOCH, MEMBER, MODEL_DIGEST, REQUEST_ID, request_id};
-use crate::intake::Intake;
-use crate::keys::Keys;
+use crate::intake::{Caller, Intake};
+use crate::keys::{KeyId, Keys};
 use crate::metrics::{Counted, Side};
 use crate::openai::{ApiError, Call, Head};
 use crate::relay::{Account, Form, Relay, form_of};
@@ -56,14 +56,14 @@ async fn not_served(method: Method, uri: axum::http::Uri) -> ApiError {
 }
 
 async fn models(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    let allowed = app.allowed(&headers)?;
+    let (_, allowed) = app.allowed(&headers)?;
     let table = app.table.borrow().clone();
     let data: Vec<Value> = table.callable(&allowed).into_iter().map(described).collect();
     Ok(Json(json!({ "object": "list", "data": data })))
 }
 
 async fn model(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    let allowed = app.allowed(&headers)?;
+    let (_, allowed) = app.allowed(&headers)?;
     let table = app.table.borrow().clone();
     let found = table.callable(&allowed).into_iter().find(|(name, namespace, _)| {
         *name == id || id.strip_prefix(namespace.as_str()).and_then(|rest| rest.strip_prefix('/')) == Some(name)
@@ -76,13 +76,14 @@ fn described((name, namespace, model): (String, &Namespace, &crate::routing::Mod
 }
 
 impl App {
-    fn allowed(&self, headers: &HeaderMap) -> Result<BTreeSet<Namespace>, ApiError> {
+    fn allowed(&self, headers: &HeaderMap) -> Result<(KeyId, BTreeSet<Namespace>), ApiError> {
         let value = headers.get(header::AUTHORIZATION).ok_or(ApiError::InvalidApiKey)?.as_bytes();
         let (scheme, key) = value.split_at_checked(7).ok_or(ApiError::InvalidApiKey)?;
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
             return Err(ApiError::InvalidApiKey);
         }
-        self.keys.borrow().namespaces(key.trim_ascii()).cloned().ok_or(ApiError::InvalidApiKey)
+        let keys = self.keys.borrow();
+        keys.find(key.trim_ascii()).map(|(id, namespaces)| (id, namespaces.clone())).ok_or(ApiError::InvalidApiKey)
     }
 
     async fn answer(&self, call: Call, request: Request) -> Response<Body> {
@@ -114,9 +115,10 @@ impl App {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         // The key before the body: a stranger gets no memory.
-        let allowed = self.allowed(&headers)?;
-        let mut admitted = self.intake.admit(&self.dispatcher.metrics, Side::App)?;
-        let taken = self.intake.read(&headers, body).await?;
+        let (key, allowed) = self.allowed(&headers)?;
+        let caller = Caller::Key(key);
+        let mut admitted = self.intake.admit(&self.dispatcher.metrics, &caller)?;
+        let taken = self.intake.read(&caller, &headers, body).await?;
         admitted.begun = Instant::now();
         let head = Head::read(&taken.bytes)?;
         let table = self.table.borrow().clone();

@@ -214,7 +214,12 @@ fn check(route: &Route, answer: &Response<Incoming>) -> Result<(), Missed> {
     if let Target::Gateway { .. } = route.target {
         if let Some(code) = said(GATEWAY_ERROR) {
             let fenced = matches!(code, "epoch_fenced" | "placement_not_found" | "not_ready");
-            let failure = if fenced { Failure::Fenced } else { Failure::Status };
+            let failure = match status {
+                _ if fenced => Failure::Fenced,
+                // This gateway or the copy has its share there: the copy itself is as healthy as any busy one.
+                StatusCode::TOO_MANY_REQUESTS => Failure::Busy,
+                _ => Failure::Status,
+            };
             let code: String = code.chars().take(64).collect();
             return Err(Missed { failure, why: format!("its gateway refuses with {status} {code}") });
         }

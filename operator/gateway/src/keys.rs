@@ -9,9 +9,13 @@ use subtle::ConstantTimeEq;
 /// Longest key that is hashed; ours have 46 characters.
 const MAX_KEY: usize = 256;
 
+/// A key, told apart from all others without being told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId([u8; 32]);
+
 /// All keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys(Vec<([u8; 32], BTreeSet<Namespace>)>);
+pub struct Keys(Vec<(KeyId, BTreeSet<Namespace>)>);
 
 /// Why the gathered keys could not be read. The ones before them stay.
 #[derive(Debug, thiserror::Error)]
@@ -37,23 +41,23 @@ impl Keys {
             if !bad.is_empty() {
                 tracing::warn!(key = name, "an API key names namespaces that are none");
             }
-            keys.push((digest, good.into_iter().flatten().collect()));
+            keys.push((KeyId(digest), good.into_iter().flatten().collect()));
         }
         Ok(Self(keys))
     }
 
-    /// The namespaces whose jobs the bearer of `key` may call.
+    /// Which key `key` is, and the namespaces whose jobs its bearer may call.
     ///
     /// Hashes are compared in constant time and all of them, so that the time tells neither how much of a guess was right
     /// nor which key it was.
-    pub fn namespaces(&self, key: &[u8]) -> Option<&BTreeSet<Namespace>> {
+    pub fn find(&self, key: &[u8]) -> Option<(KeyId, &BTreeSet<Namespace>)> {
         if key.len() > MAX_KEY {
             return None;
         }
         let asked = Digest::of(key).0;
-        self.0.iter().fold(None, |found, (hash, namespaces)| {
-            let same: bool = hash.as_slice().ct_eq(asked.as_slice()).into();
-            if same { Some(namespaces) } else { found }
+        self.0.iter().fold(None, |found, (id, namespaces)| {
+            let same: bool = id.0.as_slice().ct_eq(asked.as_slice()).into();
+            if same { Some((*id, namespaces)) } else { found }
         })
     }
 }
@@ -70,8 +74,7 @@ mod tests {
     fn a_key_opens_its_namespaces_and_no_other_key_does() {
         let json = serde_json::json!([listed("a", "kk-one", &["team", "other"]), listed("b", "kk-two", &["lab"])]);
         let keys = Keys::read(json.to_string().as_bytes()).unwrap();
-        let open =
-            |key: &str| keys.namespaces(key.as_bytes()).map(|n| n.iter().map(|n| n.as_str()).collect::<Vec<_>>());
+        let open = |key: &str| keys.find(key.as_bytes()).map(|(_, n)| n.iter().map(|n| n.as_str()).collect::<Vec<_>>());
         assert_eq!(open("kk-one"), Some(vec!["other", "team"]));
         assert_eq!(open("kk-two"), Some(vec!["lab"]));
         for wrong in ["", "kk-on", "kk-onee", &"x".repeat(10_000)] {
@@ -86,7 +89,7 @@ mod tests {
             listed("half", "kk-half", &["NOT A NAMESPACE", "team"]),
         ]);
         let keys = Keys::read(json.to_string().as_bytes()).unwrap();
-        assert_eq!(keys.namespaces(b"kk-half").unwrap().len(), 1);
+        assert_eq!(keys.find(b"kk-half").unwrap().1.len(), 1);
         assert!(Keys::read(b"{").is_err());
     }
 }

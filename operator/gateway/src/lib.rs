@@ -25,6 +25,7 @@ pub mod openai;
 pub mod relay;
 pub mod routing;
 pub mod run;
+pub mod shares;
 pub mod sse;
 pub mod upstream;
 mod watch;

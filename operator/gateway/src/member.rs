@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
 use crate::dispatch::{EPOCH, MEMBER, MODEL_DIGEST, PLACEMENT, REQUEST_ID, first_bytes};
-use crate::intake::Intake;
+use crate::intake::{Caller as Sharer, Intake};
 use crate::metrics::{Counted, Metrics, Side};
 use crate::openai::{ApiError, Call};
 use crate::relay::{Account, Relay, form_of};
@@ -80,6 +80,13 @@ pub async fn serve(
 
 /// What an answer says of the copy that gave it: headers and their values.
 type Evidence = [(&'static str, String); 3];
+
+/// A copy that answers here.
+struct Copy {
+    target: Target,
+    concurrency: u32,
+    evidence: Evidence,
+}
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -180,12 +187,14 @@ impl Members {
         let (parts, body) = request.into_parts();
         let (replica, epoch) = asked(&parts.headers, caller)?;
         // Looked up before the body is read, so that a fenced caller hears of it at once …
-        self.engine(caller, &replica, epoch)?;
-        let mut admitted = self.intake.admit(&self.metrics, Side::Member)?;
-        let taken = self.intake.read(&parts.headers, body).await?;
+        let Copy { concurrency, .. } = self.copy(caller, &replica, epoch)?;
+        let share = Sharer::Member(caller.member.clone());
+        let mut admitted = self.intake.admit(&self.metrics, &share)?;
+        self.intake.admit_to(&replica, concurrency, &mut admitted.places)?;
+        let taken = self.intake.read(&share, &parts.headers, body).await?;
         admitted.begun = tokio::time::Instant::now();
         // … and again after it, for what changed meanwhile.
-        let (target, evidence) = self.engine(caller, &replica, epoch)?;
+        let Copy { target, evidence, .. } = self.copy(caller, &replica, epoch)?;
         let Target::Engine(url) = &target else {
             return Err(ApiError::NotReady { replica: named(&replica) });
         };
@@ -225,8 +234,8 @@ impl Members {
         Ok(response)
     }
 
-    /// The engine of exactly the copy that is asked for, and what the answer says of it.
-    fn engine(&self, caller: &Caller, replica: &ReplicaKey, asked: Epoch) -> Result<(Target, Evidence), ApiError> {
+    /// Exactly the copy that is asked for.
+    fn copy(&self, caller: &Caller, replica: &ReplicaKey, asked: Epoch) -> Result<Copy, ApiError> {
         let table = self.table.borrow().clone();
         let missing = || ApiError::PlacementNotFound { replica: named(replica), home: caller.member.to_string() };
         let own = table.own.as_ref().ok_or_else(missing)?;
@@ -241,7 +250,7 @@ impl Members {
             (MODEL_DIGEST, hosted.digest.to_string()),
             (EPOCH, hosted.epoch.to_string()),
         ];
-        Ok((Target::Engine(engine), evidence))
+        Ok(Copy { target: Target::Engine(engine), concurrency: hosted.concurrency, evidence })
     }
 }
 

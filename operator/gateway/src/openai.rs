@@ -86,6 +86,34 @@ pub enum ApiError {
     /// Too much at once.
     #[error("this gateway has as much work as it takes; try again")]
     Overloaded,
+    /// One caller has so much that others would go without.
+    #[error(
+        "this caller has {held} of the {most} {of} at once, and {free} are free: nobody gets more while holding at least \
+         as much as is left for others; try again when one of its calls has ended"
+    )]
+    OverShare {
+        /// What it has too much of.
+        of: Shared,
+        /// What it has.
+        held: usize,
+        /// What nobody has.
+        free: usize,
+        /// What there is.
+        most: usize,
+    },
+    /// Between gateways: one placement has so many calls that others would go without.
+    #[error(
+        "the placement {replica} has the {most} calls in flight that it may have: it declares to work on {concurrency} at \
+         a time (maxConcurrency), and the rest may wait; try again when one has ended"
+    )]
+    PlacementFull {
+        /// The replica.
+        replica: String,
+        /// Calls that it may have in flight.
+        most: usize,
+        /// Calls that it works on at a time.
+        concurrency: usize,
+    },
     /// No replica answered.
     #[error("no replica of the model could answer: {0}")]
     UpstreamFailed(String),
@@ -133,6 +161,24 @@ pub enum ApiError {
     Forbidden(String),
 }
 
+/// What all callers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// Places of calls.
+    Calls,
+    /// Memory for requests.
+    Bytes,
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls => "calls that this gateway works on (--max-in-flight)",
+            Self::Bytes => "bytes of requests that this gateway holds (--max-buffered-bytes)",
+        })
+    }
+}
+
 impl ApiError {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
@@ -145,7 +191,7 @@ impl ApiError {
             Self::NoRoute { .. } | Self::Overloaded | Self::NotReady { .. } | Self::Unreachable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy | Self::OverShare { .. } | Self::PlacementFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::EpochFenced { .. } => StatusCode::CONFLICT,
@@ -166,7 +212,7 @@ impl ApiError {
             Self::Overloaded => "overloaded",
             Self::UpstreamFailed(_) => "upstream_failed",
             Self::Unreachable(_) => "no_reachable_replica",
-            Self::Busy => "rate_limit_exceeded",
+            Self::Busy | Self::OverShare { .. } | Self::PlacementFull { .. } => "rate_limit_exceeded",
             Self::TimedOut { .. } => "timeout",
             Self::NotServed(_) => "not_found",
             Self::EpochFenced { .. } => "epoch_fenced",
@@ -180,7 +226,7 @@ impl ApiError {
         match self {
             // A placement takes seconds to minutes; a full gateway has room again within one answer.
             Self::NoRoute { .. } | Self::NotReady { .. } | Self::Unreachable(_) => Some(5),
-            Self::Overloaded | Self::Busy => Some(1),
+            Self::Overloaded | Self::Busy | Self::OverShare { .. } | Self::PlacementFull { .. } => Some(1),
             _ => None,
         }
     }

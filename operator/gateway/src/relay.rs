@@ -11,10 +11,9 @@ use futures::stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use koinon_core::ids::MemberId;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
-use crate::intake::Admitted;
+use crate::intake::{Admitted, Places};
 use crate::load::Entered;
 use crate::metrics::{InFlight, Metrics, Side, Source};
 use crate::openai::ApiError;
@@ -50,8 +49,8 @@ pub struct Account {
     pub begun: Instant,
     /// Ends with the call.
     pub in_flight: InFlight,
-    /// The call's place among those that are worked on at once.
-    pub admitted: OwnedSemaphorePermit,
+    /// The call's places among those that are worked on at once.
+    pub places: Places,
     /// Ends with the call; only where this gateway chose the copy.
     pub entered: Option<Entered>,
     usage: Option<Usage>,
@@ -61,8 +60,8 @@ pub struct Account {
 impl Account {
     /// Nothing counted yet.
     pub fn new(metrics: Metrics, side: Side, member: MemberId, admitted: Admitted) -> Self {
-        let Admitted { in_flight, place: admitted, begun } = admitted;
-        Self { metrics, side, member, begun, in_flight, admitted, entered: None, usage: None, pieces: 0 }
+        let Admitted { in_flight, places, begun } = admitted;
+        Self { metrics, side, member, begun, in_flight, places, entered: None, usage: None, pieces: 0 }
     }
 
     fn piece(&mut self) {

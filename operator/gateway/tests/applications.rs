@@ -272,12 +272,49 @@ async fn only_busy_copies_answer_429() {
     assert_eq!(error_of(answer).await.1, "rate_limit_exceeded");
 }
 
+/// Two keys beside the usual one.
+async fn allow_three(site: &Site) {
+    site.allow(&[(KEY, &["team"]), ("kk-one", &["team"]), ("kk-two", &["team"])]);
+    for _ in 0..100 {
+        let models = client().get(site.url("/v1/models")).bearer_auth("kk-two").send().await.unwrap();
+        if models.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the new keys never opened");
+}
+
+#[tokio::test]
+async fn one_key_that_asks_without_end_is_told_of_its_share_and_the_others_are_served() {
+    let (site, engine) = one(Manner::Silent, &["--max-in-flight=5"]).await;
+    allow_three(&site).await;
+    let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(site.post(&chat()).send())).collect();
+    engine.works_on(3).await;
+    let refused = site.post(&chat()).send().await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let (status, code, error) = error_of(refused).await;
+    assert_eq!((status, code.as_str()), (429, "rate_limit_exceeded"));
+    let said = error["message"].as_str().unwrap();
+    assert!(said.contains("--max-in-flight") && said.contains("3 of the 5") && said.contains("2 are free"), "{said}");
+    engine.behave(Manner::Friendly);
+    assert_eq!(site.post_as("kk-one", &chat()).send().await.unwrap().status(), 200);
+    for call in waiting {
+        call.abort();
+    }
+    engine.works_on(0).await;
+    site.settles("koinon_gateway_in_flight", &[], 0.0).await;
+    assert_eq!(site.post(&chat()).send().await.unwrap().status(), 200);
+}
+
 #[tokio::test]
 async fn more_calls_than_the_gateway_takes_are_refused_at_once_and_the_others_go_on() {
     let (site, engine) = one(Manner::Silent, &["--max-in-flight=2"]).await;
-    let waiting = [tokio::spawn(site.post(&chat()).send()), tokio::spawn(site.post(&chat()).send())];
+    allow_three(&site).await;
+    let waiting = ["kk-one", "kk-two"].map(|key| tokio::spawn(site.post_as(key, &chat()).send()));
     engine.works_on(2).await;
-    assert_eq!(error_of(site.post(&chat()).send().await.unwrap()).await.1, "overloaded");
+    let refused = site.post(&chat()).send().await.unwrap();
+    assert_eq!(error_of(refused).await.1, "overloaded");
     for call in waiting {
         call.abort();
     }

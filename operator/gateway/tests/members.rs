@@ -188,6 +188,61 @@ async fn no_member_can_call_what_runs_for_another() {
     assert_eq!(engine.count(), 0);
 }
 
+/// Calls that are on their way, until what is returned is dropped.
+fn calls(sender: &SendRequest<Full<Bytes>>, count: usize) -> tokio::task::JoinSet<()> {
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        let mut sender = sender.clone();
+        calls.spawn(async move {
+            let _ = call(&mut sender, &format!("{JOB}/0"), "1").await;
+        });
+    }
+    calls
+}
+
+#[tokio::test]
+async fn a_placement_has_so_many_calls_as_it_declared_and_a_short_queue_and_others_go_on() {
+    let (home, host, engine) = two(Manner::Silent, &[]).await;
+    let other = Engine::start(Manner::Friendly).await;
+    host.host("aarhus", 1, 1, other.address);
+    host.settles("koinon_gateway_hosted", &[], 2.0).await;
+    let mut sender = connect(&host, &leaf("aarhus", "aarhus", CertUse::Gateway)).await.unwrap();
+    // Its maxConcurrency is 4.
+    let waiting = calls(&sender, 20);
+    engine.works_on(20).await;
+    let (status, body) = call(&mut sender, &format!("{JOB}/0"), "1").await.unwrap();
+    assert_eq!((status, &body["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+    let said = body["error"]["message"].as_str().unwrap();
+    assert!(said.contains("20 calls") && said.contains("maxConcurrency"), "{said}");
+    assert_eq!(call(&mut sender, &format!("{JOB}/1"), "1").await.unwrap().0, 200);
+    // To the home's clients it is a copy that is busy, and not one that failed.
+    let answer = home.post(&chat()).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+    assert_eq!(home.metric("koinon_gateway_upstream_failures_total", &["reason=\"busy\""]), 1.0);
+    drop(waiting);
+    engine.works_on(0).await;
+    engine.behave(Manner::Friendly);
+    host.settles("koinon_gateway_in_flight", &[], 0.0).await;
+    assert_eq!(call(&mut sender, &format!("{JOB}/0"), "1").await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn one_member_that_asks_without_end_leaves_places_to_the_others() {
+    let (_home, host, engine) = two(Manner::Silent, &["--max-in-flight=4"]).await;
+    let other = Engine::start(Manner::Friendly).await;
+    host.know("cork", SocketAddr::from(([127, 0, 0, 1], 9)));
+    host.host("cork", 0, 1, other.address);
+    host.settles("koinon_gateway_hosted", &[], 2.0).await;
+    let mut greedy = connect(&host, &leaf("aarhus", "aarhus", CertUse::Gateway)).await.unwrap();
+    let _waiting = calls(&greedy, 2);
+    engine.works_on(2).await;
+    let (status, body) = call(&mut greedy, &format!("{JOB}/0"), "1").await.unwrap();
+    assert_eq!((status, &body["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+    assert!(body["error"]["message"].as_str().unwrap().contains("2 of the 4"), "{body}");
+    let mut modest = connect(&host, &leaf("cork", "cork", CertUse::Gateway)).await.unwrap();
+    assert_eq!(call(&mut modest, &format!("{JOB}/0"), "1").await.unwrap().0, 200);
+}
+
 #[tokio::test]
 async fn who_is_no_longer_a_member_is_cut_in_the_middle_of_an_answer() {
     let (home, host, engine) = two(Manner::Stalls, &[]).await;

@@ -87,7 +87,7 @@ fn hosted(placement: &Placement, own: &MemberId) -> Option<(ReplicaKey, Hosted)>
             is_true(&status.conditions, ConditionType::Ready) && !status.state.is_some_and(|now| ending.contains(&now))
         });
     let engine = status.filter(|_| answers).and_then(|status| engine_url(status.gateway.as_deref()?));
-    Some((replica, Hosted { epoch, digest, engine }))
+    Some((replica, Hosted { epoch, digest, concurrency: concurrency(placement), engine }))
 }
 
 fn models(
@@ -192,9 +192,13 @@ fn route(
         epoch,
         member,
         digest: spec.model.manifest_digest.parse().ok()?,
-        concurrency: u32::try_from(spec.max_concurrency).unwrap_or(1).max(1),
+        concurrency: concurrency(placement),
         target,
     })
+}
+
+fn concurrency(placement: &Placement) -> u32 {
+    u32::try_from(placement.spec.max_concurrency).unwrap_or(1).max(1)
 }
 
 fn identity(placement: &Placement) -> Option<(ReplicaKey, Epoch)> {

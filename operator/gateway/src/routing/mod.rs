@@ -111,6 +111,8 @@ pub struct Hosted {
     pub epoch: Epoch,
     /// What it serves.
     pub digest: ManifestDigest,
+    /// The most calls that it works on at a time.
+    pub concurrency: u32,
     /// Where it answers; `None` while it does not, or may no longer.
     pub engine: Option<EngineUrl>,
 }

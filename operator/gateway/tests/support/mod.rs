@@ -226,7 +226,11 @@ impl Site {
     }
 
     pub fn post(&self, body: &Value) -> reqwest::RequestBuilder {
-        client().post(self.url("/v1/chat/completions")).bearer_auth(KEY).body(body.to_string())
+        self.post_as(KEY, body)
+    }
+
+    pub fn post_as(&self, key: &str, body: &Value) -> reqwest::RequestBuilder {
+        client().post(self.url("/v1/chat/completions")).bearer_auth(key).body(body.to_string())
     }
 
     /// Asks until the answer is not one of those that a table gives that is not there yet.
