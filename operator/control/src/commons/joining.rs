@@ -15,7 +15,7 @@ use koinon_net::wire::{JoinAccepted, JoinRefusal, JoinRequest};
 use thiserror::Error;
 
 use super::candidate::Refusal;
-use super::ledger::Author;
+use super::logs::Author;
 use super::node::{PeerName, sponsor};
 
 /// How often the charter is asked for before the whole application is tried again.

@@ -10,7 +10,7 @@ pub mod hearing;
 pub mod inputs;
 pub mod invites;
 pub mod joining;
-pub mod ledger;
+pub mod logs;
 pub mod node;
 pub mod people;
 pub mod publisher;

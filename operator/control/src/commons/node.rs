@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::candidate::Candidate;
 use super::engine::{Controls, Engine};
-use super::ledger::Author;
+use super::logs::Author;
 use super::reach::{self, Reach};
 use super::shelf::Shelf;
 use super::view::{CommonsView, Standing};

@@ -24,7 +24,7 @@ use super::desk::InviteDesk;
 use super::engine::{Controls, Engine, Parts};
 use super::envelope::from_resource;
 use super::joining;
-use super::ledger::{Author, Contents};
+use super::logs::{Author, Contents};
 use super::node::{self, Inputs, Network, Outputs, PeerName};
 use super::reach::Reach;
 use super::shelf::Shelf;

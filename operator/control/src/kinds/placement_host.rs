@@ -1,7 +1,7 @@
 //! `Placement` at the host: from homes' lists to pods, and back to grants.
 //!
 //! ```text
-//! list of a home ─▶ meaning ─▶ judge ─▶ ledger (durable) ─▶ grants ─▶ Placement ─▶ weights ─▶ Deployment, Service
+//! list of a home ─▶ meaning ─▶ judge ─▶ reservations (durable) ─▶ grants ─▶ Placement ─▶ weights ─▶ Deployment, Service
 //!                      │                                       ▲                                  │
 //!                      └─ left out, lapsed, stopped ─▶ drain ──┴──────── released ◀── pods gone ◀─┘
 //! ```
@@ -31,11 +31,11 @@ use super::placement_host_realise::Realiser;
 use crate::context::{Context, WindUp};
 use crate::peers::PeersSnapshot;
 use crate::placement::inventory::{self, Inventory};
-use crate::placement::ledger::{ConfigMaps, Ledger, StoreError};
 use crate::placement::metrics::{Part, PlacementMetrics};
 use crate::placement::own::Own;
 use crate::placement::reader::ReadError;
 use crate::placement::renewals::Renewals;
+use crate::placement::reservations::{ConfigMaps, Reservations, StoreError};
 use crate::placement::rules::Rules;
 use crate::placement::stores::Stores;
 use crate::placement::survey::Survey;
@@ -52,7 +52,7 @@ pub struct Guests {
     pub(super) stores: Stores,
     pub(super) own: Own,
     pub(super) writer: Writer,
-    pub(super) ledger: Ledger<ConfigMaps>,
+    pub(super) reservations: Reservations<ConfigMaps>,
     pub(super) renewals: Renewals,
     pub(super) realiser: Realiser,
     pub(super) metrics: PlacementMetrics,
@@ -141,9 +141,9 @@ impl Guests {
         survey: tokio::sync::watch::Receiver<Option<Arc<Survey>>>,
     ) -> Self {
         let writer = Writer::new(&ctx, "placement");
-        let ledger = Ledger::new(ConfigMaps::new(ctx.client.clone(), &ctx.namespace, writer.clone()));
+        let reservations = Reservations::new(ConfigMaps::new(ctx.client.clone(), &ctx.namespace, writer.clone()));
         let renewals = Renewals::new(&ctx, writer.clone());
-        Self { ctx, stores, own, writer, ledger, renewals, realiser, metrics, memory: BTreeMap::new(), survey }
+        Self { ctx, stores, own, writer, reservations, renewals, realiser, metrics, memory: BTreeMap::new(), survey }
     }
 
     /// Follows lists and pods until `stop`.
@@ -186,7 +186,7 @@ impl Guests {
     }
 
     async fn look(&mut self, scene: &Scene) {
-        let records = match self.ledger.records().await {
+        let records = match self.reservations.records().await {
             Ok(records) => Some(records),
             Err(error) => {
                 self.metrics.failed(Part::Guests);

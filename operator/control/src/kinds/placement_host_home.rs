@@ -20,9 +20,9 @@ use super::placement_host_life::Birth;
 use super::placement_host_list::{self as list, Holding, Meaning};
 use super::placement_host_state::{self as state, End};
 use crate::events::Severity;
-use crate::placement::ledger::{Ask, LedgerError};
 use crate::placement::metrics::Part;
 use crate::placement::own::{self, OwnGrants};
+use crate::placement::reservations::{Ask, ReservationError};
 use crate::placement::rules::{Approval, Rules, Standing};
 
 /// The longest that a copy that was left out waits for its home to think again, before it drains.
@@ -193,7 +193,7 @@ impl Guests {
         holdings: &BTreeMap<ReplicaKey, Holding>,
         decisions: &mut Decisions,
     ) -> Result<(), GuestError> {
-        let mut records = self.ledger.records().await?;
+        let mut records = self.reservations.records().await?;
         let mut inventory = self.inventory(scene, &records);
         let listed: Vec<(ReplicaKey, &Request)> = list
             .requests
@@ -287,7 +287,7 @@ impl Guests {
                     let local = asker == Asker::Local;
                     decisions.born.push(Birth { key, request, node, hostname, allowed, pod, local, asked_in: list.id });
                     // The next request finds these GPUs taken.
-                    records = self.ledger.records().await?;
+                    records = self.reservations.records().await?;
                     inventory = self.inventory(scene, &records);
                 }
                 Err(refused) => self.refuse(home, key, request, refused),
@@ -308,16 +308,16 @@ impl Guests {
         let reservable = |record: &koinon_core::placement::reservations::NodeReservations| {
             bench.inventory.nodes.get(record.node()).map_or(0, |view| view.reservable(record))
         };
-        match self.ledger.reserve(&ask, nodes, reservable).await {
+        match self.reservations.reserve(&ask, nodes, reservable).await {
             Ok(held) => {
                 if held.how != Reserved::Already {
                     tracing::info!(replica = %key, epoch = %request.epoch, node = %held.node, gpus = ask.gpus, how = ?held.how, "reserved");
                 }
                 Ok(Some(held.node))
             }
-            Err(LedgerError::Refused(refusal)) => Err(refused(&request.gpu, request, refusal)),
-            Err(LedgerError::Contended(_) | LedgerError::NoNode) => Ok(None),
-            Err(LedgerError::Store(error)) => {
+            Err(ReservationError::Refused(refusal)) => Err(refused(&request.gpu, request, refusal)),
+            Err(ReservationError::Contended(_) | ReservationError::NoNode) => Ok(None),
+            Err(ReservationError::Store(error)) => {
                 self.metrics.failed(Part::Guests);
                 tracing::warn!(replica = %key, %error, "a reservation could not be written; the next look tries again");
                 Ok(None)
@@ -326,9 +326,11 @@ impl Guests {
     }
 
     async fn give_back(&self, node: &NodeName, key: &ReplicaKey, request: &Request) -> Result<(), GuestError> {
-        match self.ledger.release(node, key, request.epoch).await {
-            Ok(_) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => Ok(()),
-            Err(LedgerError::Store(error)) => Err(error.into()),
+        match self.reservations.release(node, key, request.epoch).await {
+            Ok(_) | Err(ReservationError::Contended(_) | ReservationError::NoNode | ReservationError::Refused(_)) => {
+                Ok(())
+            }
+            Err(ReservationError::Store(error)) => Err(error.into()),
         }
     }
 
@@ -481,10 +483,11 @@ impl Guests {
             if self.realiser.pods_on(&key, &node, home == &scene.me).await? > 0 {
                 continue;
             }
-            match self.ledger.release(&node, &key, epoch).await {
+            match self.reservations.release(&node, &key, epoch).await {
                 Ok(true) => tracing::info!(replica = %key, %epoch, %node, "gave back what nobody asks for"),
-                Ok(false) | Err(LedgerError::Contended(_) | LedgerError::NoNode | LedgerError::Refused(_)) => {}
-                Err(LedgerError::Store(error)) => return Err(error.into()),
+                Ok(false)
+                | Err(ReservationError::Contended(_) | ReservationError::NoNode | ReservationError::Refused(_)) => {}
+                Err(ReservationError::Store(error)) => return Err(error.into()),
             }
         }
         Ok(())

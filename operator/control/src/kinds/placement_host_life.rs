@@ -21,8 +21,8 @@ use super::placement_host_judge::{Allowed, Refused};
 use super::placement_host_list::{self as list, Holding};
 use super::placement_host_state::{self as state, End, Facts, Progress};
 use crate::events::Severity;
-use crate::placement::ledger::LedgerError;
 use crate::placement::reader::read;
+use crate::placement::reservations::ReservationError;
 use crate::render::guest::Granted;
 use crate::render::workload::Scale;
 use crate::render::{HostSettings, RenderError, ValidatedPlacement, pod};
@@ -189,8 +189,8 @@ impl Guests {
         reason: RefusalReason,
         why: String,
     ) -> Result<(), GuestError> {
-        match self.ledger.release(&birth.node, &birth.key, birth.request.epoch).await {
-            Err(LedgerError::Store(error)) => return Err(error.into()),
+        match self.reservations.release(&birth.node, &birth.key, birth.request.epoch).await {
+            Err(ReservationError::Store(error)) => return Err(error.into()),
             Ok(_) | Err(_) => {}
         }
         let refused = Refused { reason, numbers: BTreeMap::new(), message: why };
@@ -290,9 +290,9 @@ impl Guests {
         if let (Some(key), Some(node)) = (list::key(placement), node_of(placement)) {
             let epochs = holding.reserved.iter().filter(|(on, _)| *on == node).map(|(_, held)| held.epoch);
             for epoch in epochs.collect::<Vec<_>>() {
-                match self.ledger.release(&node, &key, epoch).await {
+                match self.reservations.release(&node, &key, epoch).await {
                     Ok(_) => {}
-                    Err(LedgerError::Store(error)) => return Err(error.into()),
+                    Err(ReservationError::Store(error)) => return Err(error.into()),
                     // Another writer was faster; the next look releases.
                     Err(_) => return Ok(()),
                 }

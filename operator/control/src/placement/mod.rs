@@ -3,7 +3,7 @@
 //! ```text
 //! stores ─▶ survey (pools, offer) ──┐                        ┌── probe (NetworkPolicies)
 //!    │                              ▼                        ▼
-//!    ├────▶ kinds::inferencejob ──own lists──▶ kinds::placement_host ──▶ ledger, pods
+//!    ├────▶ kinds::inferencejob ──own lists──▶ kinds::placement_host ──▶ reservations, pods
 //!    │            │     ▲                            │      ▲
 //!    │            ▼     └─────────── own grants ─────┘      │
 //!    └──▶ lists of requests ─▶ peers ─▶ lists of grants ◀───┘
@@ -15,13 +15,13 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod inventory;
-pub mod ledger;
 pub mod metrics;
 pub mod own;
 pub mod publish;
 pub mod reader;
 pub mod refusals;
 pub mod renewals;
+pub mod reservations;
 pub mod rules;
 pub mod stores;
 pub mod survey;

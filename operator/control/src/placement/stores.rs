@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger;
+use super::reservations;
 use crate::cache::{self, Cache};
 use crate::context::Context;
 
@@ -48,7 +48,7 @@ impl Stores {
         let client = || ctx.client.clone();
         let release = ctx.namespace.as_str();
         let all = watcher::Config::default;
-        let records = all().labels(&ledger::selector());
+        let records = all().labels(&reservations::selector());
         let mut start = Start { ctx, tasks, stop };
         Self {
             jobs: start.one("InferenceJobs", Api::all(client()), all(), |_| {}),

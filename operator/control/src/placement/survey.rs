@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::inventory::heartbeat::Heartbeats;
 use super::inventory::{self, Inputs, Inventory};
-use super::ledger;
 use super::metrics::{DeviceState, Part, PlacementMetrics};
 use super::own::{self, Own, OwnOffer};
+use super::reservations;
 use super::stores::Stores;
 use super::wake::Bell;
 use super::writer::Writer;
@@ -147,7 +147,7 @@ impl Surveyor {
         let mut records = BTreeMap::new();
         let mut unreadable = !self.stores.reservations.undecodable().is_empty();
         for map in self.stores.reservations.all() {
-            match ledger::read(&map) {
+            match reservations::read(&map) {
                 Ok(read) => {
                     records.insert(read.record.node().clone(), read.record);
                 }

@@ -26,7 +26,7 @@ use koinon_net::commons::{Access, Heads};
 
 use super::candidate::{Candidate, Source};
 use super::hearing::{Hearing, Membership};
-use super::ledger::{self, AppendError, Appended, Author};
+use super::logs::{self, AppendError, Appended, Author};
 use super::people::{self, Verdict};
 use super::publisher::{Identity, LatestPublisher};
 use super::shelf::Shelf;
@@ -188,7 +188,7 @@ impl Engine {
     /// Stores what was taken, signs what is due, and moves every clock on.
     pub async fn turn(&mut self) {
         self.audit().await;
-        let stored = ledger::flush(&self.parts.author, &self.parts.shelf).await;
+        let stored = logs::flush(&self.parts.author, &self.parts.shelf).await;
         self.trouble = stored.err().map(|error| error.to_string());
         self.follow_membership();
         for transition in self.hearing.step() {
@@ -215,7 +215,7 @@ impl Engine {
             return;
         }
         self.audit_due = now + AUDIT_EVERY;
-        match ledger::audit(&self.parts.author, &self.parts.shelf).await {
+        match logs::audit(&self.parts.author, &self.parts.shelf).await {
             Ok(0) => {}
             Ok(missing) => tracing::warn!(missing, "statements were missing in the store and are put back"),
             Err(error) => tracing::info!(%error, "the store could not be compared with what is held"),
@@ -225,7 +225,7 @@ impl Engine {
     /// Appends one entry; whether to go on.
     async fn append(&mut self, body: Body) -> bool {
         let kind = body.kind();
-        match ledger::append(&self.parts.author, &self.parts.shelf, body).await {
+        match logs::append(&self.parts.author, &self.parts.shelf, body).await {
             Ok(Appended::Done(id)) => {
                 self.resumed |= kind == Some(Kind::LogResume);
                 let kind = kind.map_or_else(String::new, |kind| kind.to_string());

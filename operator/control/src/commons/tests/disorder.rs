@@ -191,7 +191,7 @@ async fn a_fork_is_shown_to_everybody_and_its_log_counts_no_further() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_that_somebody_deleted_are_put_back() {
-    use crate::commons::ledger;
+    use crate::commons::logs;
 
     let operators = three().await;
     for (operator, name) in operators.iter().zip(["a", "b", "c"]) {
@@ -202,14 +202,14 @@ async fn statements_that_somebody_deleted_are_put_back() {
     while !shelf.unstored().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(ledger::audit(&author, &shelf).await.unwrap(), 1, "the charter, which the kit has not stored");
-    assert_eq!(ledger::audit(&author, &shelf).await.unwrap(), 0);
+    assert_eq!(logs::audit(&author, &shelf).await.unwrap(), 1, "the charter, which the kit has not stored");
+    assert_eq!(logs::audit(&author, &shelf).await.unwrap(), 0);
     let before = operators[0].store.snapshot();
     assert_eq!(before.len(), 4);
     operators[0].store.restore(Default::default());
-    assert_eq!(ledger::audit(&author, &shelf).await.unwrap(), 4, "three entries and the charter");
+    assert_eq!(logs::audit(&author, &shelf).await.unwrap(), 4, "three entries and the charter");
     operators[0].until_signing().await;
-    ledger::flush(&author, &shelf).await.unwrap();
+    logs::flush(&author, &shelf).await.unwrap();
     let after = operators[0].store.snapshot();
     assert!(before.keys().all(|name| after.contains_key(name)));
 }

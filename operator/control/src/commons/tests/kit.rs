@@ -28,7 +28,7 @@ use crate::commons::candidate::{Candidate, Source};
 use crate::commons::engine::{Controls, Engine, Parts};
 use crate::commons::invites::{self, OpenInvite, Taken};
 use crate::commons::joining::{self, JoinTrouble};
-use crate::commons::ledger::{self, Author};
+use crate::commons::logs::{self, Author};
 use crate::commons::node::{self, Inputs, Network, Outputs, PeerName};
 use crate::commons::publisher::LatestPublisher;
 use crate::commons::reach::Reach;
@@ -131,7 +131,7 @@ impl Operator {
     /// Starts it on what its store holds.
     pub async fn start(&mut self, founding: &Founding, invite: Option<Invite>) {
         let author = self.author();
-        let contents = ledger::Contents::read(author.store.as_ref()).await.unwrap();
+        let contents = logs::Contents::read(author.store.as_ref()).await.unwrap();
         assert!(contents.spoilt.is_empty(), "{:?}", contents.spoilt);
         let (commons, _) = contents.load(founding.clone(), Limits::default());
         let publisher = LatestPublisher::new(author.clock.clone());

@@ -18,7 +18,7 @@ use koinon_net::commons::Heads;
 use super::kit::{Operator, now, quick};
 use crate::clock::{Clock, ManualClock};
 use crate::commons::engine::{Engine, Parts};
-use crate::commons::ledger;
+use crate::commons::logs;
 use crate::commons::publisher::LatestPublisher;
 use crate::commons::shelf::Shelf;
 use crate::commons::view::Signing;
@@ -34,9 +34,9 @@ impl Setting {
     async fn new(operators: &[Operator; 3]) -> Self {
         let founding = quick(&operators.each_ref());
         let clock = Arc::new(ManualClock::at(now()));
-        let author = ledger::Author { clock: clock.clone(), ..operators[0].author() };
+        let author = logs::Author { clock: clock.clone(), ..operators[0].author() };
         let (commons, _) =
-            ledger::Contents::read(author.store.as_ref()).await.unwrap().load(founding.clone(), Limits::default());
+            logs::Contents::read(author.store.as_ref()).await.unwrap().load(founding.clone(), Limits::default());
         let publisher = LatestPublisher::new(author.clock.clone());
         let shelf = Shelf::new(commons, publisher.clone(), operators[0].desk(founding.coop()));
         let metrics = crate::metrics::Metrics::register(&prometheus::Registry::new()).unwrap();

@@ -79,7 +79,7 @@ pub trait RecordStore: Send + Sync {
 
 /// Why nothing was reserved.
 #[derive(Debug, Error)]
-pub enum LedgerError {
+pub enum ReservationError {
     /// The record says no. Ask again with the numbers in mind.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -94,7 +94,7 @@ pub enum LedgerError {
     Store(#[from] StoreError),
 }
 
-/// What is asked of the ledger.
+/// What is asked of the reservations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     /// For which replica.
@@ -116,12 +116,12 @@ pub struct Held {
 
 /// The records and the rules by which they change.
 #[derive(Clone, Debug)]
-pub struct Ledger<S> {
+pub struct Reservations<S> {
     store: S,
 }
 
-impl<S: RecordStore> Ledger<S> {
-    /// A ledger over `store`.
+impl<S: RecordStore> Reservations<S> {
+    /// A reservations over `store`.
     pub fn new(store: S) -> Self {
         Self { store }
     }
@@ -140,24 +140,24 @@ impl<S: RecordStore> Ledger<S> {
     /// what the record holds exactly once.
     ///
     /// # Errors
-    /// See [`LedgerError`]; [`LedgerError::Refused`] carries the refusal of the last node that was asked.
+    /// See [`ReservationError`]; [`ReservationError::Refused`] carries the refusal of the last node that was asked.
     pub async fn reserve(
         &self,
         ask: &Ask,
         nodes: &[NodeName],
         reservable: impl Fn(&NodeReservations) -> u32,
-    ) -> Result<Held, LedgerError> {
-        let mut refused = LedgerError::NoNode;
+    ) -> Result<Held, ReservationError> {
+        let mut refused = ReservationError::NoNode;
         for node in self.in_order(ask, nodes).await? {
             match self.reserve_on(ask, &node, &reservable).await {
-                Err(LedgerError::Refused(refusal)) => match refusal {
+                Err(ReservationError::Refused(refusal)) => match refusal {
                     // Another node would refuse for the same reason, or must not be asked.
                     Refusal::EpochFenced { .. } | Refusal::EpochEnded { .. } | Refusal::Changed { .. } => {
                         return Err(refusal.into());
                     }
                     Refusal::NotEnough { .. } => refused = refusal.into(),
                 },
-                Err(LedgerError::Contended(node)) => refused = LedgerError::Contended(node),
+                Err(ReservationError::Contended(node)) => refused = ReservationError::Contended(node),
                 done => return done,
             }
         }
@@ -180,7 +180,7 @@ impl<S: RecordStore> Ledger<S> {
         ask: &Ask,
         node: &NodeName,
         reservable: &impl Fn(&NodeReservations) -> u32,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<Held, ReservationError> {
         for _ in 0..MOST_CONFLICTS {
             let mut records = self.store.list().await?;
             let read = records
@@ -199,14 +199,14 @@ impl<S: RecordStore> Ledger<S> {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(LedgerError::Contended(node.clone()))
+        Err(ReservationError::Contended(node.clone()))
     }
 
     /// Gives back what `replica` holds under `epoch` on `node`; whether there was anything.
     ///
     /// # Errors
     /// When the record cannot be read or written.
-    pub async fn release(&self, node: &NodeName, replica: &ReplicaKey, epoch: Epoch) -> Result<bool, LedgerError> {
+    pub async fn release(&self, node: &NodeName, replica: &ReplicaKey, epoch: Epoch) -> Result<bool, ReservationError> {
         self.change(node, |record| record.release(replica, epoch)).await
     }
 
@@ -214,7 +214,7 @@ impl<S: RecordStore> Ledger<S> {
         &self,
         node: &NodeName,
         change: impl Fn(&mut NodeReservations) -> bool,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<bool, ReservationError> {
         for _ in 0..MOST_CONFLICTS {
             let Some(read) = self.store.list().await?.remove(node) else { return Ok(false) };
             let mut record = read.record;
@@ -227,7 +227,7 @@ impl<S: RecordStore> Ledger<S> {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(LedgerError::Contended(node.clone()))
+        Err(ReservationError::Contended(node.clone()))
     }
 }
 
