@@ -157,6 +157,8 @@ pub enum FailureReason {
     DiskFull,
     /// The disk failed.
     StorageFailed,
+    /// A Secret or ConfigMap that the owner names cannot be used. Only the operator says this, in the cache's place.
+    NoCredentials,
     /// A reason that only a later version of the cache knows.
     #[serde(other)]
     Other,
@@ -174,6 +176,7 @@ impl FailureReason {
             Self::TooLarge => "TooLarge",
             Self::DiskFull => "DiskFull",
             Self::StorageFailed => "StorageFailed",
+            Self::NoCredentials => "NoCredentials",
             Self::Other => "Other",
         }
     }

@@ -342,6 +342,8 @@ super::closed_set! {
         SourceUnreachable,
         /// The owner's sources have none for this URI.
         SourceUnknown,
+        /// A Secret or ConfigMap that the owner's source names cannot be used; the message names it and its entry.
+        CredentialsMissing,
         /// The cache has no room.
         CacheFull,
         /// The weights could not be had at the host.

@@ -20,7 +20,7 @@ use super::placement_host::GuestError;
 use crate::context::Context;
 use crate::placement::own::Own;
 use crate::placement::reader::read;
-use crate::placement::weights::{self, WantSource, Weights, WeightsCache, WeightsError};
+use crate::placement::weights::{self, Failure, OwnSources, Weights, WeightsCache, WeightsError};
 use crate::placement::writer::{WriteError, Writer};
 use crate::render::guest::{self, Granted};
 use crate::render::workload::{self, Owned, Scale};
@@ -38,7 +38,19 @@ const READ_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 struct Credentials {
     token: String,
-    sources: Vec<WantSource>,
+    sources: OwnSources,
+    /// How often in a row something was lacking.
+    lacking: u32,
+}
+
+impl Credentials {
+    /// When they are read again: what is lacking soon, because somebody waits for it, then ever less often.
+    fn keep(&self) -> Duration {
+        match self.lacking {
+            0 => READ_AGAIN,
+            times => ASK.saturating_mul(1 << times.min(8)).min(READ_AGAIN),
+        }
+    }
 }
 
 /// The means to make what runs, and what was made.
@@ -53,6 +65,8 @@ pub struct Realiser {
     listed: Option<Duration>,
     asked: BTreeMap<ManifestDigest, Duration>,
     credentials: Option<(Duration, Credentials)>,
+    /// Models that cannot be asked for, and what their owner has to do about it.
+    stuck: BTreeMap<ManifestDigest, Failure>,
     address: Option<(Duration, String)>,
     confined: BTreeMap<MemberId, (Duration, Granted)>,
     deployed: BTreeMap<String, (Duration, Scale)>,
@@ -73,6 +87,7 @@ impl Realiser {
             listed: None,
             asked: BTreeMap::new(),
             credentials: None,
+            stuck: BTreeMap::new(),
             address: None,
             confined: BTreeMap::new(),
             deployed: BTreeMap::new(),
@@ -115,19 +130,27 @@ impl Realiser {
         let known = self.models.as_ref()?.get(&digest).cloned().unwrap_or(Weights::Absent);
         let pause = if matches!(known, Weights::Ready { .. }) { KEEP } else { ASK };
         if !due(self.asked.get(&digest), pause, now) {
-            return Some(known);
+            return Some(told(known, self.stuck.get(&digest)));
         }
         self.asked.insert(digest, now.monotonic);
         match self.want(placement, digest, spec, now).await {
             Ok(state) => {
+                self.stuck.remove(&digest);
                 if let Some(models) = &mut self.models {
                     models.insert(digest, state.clone());
                 }
                 Some(state)
             }
             Err(error) => {
-                tracing::warn!(%digest, %error, "the weights cache could not be asked");
-                Some(known)
+                let failure = error.failure();
+                if failure.is_none() || self.stuck.get(&digest) != failure.as_ref() {
+                    tracing::warn!(%digest, %error, "the weights cache could not be asked");
+                }
+                match failure {
+                    Some(failure) => drop(self.stuck.insert(digest, failure)),
+                    None => drop(self.stuck.remove(&digest)),
+                }
+                Some(told(known, self.stuck.get(&digest)))
             }
         }
     }
@@ -146,17 +169,20 @@ impl Realiser {
         let uri = placement.spec.model.uri.parse().map_err(owner)?;
         let revision = Some(placement.spec.model.revision.parse().map_err(owner)?);
         let credentials = match &self.credentials {
-            Some((read, credentials)) if !due(Some(read), READ_AGAIN, now) => credentials.clone(),
-            _ => {
+            Some((read, credentials)) if !due(Some(read), credentials.keep(), now) => credentials.clone(),
+            before => {
+                let lacking = before.as_ref().map_or(0, |(_, credentials)| credentials.lacking);
                 let token = weights::token(&self.ctx).await?;
-                let sources = weights::sources(&self.ctx, &spec.sources).await?;
-                let credentials = Credentials { token, sources };
+                let sources = weights::sources(&self.ctx.client, &self.ctx.namespace, &spec.sources).await;
+                let lacking = if sources.lacking() { lacking.saturating_add(1) } else { 0 };
+                let credentials = Credentials { token, sources, lacking };
                 self.credentials = Some((now.monotonic, credentials.clone()));
                 credentials
             }
         };
+        let sources = credentials.sources.usable_for(&uri)?;
         let capacity = weights::capacity(&spec.weights)?;
-        let want = Want { uri, revision, sources: credentials.sources, capacity };
+        let want = Want { uri, revision, sources, capacity };
         self.cache.want(digest, &want, &credentials.token).await
     }
 
@@ -325,6 +351,14 @@ impl Realiser {
     }
 }
 
+/// What is said of a model: what keeps it from being asked for, unless it is here or on its way all the same.
+fn told(known: Weights, stuck: Option<&Failure>) -> Weights {
+    match (known, stuck) {
+        (Weights::Absent | Weights::Failed(_), Some(failure)) => Weights::Failed(failure.clone()),
+        (known, _) => known,
+    }
+}
+
 fn due(last: Option<&Duration>, pause: Duration, now: Now) -> bool {
     last.is_none_or(|last| now.monotonic.saturating_sub(*last) >= pause)
 }
@@ -349,11 +383,31 @@ fn url(ip: &str, port: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use koinon_api::weights::FailureReason;
+
     use super::*;
 
     #[test]
     fn an_address_of_either_family_makes_a_url() {
         assert_eq!(url("10.112.0.7", 8081), "http://10.112.0.7:8081");
         assert_eq!(url("fd00::7", 8081), "http://[fd00::7]:8081");
+    }
+
+    #[test]
+    fn what_the_owner_must_mend_is_told_instead_of_waiting_for_ever_and_not_of_a_model_that_is_here() {
+        let stuck = Failure::new(FailureReason::NoCredentials, "there is no Secret ours/token".to_owned());
+        let failed = Weights::Failed(stuck.clone());
+        assert_eq!(told(Weights::Absent, Some(&stuck)), failed);
+        assert_eq!(told(Weights::Absent, None), Weights::Absent);
+        for here in [Weights::Ready { bytes: 9 }, Weights::Fetching { bytes: 3, total: None }] {
+            assert_eq!(told(here.clone(), Some(&stuck)), here);
+        }
+    }
+
+    #[test]
+    fn credentials_that_lack_something_are_read_again_soon_and_then_ever_less_often() {
+        let read = |lacking| Credentials { token: String::new(), sources: OwnSources::default(), lacking }.keep();
+        assert_eq!([1, 2, 3, 4, 99].map(|times| read(times).as_secs()), [4, 8, 16, 30, 30]);
+        assert_eq!(read(0), READ_AGAIN);
     }
 }

@@ -77,6 +77,11 @@ fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
     let look = |weights: &Weights, seconds| progress(&new(), &facts(Some(weights), &[], false), at(seconds));
     let Progress::Failed(end) = look(&failure(FailureReason::DigestMismatch), 1) else { panic!("goes on") };
     assert_eq!((end.reason, end.message.as_str()), (RefusalReason::DigestMismatch, "expected a, saw b"));
+    let lacking = failure(FailureReason::NoCredentials);
+    let waits = look(&lacking, 59);
+    assert_eq!(loading(&waits), (Reason::CredentialsMissing, "expected a, saw b"));
+    let status = running(&new(), &waits, None, at(59));
+    assert_eq!(said(&status, ConditionType::Loaded), ("False".into(), "CredentialsMissing".into()));
     let silent = failure(FailureReason::SourceUnreachable);
     assert_eq!(loading(&look(&silent, 60)).0, Reason::SourceUnreachable);
     assert!(matches!(look(&silent, 61), Progress::Failed(_)));

@@ -9,7 +9,8 @@ use koinon_api::conditions::Reason;
 use koinon_api::cooperative::{self, Source};
 pub use koinon_api::weights::{Failure, FailureReason, ModelState as Weights, Source as WantSource};
 use koinon_api::weights::{ModelList, ModelStatus, Token, Want};
-use koinon_core::ids::{Bytes, Digest, IdError, ManifestDigest};
+use koinon_core::ids::{Bytes, Digest, IdError, ManifestDigest, ModelUri};
+use kube::Client;
 use kube::api::{Api, ObjectMeta};
 use serde::Deserialize;
 use thiserror::Error;
@@ -22,7 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer that is larger is not one.
 const MOST_BYTES: usize = 4 << 20;
 /// The Secret whose `token` lets the operator ask for models.
-const TOKEN_SECRET: &str = "koinon-weights-token";
+const TOKEN_SECRET: &str = koinon_api::labels::WEIGHTS_TOKEN_SECRET;
+/// The entry of a Secret, of the operator or of a source.
+const TOKEN_ENTRY: &str = koinon_api::labels::WEIGHTS_TOKEN_ENTRY;
+/// The entry of a source's ConfigMap.
+const CA_ENTRY: &str = "ca.crt";
 
 /// Why the cache could not be asked.
 #[derive(Debug, Error)]
@@ -56,6 +61,58 @@ pub enum WeightsError {
         /// What is wrong with it.
         why: String,
     },
+    /// A source that the owner named cannot be used.
+    #[error(transparent)]
+    Source(#[from] Unusable),
+}
+
+impl WeightsError {
+    /// What a copy is told whose model cannot be asked for, where it is the owner who can help; `None` where the cache or the
+    /// way to it is at fault, of which the cache's own state tells.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Owner { .. } | Self::Source(_) => Some(Failure::new(FailureReason::NoCredentials, self.to_string())),
+            Self::Client(_) | Self::Unreachable { .. } | Self::Refused { .. } => None,
+        }
+    }
+}
+
+/// Why a source of the owner cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the source for {prefix} in the Cooperative's spec.sources cannot be used: {why}")]
+pub struct Unusable {
+    prefix: String,
+    why: String,
+}
+
+/// The owner's sources, each with its credentials or with what is wrong with them: one that lacks its Secret must not hold up
+/// models that come from another.
+#[derive(Clone, Debug, Default)]
+pub struct OwnSources(Vec<Result<WantSource, Unusable>>);
+
+impl OwnSources {
+    /// The sources for a model at `uri`.
+    ///
+    /// # Errors
+    /// When the one that it would be fetched from cannot be used: fetching elsewhere instead is not what was asked.
+    pub fn usable_for(&self, uri: &ModelUri) -> Result<Vec<WantSource>, Unusable> {
+        let prefix = |source: &Result<WantSource, Unusable>| match source {
+            Ok(source) => source.prefix.clone(),
+            Err(unusable) => unusable.prefix.clone(),
+        };
+        let matching = self.0.iter().filter(|source| uri.as_str().starts_with(&prefix(source)));
+        if let Some(Err(unusable)) = matching.max_by_key(|source| prefix(source).len()) {
+            return Err(unusable.clone());
+        }
+        Ok(self.0.iter().filter_map(|source| source.as_ref().ok()).cloned().collect())
+    }
+
+    /// Whether some of them cannot be used.
+    #[must_use]
+    pub fn lacking(&self) -> bool {
+        self.0.iter().any(Result::is_err)
+    }
 }
 
 /// The reason that a condition shows for a failure.
@@ -66,6 +123,7 @@ pub fn shown(reason: FailureReason) -> Reason {
         FailureReason::SourceUnreachable | FailureReason::SourceRefused => Reason::SourceUnreachable,
         FailureReason::DigestMismatch | FailureReason::ManifestInvalid => Reason::DigestMismatch,
         FailureReason::DiskFull | FailureReason::TooLarge => Reason::CacheFull,
+        FailureReason::NoCredentials => Reason::CredentialsMissing,
         FailureReason::StorageFailed | FailureReason::Other => Reason::WeightsFailed,
     }
 }
@@ -73,7 +131,8 @@ pub fn shown(reason: FailureReason) -> Reason {
 /// Whether waiting cannot help after such a failure.
 #[must_use]
 pub fn is_final(reason: FailureReason) -> bool {
-    !matches!(reason, FailureReason::SourceUnreachable | FailureReason::StorageFailed)
+    use FailureReason::{NoCredentials, SourceUnreachable, StorageFailed};
+    !matches!(reason, SourceUnreachable | StorageFailed | NoCredentials)
 }
 
 /// The cache of this host.
@@ -151,7 +210,7 @@ pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
     getrandom::fill(&mut bytes).map_err(|error| failed(error.to_string()))?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(TOKEN_SECRET.to_owned()), ..ObjectMeta::default() },
-        data: Some(BTreeMap::from([("token".to_owned(), ByteString(Digest(bytes).hex().into_bytes()))])),
+        data: Some(BTreeMap::from([(TOKEN_ENTRY.to_owned(), ByteString(Digest(bytes).hex().into_bytes()))])),
         ..Secret::default()
     };
     match Writer::new(ctx, "weights").create(&api, &secret).await {
@@ -168,7 +227,9 @@ pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
 /// When its Secret cannot be read.
 pub async fn token(ctx: &Context) -> Result<String, WeightsError> {
     ensure_token(ctx).await?;
-    secret(ctx, TOKEN_SECRET, "token").await
+    let what = || format!("Secret {}/{TOKEN_SECRET}", ctx.namespace);
+    let read = secret(&ctx.client, &ctx.namespace, TOKEN_SECRET, TOKEN_ENTRY).await;
+    read.map_err(|why| WeightsError::Owner { what: what(), why })
 }
 
 /// How much the owner lets models take.
@@ -181,43 +242,59 @@ pub fn capacity(weights: &cooperative::Weights) -> Result<Option<Bytes>, Weights
     read.transpose().map_err(|error: IdError| WeightsError::Owner { what: what.to_owned(), why: error.to_string() })
 }
 
-/// The owner's sources, with their credentials.
-///
-/// # Errors
-/// When a Secret or ConfigMap that the owner named cannot be used: fetching elsewhere instead is not what was asked.
-pub async fn sources(ctx: &Context, sources: &[Source]) -> Result<Vec<WantSource>, WeightsError> {
-    let mut wanted = Vec::new();
+/// The owner's sources, with their credentials, which lie in `namespace`.
+pub async fn sources(client: &Client, namespace: &str, sources: &[Source]) -> OwnSources {
+    let mut read = Vec::new();
     for source in sources {
-        let token = match &source.secret_ref {
-            Some(named) => Some(Token(secret(ctx, &named.name, "token").await?)),
-            None => None,
-        };
-        let ca_bundle = match &source.ca_bundle_ref {
-            Some(named) => Some(config(ctx, &named.name, "ca.crt").await?),
-            None => None,
-        };
-        wanted.push(WantSource { prefix: source.match_.clone(), mirror: source.mirror.clone(), token, ca_bundle });
+        let usable = with_credentials(client, namespace, source).await;
+        read.push(usable.map_err(|why| Unusable { prefix: source.match_.clone(), why }));
     }
-    Ok(wanted)
+    OwnSources(read)
 }
 
-async fn secret(ctx: &Context, name: &str, entry: &str) -> Result<String, WeightsError> {
-    let owner = |why: String| WeightsError::Owner { what: format!("Secret {}/{name}", ctx.namespace), why };
-    let api = Api::<Secret>::namespaced(ctx.client.clone(), &ctx.namespace);
-    let read = tokio::time::timeout(PATIENCE, api.get(name)).await.map_err(|_| owner("no answer".to_owned()))?;
-    let secret = read.map_err(|error| owner(error.to_string()))?;
-    let bytes =
-        secret.data.and_then(|mut data| data.remove(entry)).ok_or_else(|| owner(format!("it has no {entry}")))?;
-    let text = String::from_utf8(bytes.0).map_err(|_| owner(format!("its {entry} is no text")))?;
-    Ok(text.trim().to_owned())
+async fn with_credentials(client: &Client, namespace: &str, source: &Source) -> Result<WantSource, String> {
+    let token = match &source.secret_ref {
+        Some(named) => Some(Token(secret(client, namespace, &named.name, TOKEN_ENTRY).await?)),
+        None => None,
+    };
+    let ca_bundle = match &source.ca_bundle_ref {
+        Some(named) => Some(config(client, namespace, &named.name, CA_ENTRY).await?),
+        None => None,
+    };
+    Ok(WantSource { prefix: source.match_.clone(), mirror: source.mirror.clone(), token, ca_bundle })
 }
 
-async fn config(ctx: &Context, name: &str, entry: &str) -> Result<String, WeightsError> {
-    let owner = |why: String| WeightsError::Owner { what: format!("ConfigMap {}/{name}", ctx.namespace), why };
-    let api = Api::<ConfigMap>::namespaced(ctx.client.clone(), &ctx.namespace);
-    let read = tokio::time::timeout(PATIENCE, api.get(name)).await.map_err(|_| owner("no answer".to_owned()))?;
-    let map = read.map_err(|error| owner(error.to_string()))?;
-    map.data.and_then(|mut data| data.remove(entry)).ok_or_else(|| owner(format!("it has no {entry}")))
+async fn secret(client: &Client, namespace: &str, name: &str, entry: &str) -> Result<String, String> {
+    let what = format!("Secret {namespace}/{name}");
+    let secret = object::<Secret>(client, namespace, name, &what, entry).await?;
+    let bytes = secret.data.and_then(|mut data| data.remove(entry));
+    let bytes = bytes.ok_or_else(|| format!("the {what} has no entry `{entry}`; add it"))?;
+    let text = String::from_utf8(bytes.0).map_err(|_| format!("the entry `{entry}` of the {what} is not text"))?;
+    match text.trim() {
+        "" => Err(format!("the entry `{entry}` of the {what} is empty; fill it")),
+        token => Ok(token.to_owned()),
+    }
+}
+
+async fn config(client: &Client, namespace: &str, name: &str, entry: &str) -> Result<String, String> {
+    let what = format!("ConfigMap {namespace}/{name}");
+    let map = object::<ConfigMap>(client, namespace, name, &what, entry).await?;
+    let text = map.data.and_then(|mut data| data.remove(entry));
+    text.ok_or_else(|| format!("the {what} has no entry `{entry}`; add it"))
+}
+
+async fn object<K>(client: &Client, namespace: &str, name: &str, what: &str, entry: &str) -> Result<K, String>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + for<'de> Deserialize<'de>,
+{
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let read = tokio::time::timeout(PATIENCE, api.get_opt(name)).await;
+    let found = read.map_err(|_| format!("reading the {what}: no answer within {} s", PATIENCE.as_secs()))?;
+    let found = found.map_err(|error| format!("reading the {what}: {error}"))?;
+    found.ok_or_else(|| format!("there is no {what}; create it in that namespace with the entry `{entry}`"))
 }
 
 #[cfg(test)]

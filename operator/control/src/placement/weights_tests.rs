@@ -61,6 +61,70 @@ async fn a_model_is_asked_for_with_the_owner_s_sources_and_size_and_the_token() 
     assert_eq!(body, json!({"uri": "hf://org/model", "revision": "main", "sources": [source], "capacity": capacity}));
 }
 
+/// An API server that has these Secrets and nothing else.
+async fn api_server(secrets: &[(&str, Value)]) -> Client {
+    let secrets: BTreeMap<String, Value> = secrets
+        .iter()
+        .map(|(name, data)| {
+            (format!("/api/v1/namespaces/ours/secrets/{name}"), json!({"metadata": {"name": name}, "data": data}))
+        })
+        .collect();
+    let app = Router::new().fallback(move |uri: axum::http::Uri| async move {
+        match secrets.get(uri.path()) {
+            Some(secret) => (StatusCode::OK, Json(secret.clone())),
+            None => {
+                let status = json!({"kind": "Status", "status": "Failure", "message": "not found", "reason": "NotFound",
+                    "code": 404});
+                (StatusCode::NOT_FOUND, Json(status))
+            }
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+}
+
+fn owners(sources: Value) -> Vec<Source> {
+    serde_json::from_value(sources).unwrap()
+}
+
+#[tokio::test]
+async fn a_source_without_its_secret_is_a_failure_that_names_secret_namespace_and_entry() {
+    let client = api_server(&[("other", json!({"password": "eA=="})), ("blank", json!({"token": "Cg=="}))]).await;
+    let uri: ModelUri = "hf://org/model".parse().unwrap();
+    for (name, wrong) in [("missing", "there is no Secret"), ("other", "has no entry"), ("blank", "is empty; fill it")]
+    {
+        let spec = owners(json!([{"match": "hf://", "mirror": "https://m.example/", "secretRef": {"name": name}}]));
+        let read = sources(&client, "ours", &spec).await;
+        assert!(read.lacking());
+        let error = WeightsError::from(read.usable_for(&uri).unwrap_err());
+        let failure = error.failure().unwrap();
+        assert_eq!((shown(failure.reason), is_final(failure.reason)), (Reason::CredentialsMissing, false));
+        for told in [wrong, &format!("Secret ours/{name}"), "`token`", "hf://", "spec.sources"] {
+            assert!(failure.message.contains(told), "{told}: {}", failure.message);
+        }
+    }
+    let spec = json!([{"match": "hf://", "mirror": "https://m.example/", "caBundleRef": {"name": "ca"}}]);
+    let error = sources(&client, "ours", &owners(spec)).await.usable_for(&uri).unwrap_err().to_string();
+    assert!(error.contains("ConfigMap ours/ca") && error.contains("`ca.crt`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_source_without_its_secret_holds_up_no_model_of_another_source() {
+    let client = api_server(&[("there", json!({"token": "c2VjcmV0Cg=="}))]).await;
+    let spec = owners(json!([
+        {"match": "hf://", "mirror": "https://m.example/", "secretRef": {"name": "there"}},
+        {"match": "hf://closed/", "mirror": "https://c.example/", "secretRef": {"name": "missing"}},
+    ]));
+    let read = sources(&client, "ours", &spec).await;
+    let usable = read.usable_for(&"hf://open/model".parse().unwrap()).unwrap();
+    assert_eq!(usable.len(), 1);
+    assert_eq!(usable[0].token, Some(Token("secret".to_owned())));
+    // Its token is not sent to the mirror of the shorter prefix, nor is the model fetched from there without one.
+    assert!(read.usable_for(&"hf://closed/model".parse().unwrap()).is_err());
+}
+
 #[test]
 fn a_size_of_the_cache_that_cannot_be_read_is_no_unlimited_one() {
     assert_eq!(capacity(&cooperative::Weights::default()).unwrap(), None);
