@@ -1,14 +1,16 @@
 //! From resources to what the planner of `koinon-core` reads.
 
+pub mod check;
+
 use koinon_core::body::latest::{GpuNeed, ModelRef, Offer, OfferedClass};
-use koinon_core::ids::{MemberId, Seconds, UnixSeconds};
+use koinon_core::ids::{Seconds, UnixSeconds};
 use koinon_core::liveness::Liveness as CoreLiveness;
-use koinon_core::planner::{Candidate, Need};
+use koinon_core::planner::Need;
 
 use crate::convert::ConvertError;
 use crate::gpu_offer::{GPUOfferStatus, OfferClass};
 use crate::inference_job::InferenceJobSpec;
-use crate::member::{Liveness, Member, MemberState};
+use crate::member::{Liveness, Member};
 use crate::time;
 
 fn name<T: std::str::FromStr<Err = koinon_core::ids::IdError>>(
@@ -78,40 +80,25 @@ fn offered_class(class: &OfferClass) -> Result<OfferedClass, ConvertError> {
     })
 }
 
-/// A member as the resources show it at `now`; an expired offer offers nothing.
+/// The offer that a resource shows and its age, where it still holds at `now`.
 ///
 /// # Errors
-/// Where a resource holds what is none of the domain's.
-pub fn candidate(
-    member: &Member,
-    offered: Option<&GPUOfferStatus>,
-    replicas_here: u32,
-    now: UnixSeconds,
-) -> Result<Candidate, ConvertError> {
-    let id: MemberId = name("metadata.name", member.metadata.name.as_deref().unwrap_or_default())?;
-    let status = member.status.clone().unwrap_or_default();
-    let valid = offered.filter(|offer| {
-        !offer.classes.is_empty() && offer.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0)
-    });
-    let offer = match valid {
-        Some(status) => {
-            let age = status.as_of_time.as_ref().map_or(0, |as_of| now.0 - time::to_unix(as_of));
-            Some((offer(status)?, Seconds(age.max(0))))
-        }
-        None => None,
-    };
-    Ok(Candidate {
-        member: id,
-        liveness: match status.liveness {
-            Some(Liveness::Own) => None,
-            Some(Liveness::Fresh) => Some(CoreLiveness::Fresh),
-            Some(Liveness::Lost) => Some(CoreLiveness::Lost),
-            Some(Liveness::Suspect) | None => Some(CoreLiveness::Suspect),
-        },
-        active: status.state == Some(MemberState::Active),
-        cordoned: member.spec.cordoned,
-        offer,
-        replicas_here,
-        refused_lately: None,
-    })
+/// Where the resource holds what is none of the domain's.
+pub fn current_offer(status: &GPUOfferStatus, now: UnixSeconds) -> Result<Option<(Offer, Seconds)>, ConvertError> {
+    let holds = status.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0);
+    if status.classes.is_empty() || !holds {
+        return Ok(None);
+    }
+    let age = status.as_of_time.as_ref().map_or(0, |as_of| now.0 - time::to_unix(as_of));
+    Ok(Some((offer(status)?, Seconds(age.max(0)))))
+}
+
+/// How a member is heard, as its resource says.
+#[must_use]
+pub fn heard(member: &Member) -> Option<CoreLiveness> {
+    match member.status.as_ref()?.liveness? {
+        Liveness::Own | Liveness::Fresh => Some(CoreLiveness::Fresh),
+        Liveness::Suspect => Some(CoreLiveness::Suspect),
+        Liveness::Lost => Some(CoreLiveness::Lost),
+    }
 }

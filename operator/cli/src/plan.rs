@@ -4,22 +4,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use koinon_api::model_release::ReleaseState;
-use koinon_api::{GPUOffer, InferenceJob, Member, ModelRelease, names, planning};
+use k8s_openapi::api::core::v1::Namespace;
+use koinon_api::conditions::{ConditionStatus, Verdict};
+use koinon_api::planning::check::{self, Seen, Surroundings};
+use koinon_api::{GPUOffer, InferenceJob, Member, labels, planning};
+use koinon_core::body::latest::Offer;
+use koinon_core::ids::{MemberId, Seconds};
 use koinon_core::planner;
-use koinon_core::sizing::{self, ModelSize};
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now};
+use crate::cluster::{Cluster, now, readable};
 use crate::inputs::read_yaml;
 use crate::output::print_table;
 
 /// Say what would happen to a job if it were applied now.
 ///
-/// The API server checks it first (a dry run); the operator's own planner then chooses among the offers that this
-/// cluster knows.
+/// The API server checks it first (a dry run: nothing is written). Then the operator's own check and planner are asked,
+/// with what this cluster has heard. What a host decides for itself when it is asked, no home can know.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The InferenceJob; `-` is standard input.
@@ -37,27 +40,35 @@ impl Args {
         let mut job: InferenceJob = read_yaml(&file, "an InferenceJob")?;
         let namespace = job.metadata.namespace.clone().unwrap_or(namespace);
         job.metadata.namespace = Some(namespace.clone());
-        let jobs: Api<InferenceJob> = Api::namespaced(cluster.client.clone(), &namespace);
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-        match jobs.create(&dry_run, &job).await {
-            Ok(_) => println!("the API server would accept {namespace}/{}", job.name_any()),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                println!("{namespace}/{} exists already; planning as if it were new", job.name_any());
+        let job = dry_run(&cluster, job, &namespace).await?;
+        let allowed = namespace_allowed(&cluster, &namespace).await?;
+        let all = readable(&Api::namespaced(cluster.client.clone(), &namespace), "jobs").await?;
+        let decided = match cluster.find_cooperative().await? {
+            Some(_) => {
+                let membership = cluster.membership().await?;
+                Some((cluster.commons(&membership).await?, membership.member))
             }
-            Err(error) => return Err(error).context("the API server would refuse it"),
-        }
-        approve(&cluster, &job).await?;
-        let members = cluster.list::<Member>("members").await?;
-        let offers = cluster.list::<GPUOffer>("offers").await?;
-        let offers: BTreeMap<String, GPUOffer> = offers.into_iter().map(|offer| (offer.name_any(), offer)).collect();
-        let gpus = gpus(&cluster, &job, &offers).await?;
-        let need = planning::need(&job.spec, gpus)?;
-        let mut candidates = Vec::new();
-        for member in &members {
-            let offer = offers.get(&member.name_any()).and_then(|offer| offer.status.as_ref());
-            candidates.push(planning::candidate(member, offer, 0, now())?);
-        }
-        let report = planner::plan(&need, &candidates);
+            None => None,
+        };
+        let heard = Heard::read(&cluster).await?;
+        let class = &job.spec.gpu.class;
+        let checked = check::check(
+            &job,
+            &Surroundings {
+                namespace_allowed: allowed,
+                namesake: check::namesake(&job, &all),
+                decided: decided.as_ref().map(|(commons, _)| &**commons.state()),
+                smallest_memory: check::smallest_memory(class, heard.offers.values().map(|(offer, _)| offer)),
+            },
+        );
+        print_table(&["CHECK", "", "WHY"], &[row("Accepted", &checked.accepted), row("Approved", &checked.approved)]);
+        let (Some(work), Some((commons, me))) = (checked.work, decided) else {
+            bail!("the job would stay unplaced");
+        };
+        let explanation = work.resolved.explanation.as_deref().unwrap_or_default();
+        println!("\none replica needs {} {class} on one node ({explanation})\n", work.need.gpu.count);
+        let candidates = check::candidates(commons.state(), &me, work.scope, |member| heard.see(member));
+        let report = planner::plan(&work.need, &candidates);
         let rows: Vec<Vec<String>> = report
             .findings
             .iter()
@@ -69,7 +80,6 @@ impl Args {
                 planner::Finding::Rejected(why) => vec![member.to_string(), "cannot".to_owned(), why.to_string()],
             })
             .collect();
-        println!("one replica needs {gpus} {} on one node\n", job.spec.gpu.class);
         print_table(&["MEMBER", "VERDICT", "WHY"], &rows);
         println!("\n{report}");
         if report.chosen.is_none() {
@@ -79,43 +89,66 @@ impl Args {
     }
 }
 
-/// Says whether the cooperative has approved the model.
-async fn approve(cluster: &Cluster, job: &InferenceJob) -> anyhow::Result<()> {
-    let digest = &job.spec.model.manifest_digest;
-    let release = cluster.api::<ModelRelease>().get_opt(&names::model_release(digest)).await?;
-    let state = release.as_ref().and_then(|release| release.status.as_ref()).and_then(|status| status.state);
-    match (state, release.as_ref().is_some_and(|release| release.spec.denied)) {
-        (Some(ReleaseState::Enacted), false) => println!("the cooperative has approved the model"),
-        (Some(ReleaseState::Enacted), true) => println!("the cooperative has approved the model, this owner denies it"),
-        (Some(ReleaseState::Withdrawn), _) => {
-            println!("the cooperative has withdrawn the model: the job would stay unplaced")
-        }
-        (None, _) => println!(
-            "the cooperative has not approved the model: the job would stay unplaced until a proposal is enacted\n  \
-             kubectl koinon propose --title … add-model-release --uri {} --revision {} --manifest-digest {digest} --quantization {} --license …",
-            job.spec.model.uri, job.spec.model.revision, job.spec.model.quantization
-        ),
-    }
-    Ok(())
+fn row(what: &str, verdict: &Verdict) -> Vec<String> {
+    let mark = match verdict.status {
+        ConditionStatus::True => "ok",
+        ConditionStatus::False => "NO",
+        ConditionStatus::Unknown => "?",
+    };
+    vec![what.to_owned(), mark.to_owned(), verdict.message.clone()]
 }
 
-/// The GPUs of one replica: as given, or computed from the release's memory and the smallest GPU of the class.
-async fn gpus(cluster: &Cluster, job: &InferenceJob, offers: &BTreeMap<String, GPUOffer>) -> anyhow::Result<u32> {
-    if let Ok(given @ 1..) = u32::try_from(job.spec.gpu.count) {
-        return Ok(given);
+/// The job as the API server would store it, with its defaults and, if it is there already, its identity.
+async fn dry_run(cluster: &Cluster, mut job: InferenceJob, namespace: &str) -> anyhow::Result<InferenceJob> {
+    let jobs: Api<InferenceJob> = Api::namespaced(cluster.client.clone(), namespace);
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let name = job.name_any();
+    let (stored, what) = match jobs.get_opt(&name).await.context("cannot read the job")? {
+        None => (jobs.create(&params, &job).await, "accept"),
+        Some(there) => {
+            job.metadata.resource_version = there.metadata.resource_version;
+            (jobs.replace(&name, &params, &job).await, "accept the change to")
+        }
+    };
+    let stored = stored.context("the API server would refuse it")?;
+    println!("the API server would {what} {namespace}/{name}\n");
+    Ok(stored)
+}
+
+async fn namespace_allowed(cluster: &Cluster, name: &str) -> anyhow::Result<bool> {
+    let found = Api::<Namespace>::all(cluster.client.clone()).get_opt(name).await;
+    let found = found.with_context(|| format!("cannot read namespace {name}"))?;
+    Ok(found.is_some_and(|namespace| namespace.labels().get(labels::JOBS).is_some_and(|v| v == labels::JOBS_ALLOWED)))
+}
+
+/// What this cluster's resources say of the members.
+struct Heard {
+    members: BTreeMap<String, Member>,
+    offers: BTreeMap<String, (Offer, Seconds)>,
+}
+
+impl Heard {
+    async fn read(cluster: &Cluster) -> anyhow::Result<Self> {
+        let members = cluster.list::<Member>("members").await?;
+        let mut offers = BTreeMap::new();
+        for shown in cluster.list::<GPUOffer>("offers").await? {
+            let Some(status) = &shown.status else { continue };
+            match planning::current_offer(status, now()) {
+                Ok(Some(offer)) => drop(offers.insert(shown.name_any(), offer)),
+                Ok(None) => {}
+                Err(error) => eprintln!("left out of the offers: {}: {error}", shown.name_any()),
+            }
+        }
+        Ok(Self { members: members.into_iter().map(|member| (member.name_any(), member)).collect(), offers })
     }
-    let release = cluster.api::<ModelRelease>().get_opt(&names::model_release(&job.spec.model.manifest_digest)).await?;
-    let weights = release.and_then(|release| release.status).and_then(|status| status.memory_bytes);
-    let smallest = offers
-        .values()
-        .filter_map(|offer| offer.status.as_ref())
-        .flat_map(|status| &status.classes)
-        .filter(|class| class.class == job.spec.gpu.class)
-        .map(|class| class.memory_bytes)
-        .min();
-    let (Some(weights), Some(memory)) = (weights, smallest) else { return Ok(1) };
-    let size = ModelSize { weight_bytes: weights.unsigned_abs(), cache_bytes: 0 };
-    let needed = sizing::gpus_needed(size, memory.unsigned_abs());
-    let needed = needed.with_context(|| format!("{weights} bytes do not fit eight GPUs of {memory} bytes"))?;
-    Ok(needed.unsigned_abs())
+
+    fn see(&self, member: &MemberId) -> Seen {
+        let shown = self.members.get(member.as_str());
+        Seen {
+            liveness: shown.and_then(planning::heard),
+            cordoned: shown.is_some_and(|member| member.spec.cordoned),
+            offer: self.offers.get(member.as_str()).cloned(),
+            ..Seen::default()
+        }
+    }
 }

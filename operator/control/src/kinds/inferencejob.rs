@@ -179,8 +179,8 @@ impl Jobs {
         let namespace = job.namespace().unwrap_or_default();
         let around = Surroundings {
             namespace_allowed: self.namespace_allowed(&namespace),
-            namesake: check::namesake(job, jobs),
-            rules: look.rules.as_ref(),
+            namesake: check::namesake(job, jobs.iter().map(|other| &**other)),
+            decided: look.rules.as_ref().map(|rules| &*rules.view().state),
             smallest_memory: self.smallest_memory(&job.spec.gpu.class, look),
         };
         let checked = check::check(job, &around);
@@ -284,8 +284,8 @@ impl Jobs {
         let current = look.peers.members.values().filter_map(|peer| peer.offer.as_ref());
         let theirs = current.filter(|offer| offer.is_current(look.now.monotonic)).map(|offer| offer.body.clone());
         let ours = self.own.offer.borrow().as_ref().map(|own| own.offer.clone());
-        let classes: Vec<_> = theirs.chain(ours).flat_map(|offer| offer.classes.clone()).collect();
-        classes.iter().filter(|offered| offered.class.as_str() == class).map(|offered| offered.memory_bytes).min()
+        let offers: Vec<_> = theirs.chain(ours).collect();
+        check::smallest_memory(class, offers.iter().map(|offer| &**offer))
     }
 
     fn report(&self, job: &InferenceJob, error: &WriteError) {

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::inference_job::{InferenceJob, JobPlacement, Scope};
 use koinon_api::placement::{PlacementSpec, Side};
+use koinon_api::planning::check::{self as planning, Seen};
 use koinon_api::{Placement, labels};
 use koinon_core::body::latest::{GrantState, RefusalReason};
 use koinon_core::ids::{Epoch, MemberId, ReplicaIndex, Seconds};
@@ -21,7 +22,7 @@ use super::inferencejob_check::{Work, placement_name};
 use super::inferencejob_status::{Shown, Unplaced, highest};
 use super::placement_home::{self as home, Copy, Decided, Word, believed_highest};
 use crate::peers::Liveness;
-use crate::placement::rules::{Rules, Standing};
+use crate::placement::rules::Rules;
 use crate::placement::writer::WriteError;
 
 /// What one look at one job rests on.
@@ -301,12 +302,8 @@ async fn ask(
 fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, bytes: usize) -> Vec<Candidate> {
     let (me, now) = (turn.rules.me(), turn.look.now.monotonic);
     let refusals = turn.jobs.refusals();
-    let mut candidates = Vec::new();
-    for member in turn.rules.members() {
+    planning::candidates(&turn.rules.view().state, me, work.scope, |member| {
         let own = member == me;
-        if work.scope == Scope::Local && !own {
-            continue;
-        }
         let peer = turn.look.peers.members.get(member);
         let heard = peer.and_then(|peer| peer.offer.as_ref()).filter(|offer| offer.is_current(now));
         let offer = if own {
@@ -317,11 +314,9 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, byt
                 (offer.body.as_ref().clone(), Seconds(i64::try_from(age).unwrap_or(i64::MAX)))
             })
         };
-        candidates.push(Candidate {
-            member: member.clone(),
-            liveness: (!own).then(|| heard_as(peer.map(|peer| peer.liveness))),
-            active: turn.rules.standing(member) == Standing::Works,
-            cordoned: !own && turn.rules.cordoned(member),
+        Seen {
+            liveness: Some(heard_as(peer.map(|peer| peer.liveness))),
+            cordoned: turn.rules.cordoned(member),
             offer,
             replicas_here: hosts.get(member).copied().unwrap_or(0),
             refused_lately: if own || turn.look.asked.has_room(member, bytes) {
@@ -329,9 +324,8 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, byt
             } else {
                 Some("it is asked for as much as one list carries".to_owned())
             },
-        });
-    }
-    candidates
+        }
+    })
 }
 
 fn heard_as(liveness: Option<Liveness>) -> liveness::Liveness {

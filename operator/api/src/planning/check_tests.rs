@@ -1,8 +1,45 @@
-use koinon_core::ids::EngineName;
+use koinon_core::body::catalogue::ModelRelease;
+use koinon_core::body::charter::Preset;
+use koinon_core::ids::{Digest, ManifestDigest};
+use koinon_core::log::{Limits, Replica};
+use koinon_core::testkit::{Person, charter, found, person};
 use serde_json::json;
 
 use super::*;
-use crate::placement::fixture::{digest, engine, release, rules, view};
+
+fn digest() -> ManifestDigest {
+    ManifestDigest(Digest([0xab; 32]))
+}
+
+fn release() -> ModelRelease {
+    serde_json::from_value(json!({"uri": "https://models.example/tiny.gguf", "revision": "1",
+        "manifestDigest": digest().to_string(), "quantization": "f32", "license": "Apache-2.0", "engines": []}))
+    .unwrap()
+}
+
+fn engine() -> Engine {
+    serde_json::from_value(json!({"name": "llama-cpp", "port": 8000, "healthPath": "/health", "writablePaths": [],
+        "image": format!("registry.example/llama@sha256:{}", "01".repeat(32)),
+        "args": ["--model", "{modelPath}", "--served-name", "{servedName}"],
+        "options": {"threads": {"type": "integer", "min": 1, "max": 64, "values": [], "flag": "--threads"}},
+        "resources": {"cpu": "500m", "memory": "1Gi", "shm": "64Mi"}}))
+    .unwrap()
+}
+
+/// A cooperative of three, with what its charter approves.
+fn decided(releases: Vec<ModelRelease>, engines: Vec<Engine>) -> State {
+    let people = ["aarhus", "bilbao", "cork"].map(person);
+    let everybody: Vec<&Person> = people.iter().collect();
+    let mut charter = charter(&everybody, Preset::Trial);
+    charter.releases = releases;
+    charter.engines = engines;
+    let founding = found(&everybody, charter);
+    State::fold(&founding, &Replica::new(&founding, Limits::default()))
+}
+
+fn usual() -> State {
+    decided(vec![release()], vec![engine()])
+}
 
 fn job(change: impl FnOnce(&mut serde_json::Value)) -> InferenceJob {
     let mut value = json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "InferenceJob",
@@ -16,11 +53,11 @@ fn job(change: impl FnOnce(&mut serde_json::Value)) -> InferenceJob {
     serde_json::from_value(value).unwrap()
 }
 
-fn look(job: &InferenceJob, rules: &Rules) -> Checked {
+fn look(job: &InferenceJob, decided: &State) -> Checked {
     let around = Surroundings {
         namespace_allowed: true,
         namesake: None,
-        rules: Some(rules),
+        decided: Some(decided),
         smallest_memory: Some(Bytes(80 << 30)),
     };
     check(job, &around)
@@ -32,7 +69,7 @@ fn told(verdict: &Verdict) -> (&'static str, Reason, &str) {
 
 #[test]
 fn a_good_job_for_an_approved_model_is_both_accepted_and_approved() {
-    let checked = look(&job(|_| ()), &rules("aarhus"));
+    let checked = look(&job(|_| ()), &usual());
     assert_eq!(checked.accepted.reason, Reason::Valid);
     assert_eq!(checked.approved.reason, Reason::ReleaseEnacted);
     let work = checked.work.unwrap();
@@ -42,8 +79,9 @@ fn a_good_job_for_an_approved_model_is_both_accepted_and_approved() {
 
 #[test]
 fn a_namespace_that_no_admin_allowed_is_refused_with_the_command_that_allows_it() {
-    let rules = rules("aarhus");
-    let around = Surroundings { namespace_allowed: false, namesake: None, rules: Some(&rules), smallest_memory: None };
+    let decided = usual();
+    let around =
+        Surroundings { namespace_allowed: false, namesake: None, decided: Some(&decided), smallest_memory: None };
     let checked = check(&job(|_| ()), &around);
     let (status, reason, message) = told(&checked.accepted);
     assert_eq!((status, reason), ("False", Reason::NamespaceNotAllowed));
@@ -63,14 +101,14 @@ fn a_served_name_belongs_to_the_older_job() {
         job["metadata"]["namespace"] = json!("other");
         job["metadata"]["uid"] = json!("2c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11");
     });
-    let all: Vec<_> = [&older, &younger, &elsewhere].into_iter().cloned().map(Arc::new).collect();
-    assert_eq!(namesake(&younger, &all), Some("first".to_owned()));
-    assert_eq!(namesake(&older, &all), None);
-    assert_eq!(namesake(&elsewhere, &all), None);
+    let all = [&older, &younger, &elsewhere];
+    assert_eq!(namesake(&younger, all), Some("first".to_owned()));
+    assert_eq!(namesake(&older, all), None);
+    assert_eq!(namesake(&elsewhere, all), None);
     let around = Surroundings {
         namespace_allowed: true,
-        namesake: namesake(&younger, &all),
-        rules: None,
+        namesake: namesake(&younger, all),
+        decided: None,
         smallest_memory: None,
     };
     assert_eq!(check(&younger, &around).accepted.reason, Reason::ServedNameTaken);
@@ -78,9 +116,7 @@ fn a_served_name_belongs_to_the_older_job() {
 
 #[test]
 fn a_model_that_nobody_approved_says_how_to_propose_it() {
-    let view = view("aarhus", vec![], vec![engine()]);
-    let rules = Rules::of(Arc::new(view), &[], &[]);
-    let checked = look(&job(|_| ()), &rules);
+    let checked = look(&job(|_| ()), &decided(vec![], vec![engine()]));
     assert_eq!(checked.accepted.status.as_str(), "True");
     let (status, reason, message) = told(&checked.approved);
     assert_eq!((status, reason), ("False", Reason::ReleaseNotEnacted));
@@ -97,7 +133,7 @@ fn the_same_digest_under_other_words_is_not_what_was_approved() {
     for (field, value) in
         [("quantization", "q4-k-m"), ("revision", "2"), ("uri", "https://elsewhere.example/tiny.gguf")]
     {
-        let checked = look(&job(|job| job["spec"]["model"][field] = json!(value)), &rules("aarhus"));
+        let checked = look(&job(|job| job["spec"]["model"][field] = json!(value)), &usual());
         assert_eq!(checked.approved.reason, Reason::ReleaseNotEnacted, "{field}");
         assert!(checked.approved.message.contains(value), "{}", checked.approved.message);
     }
@@ -105,15 +141,15 @@ fn the_same_digest_under_other_words_is_not_what_was_approved() {
 
 #[test]
 fn a_local_job_needs_no_approval() {
-    let rules = Rules::of(Arc::new(view("aarhus", vec![], vec![engine()])), &[], &[]);
-    let checked = look(&job(|job| job["spec"]["placement"] = json!({"scope": "Local"})), &rules);
+    let decided = decided(vec![], vec![engine()]);
+    let checked = look(&job(|job| job["spec"]["placement"] = json!({"scope": "Local"})), &decided);
     assert_eq!(checked.approved.reason, Reason::LocalScope);
     assert_eq!(checked.work.unwrap().scope, Scope::Local);
 }
 
 #[test]
 fn an_engine_outside_of_the_catalogue_is_refused_with_what_there_is() {
-    let checked = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &rules("aarhus"));
+    let checked = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &usual());
     let (status, reason, message) = told(&checked.accepted);
     assert_eq!((status, reason), ("False", Reason::EngineUnknown));
     assert!(message.contains("no engine vllm: it has llama-cpp"), "{message}");
@@ -122,7 +158,7 @@ fn an_engine_outside_of_the_catalogue_is_refused_with_what_there_is() {
 #[test]
 fn an_engine_option_outside_of_the_catalogue_is_refused_with_the_bounds() {
     let with = |options: serde_json::Value| {
-        let checked = look(&job(|job| job["spec"]["engine"]["options"] = options), &rules("aarhus"));
+        let checked = look(&job(|job| job["spec"]["engine"]["options"] = options), &usual());
         (checked.accepted.reason, checked.accepted.message)
     };
     let (reason, message) = with(json!({"trustRemoteCode": "true"}));
@@ -139,10 +175,10 @@ fn a_release_may_name_the_engines_that_serve_it() {
     release.engines = vec!["vllm".parse::<EngineName>().unwrap()];
     let mut vllm = engine();
     vllm.name = "vllm".parse().unwrap();
-    let rules = Rules::of(Arc::new(view("aarhus", vec![release], vec![engine(), vllm])), &[], &[]);
-    let checked = look(&job(|_| ()), &rules);
+    let decided = decided(vec![release], vec![engine(), vllm]);
+    let checked = look(&job(|_| ()), &decided);
     assert_eq!((checked.approved.reason, checked.work), (Reason::EngineNotAllowed, None));
-    let other = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &rules);
+    let other = look(&job(|job| job["spec"]["engine"] = json!({"name": "vllm"})), &decided);
     assert_eq!(other.approved.reason, Reason::ReleaseEnacted);
 }
 
@@ -160,7 +196,44 @@ fn gpus_are_computed_from_the_release_where_the_job_does_not_state_them() {
 
 #[test]
 fn before_there_is_a_cooperative_nothing_is_decided() {
-    let around = Surroundings { namespace_allowed: true, namesake: None, rules: None, smallest_memory: None };
+    let around = Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None };
     let checked = check(&job(|_| ()), &around);
     assert_eq!((checked.accepted.status.as_str(), checked.accepted.reason), ("Unknown", Reason::NotAdmitted));
+}
+
+#[test]
+fn a_member_that_may_not_be_named_so_is_refused_rather_than_left_out() {
+    let checked = look(&job(|job| job["spec"]["placement"] = json!({"members": ["Not A Member"]})), &usual());
+    assert_eq!((checked.accepted.reason, checked.work), (Reason::InvalidRequest, None));
+}
+
+#[test]
+fn the_smallest_gpu_of_the_class_is_what_counts() {
+    let class = |class: &str, gib: i64| {
+        json!({"class": class, "product": "H100", "memoryBytes": gib << 30, "offered": 1, "largestBlock": 1,
+            "evidence": "Claimed"})
+    };
+    let offer = |classes: Vec<serde_json::Value>| {
+        let status = json!({"classes": classes, "jurisdiction": "ES"});
+        super::super::offer(&serde_json::from_value(status).unwrap()).unwrap()
+    };
+    let offers = [offer(vec![class("h100-80", 80), class("l4-24", 24)]), offer(vec![class("h100-80", 79)])];
+    assert_eq!(smallest_memory("h100-80", &offers), Some(Bytes(79 << 30)));
+    assert_eq!(smallest_memory("a100-40", &offers), None);
+}
+
+#[test]
+fn the_planner_sees_every_member_of_the_state_and_for_a_local_job_the_own_one_alone() {
+    let (decided, me) = (usual(), "bilbao".parse().unwrap());
+    let see = |member: &MemberId| Seen { cordoned: member.as_str() != "cork", ..Seen::default() };
+    let all = candidates(&decided, &me, Scope::Cooperative, see);
+    let told: Vec<_> = all.iter().map(|c| (c.member.as_str(), c.liveness, c.cordoned, c.active)).collect();
+    let unheard = Some(Liveness::Suspect);
+    assert_eq!(
+        told,
+        [("aarhus", unheard, true, true), ("bilbao", None, false, true), ("cork", unheard, false, true)],
+        "the own member is heard and never cordoned"
+    );
+    let local = candidates(&decided, &me, Scope::Local, see);
+    assert_eq!(local.iter().map(|c| c.member.as_str()).collect::<Vec<_>>(), ["bilbao"]);
 }
