@@ -4,6 +4,7 @@
 //! free.** So one alone gets half of all; the next gets half of the rest, and more as calls of the first end, for which it
 //! gets no others; and whoever comes after both still finds room.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::keys::KeyId;
 use crate::metrics::{InFlight, Metrics, Side};
-use crate::openai::{ApiError, Shared};
+use crate::openai::ApiError;
 use crate::shares::{Share, Shares, Sum};
 
 /// Memory for bodies is given out in pieces of this size.
@@ -44,6 +45,24 @@ impl Caller {
             Self::Key(_) => Side::App,
             Self::Member(_) => Side::Member,
         }
+    }
+}
+
+/// What all callers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// Places of calls.
+    Calls,
+    /// Memory for requests.
+    Bytes,
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls => "calls that this gateway works on (--max-in-flight)",
+            Self::Bytes => "bytes of requests that this gateway holds (--max-buffered-bytes)",
+        })
     }
 }
 

@@ -28,6 +28,7 @@ pub mod run;
 pub mod shares;
 pub mod sse;
 pub mod upstream;
+pub mod usage;
 mod watch;
 
 pub use args::GatewayArgs;

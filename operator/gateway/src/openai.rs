@@ -14,6 +14,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use crate::intake::Shared;
+
 /// Set on every answer that a gateway itself gives instead of an engine, so that the other gateway can tell them apart.
 pub const GATEWAY_ERROR: &str = "koinon-gateway-error";
 
@@ -88,8 +90,7 @@ pub enum ApiError {
     Overloaded,
     /// One caller has so much that others would go without.
     #[error(
-        "this caller has {held} of the {most} {of} at once, and {free} are free: nobody gets more while holding at least \
-         as much as is left for others; try again when one of its calls has ended"
+        "this caller has {held} of the {most} {of}, and {free} are free: nobody gets more than is left for others; try again"
     )]
     OverShare {
         /// What it has too much of.
@@ -103,8 +104,7 @@ pub enum ApiError {
     },
     /// Between gateways: one placement has so many calls that others would go without.
     #[error(
-        "the placement {replica} has the {most} calls in flight that it may have: it declares to work on {concurrency} at \
-         a time (maxConcurrency), and the rest may wait; try again when one has ended"
+        "the placement {replica} has {most} calls in flight: {concurrency} at a time (maxConcurrency) and a queue; try again"
     )]
     PlacementFull {
         /// The replica.
@@ -159,24 +159,6 @@ pub enum ApiError {
     /// Between gateways: not a member any more.
     #[error("{0} may not call this gateway")]
     Forbidden(String),
-}
-
-/// What all callers share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shared {
-    /// Places of calls.
-    Calls,
-    /// Memory for requests.
-    Bytes,
-}
-
-impl fmt::Display for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Calls => "calls that this gateway works on (--max-in-flight)",
-            Self::Bytes => "bytes of requests that this gateway holds (--max-buffered-bytes)",
-        })
-    }
 }
 
 impl ApiError {

@@ -17,10 +17,8 @@ use crate::intake::{Admitted, Places};
 use crate::load::Entered;
 use crate::metrics::{InFlight, Metrics, Side, Source};
 use crate::openai::ApiError;
-use crate::sse::{Cut, Event, Events, Usage, usage_of_answer};
-
-/// The longest answer whose end is kept to read the usage from; a longer one passes uncounted.
-const MAX_READ: usize = 8 << 20;
+use crate::sse::{Cut, Event, Events, Usage};
+use crate::usage::UsageScan;
 
 /// What an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +103,7 @@ pub struct Relay {
     account: Account,
     events: Events,
     ready: VecDeque<Bytes>,
-    whole: Vec<u8>,
+    scan: UsageScan,
     ended: bool,
 }
 
@@ -113,7 +111,7 @@ impl Relay {
     /// `first` is what has already been read of `upstream`.
     pub fn new(upstream: Incoming, first: Option<Bytes>, form: Form, idle: Duration, account: Account) -> Self {
         let (events, ready) = (Events::default(), VecDeque::new());
-        Self { upstream, first, idle, form, account, events, ready, whole: Vec::new(), ended: false }
+        Self { upstream, first, idle, form, account, events, ready, scan: UsageScan::default(), ended: false }
     }
 
     /// The body. Dropping it drops the upstream's, which ends the work there.
@@ -172,9 +170,7 @@ impl Relay {
         match self.form {
             Form::Plain => self.ready.push_back(bytes.clone()),
             Form::Whole => {
-                if self.whole.len() + bytes.len() <= MAX_READ {
-                    self.whole.extend_from_slice(bytes);
-                }
+                self.scan.push(bytes);
                 self.ready.push_back(bytes.clone());
             }
             Form::Stream { strip_usage } => {
@@ -220,7 +216,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         // Not at the end of the body: a server that knows the length does not ask for more once it has sent that many bytes.
         if self.form == Form::Whole {
-            self.account.usage = usage_of_answer(&self.whole);
+            self.account.usage = self.scan.usage();
         }
     }
 }

@@ -32,6 +32,8 @@ use crate::routing::{Facts, RoutingTable};
 use crate::upstream::Upstreams;
 use crate::watch::{Follow, Objects};
 
+/// What of each answer waits for a client that takes it slowly. There may be two thousand of them in a pod of 1 GiB.
+const SEND_BUFFER: usize = 32 << 10;
 /// Changes that come together make one table.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -248,7 +250,7 @@ impl Gateway {
         // The listeners stop later than the process is asked to: proxies still send here for a moment.
         let closing = CancellationToken::new();
         let (linger, drain) = (args.linger(), args.drain());
-        let limits = listen::Limits { drain, ..listen::Limits::default() };
+        let limits = listen::Limits { drain, send_buffer: SEND_BUFFER, ..listen::Limits::default() };
         tasks.spawn("routing table", until(stop.clone(), keeper.run()));
         tasks.spawn("API keys in use", until(stop.clone(), keep_keys(sources.keys, key_sender)));
         tasks.spawn("application listener", listen::serve(app, app_router, limits, closing.clone()));

@@ -4,8 +4,9 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// An event longer than this is passed on as it comes, unread: memory of a gateway is not for one stream's event.
-const MAX_EVENT: usize = 1 << 20;
+/// An event longer than this is passed on as it comes, unread. Each stream can make its gateway hold one, and there are a
+/// thousand streams; the longest that engines send, a token with the odds of twenty others, has three thousand bytes.
+const MAX_EVENT: usize = 64 << 10;
 /// No model has a longer context; more is a lie, and would spoil the sums of all others.
 const MAX_TOKENS: u64 = 16_777_216;
 
@@ -76,11 +77,6 @@ impl Event {
             Err(_) => Self::Other,
         }
     }
-}
-
-/// The usage in an answer that is not a stream.
-pub fn usage_of_answer(body: &[u8]) -> Option<Usage> {
-    serde_json::from_slice::<Chunk>(body).ok()?.usage.map(Usage::plausible)
 }
 
 /// Cuts a stream of bytes into events.
@@ -170,8 +166,9 @@ mod tests {
     #[test]
     fn an_endless_event_is_passed_on_and_not_held() {
         let mut events = Events::default();
-        events.push(&vec![b'x'; MAX_EVENT + 1]);
-        assert!(matches!(events.cut(), Some(Cut::Raw(raw)) if raw.len() == MAX_EVENT + 1));
+        // A thousand streams with one each are 64 MiB of a pod that has 1024.
+        events.push(&[b'x'; (64 << 10) + 1]);
+        assert!(matches!(events.cut(), Some(Cut::Raw(raw)) if raw.len() == (64 << 10) + 1));
         assert_eq!(events.cut(), None);
     }
 

@@ -27,6 +27,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// before the third call that would wait for it.
 const ALIVE: Duration = Duration::from_secs(5);
 
+/// What of an engine's answer is read before the client has taken what came before it; each call can hold as much.
+const READ_AHEAD: usize = 64 << 10;
 /// An address that could not be reached is not dialled again before this.
 const REDIAL: Duration = Duration::from_millis(500);
 
@@ -87,6 +89,7 @@ impl Upstreams {
             .pool_timer(TokioTimer::new())
             // Shorter than any engine's own: a connection that the engine closes under a request costs a retry.
             .pool_idle_timeout(Duration::from_secs(3))
+            .http1_max_buf_size(READ_AHEAD)
             .build(connector);
         Self { engines, gateways: Arc::default(), identity, proxies, connect }
     }

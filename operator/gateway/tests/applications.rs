@@ -97,6 +97,14 @@ async fn a_client_that_asks_for_the_usage_gets_it() {
 }
 
 #[tokio::test]
+async fn an_answer_of_any_length_passes_and_is_counted() {
+    let (site, _engine) = one(Manner::Long(12 << 20), &[]).await;
+    let answer = site.post(&chat()).send().await.unwrap().bytes().await.unwrap();
+    assert!(answer.len() > 12 << 20);
+    site.settles("koinon_gateway_tokens_total", &["kind=\"completion\"", "source=\"reported\""], 3.0).await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_ends_the_engines_work() {
     let (site, engine) = one(Manner::Silent, &[]).await;
     // Before the first byte …

@@ -33,6 +33,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
+    /// What of each answer over HTTP/2 may wait here while its client takes it slowly, in bytes.
+    pub send_buffer: usize,
     /// From the accepted connection to the end of the handshake, from there to the first byte, and for one request's headers.
     pub patience: Duration,
     /// How long a client may take nothing while we have something to send.
@@ -48,6 +50,7 @@ impl Default for Limits {
             // An application behind one address (a proxy, a NAT of a whole site) still gets a good share.
             connections_per_address: 1024,
             streams: 256,
+            send_buffer: 400 << 10,
             patience: Duration::from_secs(10),
             stalled: Duration::from_secs(60),
             drain: Duration::from_secs(30),
@@ -137,6 +140,7 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        .max_send_buf_size(limits.send_buffer)
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(limits.patience);

@@ -20,6 +20,8 @@ pub enum Manner {
     Friendly,
     /// As friendly, but each event only when the test lets it go.
     Stepwise(Arc<Semaphore>),
+    /// One object with a text of so many bytes, and the usage after it.
+    Long(usize),
     /// Nothing, ever.
     Silent,
     /// One event, then nothing.
@@ -97,6 +99,12 @@ async fn answer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) -
     match manner {
         Manner::Silent => std::future::pending().await,
         Manner::Status(code) => Response::builder().status(code).body(Body::from("{\"engine\":\"says so\"}")).unwrap(),
+        Manner::Long(bytes) => {
+            let text = "x".repeat(bytes);
+            let usage = r#"{"prompt_tokens":7,"completion_tokens":3}"#;
+            let answer = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}],"usage":{usage}}}"#);
+            Response::builder().header(header::CONTENT_TYPE, "application/json").body(Body::from(answer)).unwrap()
+        }
         Manner::Friendly if !streamed => {
             let answer = serde_json::json!({"object": "chat.completion", "model": request["model"],
                 "choices": [{"message": {"role": "assistant", "content": PIECES.concat()}}],
