@@ -33,9 +33,10 @@ enum Command {
     Create {
         /// A name to revoke it by.
         name: String,
-        /// The namespaces whose jobs it may call.
-        #[arg(long = "namespace", short = 'n', required = true, value_name = "NAMESPACE")]
-        namespaces: Vec<Namespace>,
+        /// A namespace whose jobs it may call; may be given several times.
+        // Strings, because the id is also that of the shared flag, whose value clap hands to every level.
+        #[arg(id = "namespace", long, short, required = true, value_name = "NAMESPACE")]
+        namespaces: Vec<String>,
     },
     /// List the keys.
     List,
@@ -47,10 +48,19 @@ enum Command {
 }
 
 impl Args {
+    /// Whether it makes a key.
+    pub fn creates(&self) -> bool {
+        matches!(self.command, Command::Create { .. })
+    }
+
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let cluster = Cluster::connect(access).await?;
         match self.command {
-            Command::Create { name, namespaces } => create(&cluster, &name, &namespaces).await,
+            Command::Create { name, namespaces } => {
+                let named =
+                    namespaces.iter().map(|name| name.parse().with_context(|| format!("read --namespace {name}")));
+                create(&cluster, &name, &named.collect::<anyhow::Result<Vec<Namespace>>>()?).await
+            }
             Command::List => list(&cluster).await,
             Command::Revoke { name } => revoke(&cluster, &name).await,
         }

@@ -45,7 +45,7 @@ impl Cluster {
     /// # Errors
     /// Where no client can be made.
     pub async fn connect(access: &Access) -> anyhow::Result<Self> {
-        Ok(Self { client: access.client().await?, namespace: access.release_namespace.clone() })
+        Ok(Self { client: access.client().await?, namespace: access.release().to_owned() })
     }
 
     /// The resources of one kind in the release's namespace.

@@ -16,15 +16,13 @@ use crate::output::{age, or_dash, print_table};
 pub struct Args {
     /// The job.
     job: String,
-    /// Its namespace.
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
 }
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let Self { job, namespace } = self;
+        let Self { job } = self;
         let cluster = Cluster::connect(access).await?;
+        let namespace = access.job_namespace(&cluster.client);
         let jobs: Api<InferenceJob> = Api::namespaced(cluster.client.clone(), &namespace);
         let found = jobs.get(&job).await.with_context(|| format!("cannot read InferenceJob {namespace}/{job}"))?;
         let spec = &found.spec;

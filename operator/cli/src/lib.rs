@@ -64,6 +64,17 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether `--namespace` has no other meaning here than the release's namespace.
+    fn is_about_the_release(&self) -> bool {
+        match self {
+            Self::Plan(_) | Self::Explain(_) => false,
+            Self::Apikey(args) => !args.creates(),
+            _ => true,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command to its end.
     ///
@@ -71,6 +82,7 @@ impl Cli {
     /// Whatever kept the command from doing what it was asked, with the fix where one is known.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { access, command } = self;
+        let access = if command.is_about_the_release() { access.about_the_release() } else { access };
         match command {
             Command::Found(args) => args.run(&access).await,
             Command::Invite(args) => args.run(&access).await,
@@ -96,5 +108,15 @@ impl Cli {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_of_every_command_is_defined_once() {
+        Cli::command().debug_assert();
     }
 }

@@ -28,17 +28,14 @@ pub struct Args {
     /// The InferenceJob; `-` is standard input.
     #[arg(short = 'f', long, value_name = "FILE")]
     file: PathBuf,
-    /// Its namespace, if the file names none.
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
 }
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let Self { file, namespace } = self;
+        let Self { file } = self;
         let cluster = Cluster::connect(access).await?;
         let mut job: InferenceJob = read_yaml(&file, "an InferenceJob")?;
-        let namespace = job.metadata.namespace.clone().unwrap_or(namespace);
+        let namespace = job.metadata.namespace.clone().unwrap_or_else(|| access.job_namespace(&cluster.client));
         job.metadata.namespace = Some(namespace.clone());
         let job = dry_run(&cluster, job, &namespace).await?;
         let allowed = namespace_allowed(&cluster, &namespace).await?;

@@ -95,7 +95,7 @@ impl Args {
             let file: Proposal = read_yaml(&path, "a Proposal")?;
             let (coop, id) = identify(&file)?;
             let signer = keyfile::read(&access.governance_key()?)?;
-            let resource = sign(&signer, coop, &member, &site, ballot(id, vseq), &access.release_namespace)?;
+            let resource = sign(&signer, coop, &member, &site, ballot(id, vseq), access.release())?;
             return print_yaml(&[resource]);
         }
         let wanted = proposal.context("name the proposal")?;
