@@ -64,6 +64,9 @@ pub struct Full {
     pub bound: Bound,
 }
 
+/// What an owner changes to give models more room.
+pub(crate) const VOLUME_SETTING: &str = "give the cache a larger volume (the chart's weights.emptyDirSize, or weights.persistence.size where that is enabled)";
+
 /// What bounds the models that are here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -77,7 +80,7 @@ impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Capacity => "raise the Cooperative's spec.weights.size",
-            Self::Volume => "give the cache a larger volume",
+            Self::Volume => VOLUME_SETTING,
         })
     }
 }
@@ -172,6 +175,11 @@ impl Progress {
         self.reserved.load(Ordering::Relaxed)
     }
 
+    /// What the whole model has, as far as that is known.
+    fn needed(&self) -> Option<u64> {
+        Some(self.total.load(Ordering::Relaxed).max(self.reserved())).filter(|needed| *needed > 0)
+    }
+
     /// Reserved bytes that are not on disk yet.
     fn outstanding(&self) -> u64 {
         self.reserved().saturating_sub(self.bytes.load(Ordering::Relaxed))
@@ -207,6 +215,12 @@ impl Cache {
             models.insert(found.digest, Model::Ready(Arc::new(held)));
         }
         tracing::info!(models = models.len(), unfinished = unfinished.len(), "read the cache's folder");
+        let here: u64 = models.values().map(Model::takes).sum();
+        if let (Some(volume), Ok(free)) = (settings.volume, disk.free())
+            && volume > free.saturating_add(here)
+        {
+            tracing::warn!(volume, free, here, "the file system has less left than models may take; {VOLUME_SETTING}");
+        }
         let turns = Semaphore::new(settings.fetches);
         let models = Mutex::new(models);
         let tasks = TaskTracker::new();
@@ -370,7 +384,7 @@ impl Inner {
     async fn fetch(self: Arc<Self>, digest: ManifestDigest, want: Want, progress: Arc<Progress>, tries: u32) {
         let outcome = tokio::select! {
             () = self.stop.cancelled() => None,
-            outcome = self.clone().attempt(digest, want.clone(), progress) => Some(outcome),
+            outcome = self.clone().attempt(digest, want.clone(), progress.clone()) => Some(outcome),
         };
         let model = match outcome {
             None => Model::Begun { bytes: self.disk.staged_bytes(&digest) },
@@ -382,6 +396,7 @@ impl Inner {
             }
             Some(Err(error)) => {
                 let wait = self.settings.retry.saturating_mul(1 << tries.min(16)).min(Duration::from_secs(3600));
+                let error = error.with_numbers(|| (progress.needed(), self.disk.free().ok()));
                 let failure = error.failure(wait);
                 tracing::warn!(%digest, uri = %want.uri, reason = failure.reason.name(), %error, "fetching a model failed");
                 self.metrics.fetches.with_label_values(&[failure.reason.name()]).inc();

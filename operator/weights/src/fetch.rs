@@ -11,7 +11,7 @@ use koinon_core::manifest::{FileFacts, MAX_MANIFEST, Manifest, ManifestError};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Url, redirect};
 
-use crate::cache::{Full, Room, Settings};
+use crate::cache::{Full, Room, Settings, VOLUME_SETTING};
 use crate::disk::{Disk, DiskError, MANIFEST};
 use crate::download::{Download, DownloadError, Received, shown, whole_story};
 use crate::sources::{self, Origin, SourceError};
@@ -38,6 +38,11 @@ pub(crate) enum FetchError {
     Full(#[from] Full),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(
+        "the disk is full: {source}; the model needs {} bytes, {} are free; {VOLUME_SETTING}, or end jobs whose models are \
+         in use", known(*.needed), known(*.free)
+    )]
+    NoSpace { source: DiskError, needed: Option<u64>, free: Option<u64> },
     #[error("the task that fetched ended: {0}")]
     Task(tokio::task::JoinError),
 }
@@ -47,8 +52,23 @@ impl FetchError {
     pub fn spoils(&self) -> bool {
         match self {
             Self::Mismatch { .. } | Self::Manifest { .. } | Self::TooLarge { .. } => true,
-            Self::Download(error) => matches!(error, DownloadError::TooLarge { .. }),
-            Self::Source(_) | Self::Client { .. } | Self::Full(_) | Self::Disk(_) | Self::Task(_) => false,
+            // Half a model that finds no room is room that others need.
+            Self::Full(_) | Self::NoSpace { .. } => true,
+            Self::Download(error) => matches!(error, DownloadError::TooLarge { .. } | DownloadError::Full(_)),
+            Self::Source(_) | Self::Client { .. } | Self::Disk(_) | Self::Task(_) => false,
+        }
+    }
+
+    /// Says of a disk that was full how much was needed and how much there was.
+    pub fn with_numbers(self, numbers: impl FnOnce() -> (Option<u64>, Option<u64>)) -> Self {
+        match self {
+            Self::Disk(source) | Self::Download(DownloadError::Disk(source))
+                if disk_reason(&source) == FailureReason::DiskFull =>
+            {
+                let (needed, free) = numbers();
+                Self::NoSpace { source, needed, free }
+            }
+            other => other,
         }
     }
 
@@ -68,6 +88,7 @@ impl FetchError {
             Self::Full(full) | Self::Download(DownloadError::Full(full)) => {
                 (failure.needed, failure.allowed) = (Some(full.needed), Some(full.free));
             }
+            Self::NoSpace { needed, free, .. } => (failure.needed, failure.allowed) = (*needed, *free),
             _ => {}
         }
         failure
@@ -80,7 +101,7 @@ impl FetchError {
             Self::Manifest { .. } => FailureReason::ManifestInvalid,
             Self::Mismatch { .. } => FailureReason::DigestMismatch,
             Self::TooLarge { .. } => FailureReason::TooLarge,
-            Self::Full(_) => FailureReason::DiskFull,
+            Self::Full(_) | Self::NoSpace { .. } => FailureReason::DiskFull,
             Self::Disk(error) => disk_reason(error),
             Self::Task(_) => FailureReason::StorageFailed,
             Self::Download(error) => match error {
@@ -92,6 +113,10 @@ impl FetchError {
             },
         }
     }
+}
+
+fn known(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "an unknown number of".to_owned(), |bytes| bytes.to_string())
 }
 
 fn disk_reason(error: &DiskError) -> FailureReason {

@@ -150,5 +150,33 @@ async fn where_the_volume_is_the_bound_the_refusal_asks_for_a_larger_one() {
     let (_, state) = fetch_into(&cache, &origin, "first", 1, None).await;
     let ModelState::Failed(failure) = state else { panic!("{state:?}") };
     assert_eq!((failure.reason, failure.allowed), (FailureReason::DiskFull, Some(50_000)));
-    assert!(failure.message.contains("a larger volume"), "{}", failure.message);
+    for told in ["a larger volume", "weights.emptyDirSize", "needs 100000 bytes", "50000 are free"] {
+        assert!(failure.message.contains(told), "{told}: {}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_told_of_with_numbers_and_nothing_half_written_stays() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (content, digest) = (vec![1; 100_000], digest_of("first.gguf", &[1; 100_000]));
+    origin.set("/first.gguf", Answer::Good(Bytes::from(content)));
+    let staging = folder.path().join("staging").join(digest.hex());
+    std::fs::create_dir_all(staging.join("parts")).unwrap();
+    std::fs::write(staging.join("parts/0"), vec![1; 40_000]).unwrap();
+    // A write to this device fails as one to a full disk does.
+    std::os::unix::fs::symlink("/dev/full", staging.join("request.new")).unwrap();
+    let (cache, _stop) = open(folder.path(), settings());
+    ask(&cache, &origin, digest, "/first.gguf", None);
+    let state = settled(&cache, digest).await;
+    let ModelState::Failed(failure) = state else { panic!("{state:?}") };
+    assert_eq!((failure.reason, failure.needed), (FailureReason::DiskFull, Some(40_000)));
+    assert!(failure.allowed.is_some());
+    for told in
+        ["the disk is full", "needs 40000 bytes", "are free", "weights.emptyDirSize", "weights.persistence.size"]
+    {
+        assert!(failure.message.contains(told), "{told}: {}", failure.message);
+    }
+    assert!(!staging.exists(), "what was half written is gone");
+    let (_, state) = fetch_into(&cache, &origin, "second", 2, None).await;
+    assert_eq!(state, ModelState::Ready { bytes: 100_000 });
 }
