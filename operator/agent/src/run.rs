@@ -268,6 +268,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_pod_is_given_longer_to_stop_than_the_agent_takes() {
+        let chart = include_str!("../../../charts/koinon/templates/agent/daemonset.yaml");
+        let grace = chart.lines().find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: "));
+        assert!(Duration::from_secs(grace.unwrap().parse().unwrap()) >= DRAIN + Duration::from_secs(5));
+    }
+
+    #[test]
     fn a_driver_that_fails_harmfully_is_asked_ever_less_often_up_to_five_minutes() {
         let ten = Duration::from_secs(10);
         let pauses: Vec<u64> = (0..8).map(|failures| pause(ten, failures).as_secs()).collect();
