@@ -125,7 +125,8 @@ pub struct Source {
     #[schemars(schema_with = "prefix")]
     #[serde(rename = "match")]
     pub match_: String,
-    /// The URL that replaces the matched beginning.
+    /// The URL that replaces the matched beginning. Only what is named here may be fetched from a private network: any other
+    /// URI, whoever names it, leads to public addresses only. An address may stand in for itself.
     #[schemars(schema_with = "mirror")]
     pub mirror: String,
     /// A Secret in this namespace whose `token` is sent to the mirror, and to no other host, as a bearer token.

@@ -15,6 +15,7 @@ use crate::cache::Room;
 use crate::disk::DiskError;
 use crate::download::{Download, DownloadError, Patience, shown, whole_story};
 use crate::sources::file_url;
+use crate::way::Way;
 use crate::wire::{FileList, ModelState, ModelStatus};
 
 /// Largest answer of the cache that is read: a list of all files that a manifest may have.
@@ -203,9 +204,8 @@ impl Cache {
         tracing::info!(path, bytes = facts.size.0, "copying");
         let url = file_url(&file_url(&self.model, "files"), path);
         let download = Download {
-            client: &self.client,
+            way: &Way::inside(self.client.clone()),
             url: &url,
-            token: None,
             part,
             size: Some(facts.size.0),
             limit: facts.size.0,

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use koinon_core::ids::Digest;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::header::CONTENT_RANGE;
+use reqwest::{Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use crate::cache::{Full, Room};
 use crate::disk::DiskError;
-use crate::wire::Token;
+use crate::way::{Way, WayError};
 
 /// How patient a download is.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Received {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DownloadError {
+    #[error(transparent)]
+    Way(WayError),
     #[error("{url} answered {status}{hint}")]
     Refused { url: String, status: StatusCode, hint: &'static str },
     #[error("{url} could not be read, {attempts} times in a row: {why}")]
@@ -70,9 +72,8 @@ impl<E: Into<DownloadError>> From<E> for Broken {
 
 /// What to download, and within which bounds.
 pub(crate) struct Download<'a> {
-    pub client: &'a Client,
+    pub way: &'a Way,
     pub url: &'a Url,
-    pub token: Option<&'a Token>,
     pub part: &'a Path,
     /// The exact size, where a manifest says it.
     pub size: Option<u64>,
@@ -151,14 +152,10 @@ impl Download<'_> {
     }
 
     async fn attempt(&self, part: &mut Part) -> Result<(), Broken> {
-        let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
-        if part.length > 0 {
-            request = request.header(RANGE, format!("bytes={}-", part.length));
-        }
-        if let Some(Token(token)) = self.token {
-            request = request.bearer_auth(token);
-        }
-        let response = request.send().await.map_err(broken_off)?;
+        let response = self.way.get(self.url, part.length).await.map_err(|error| match error {
+            WayError::Broken(_) => Broken::Off(error.to_string()),
+            WayError::Forbidden { .. } => Broken::For(DownloadError::Way(error)),
+        })?;
         match response.status() {
             StatusCode::OK if part.length > 0 => self.restart(part).await?,
             StatusCode::OK => {}

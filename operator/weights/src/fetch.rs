@@ -1,20 +1,18 @@
 //! One model from its source into the staging folder, verified, and from there among the models.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{TryStreamExt, stream};
 use koinon_core::ids::{Bytes, Digest, ManifestDigest};
 use koinon_core::manifest::{FileFacts, MAX_MANIFEST, Manifest, ManifestError};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Url, redirect};
+use reqwest::Url;
 
 use crate::cache::{Full, Room, Settings, VOLUME_SETTING};
 use crate::disk::{Disk, DiskError, MANIFEST};
-use crate::download::{Download, DownloadError, Received, shown, whole_story};
+use crate::download::{Download, DownloadError, Received, shown};
 use crate::sources::{self, Origin, SourceError};
+use crate::way::Way;
 use crate::wire::{Failure, FailureReason, Want};
 
 /// Files of one model at once: one connection seldom fills the wire to an object store, many help nobody.
@@ -105,6 +103,8 @@ impl FetchError {
             Self::Disk(error) => disk_reason(error),
             Self::Task(_) => FailureReason::StorageFailed,
             Self::Download(error) => match error {
+                // What the owner may do about it is to name it as a source.
+                DownloadError::Way(_) => FailureReason::NoSource,
                 DownloadError::Refused { .. } => FailureReason::SourceRefused,
                 DownloadError::Unreachable { .. } => FailureReason::SourceUnreachable,
                 DownloadError::TooLarge { .. } => FailureReason::TooLarge,
@@ -139,25 +139,20 @@ impl Fetch {
     /// Brings the model among the complete ones, or says why not. Dropping the future leaves what can be resumed.
     pub async fn run(&self) -> Result<Manifest, FetchError> {
         let origin = sources::resolve(&self.want.uri, self.want.revision.as_ref(), &self.want.sources)?;
-        let client = client(&origin, &self.settings)?;
+        let wrong = |why| FetchError::Client { url: shown(&origin.url), why };
+        let way = Way::to(&origin, self.settings.patience.idle).map_err(wrong)?;
         let (disk, digest, request) = (self.disk.clone(), self.digest, remembered(&self.want));
         let staging = on_disk(move || disk.stage(&digest, &request)).await?;
         let manifest = match sources::single_file(&self.want.uri) {
-            Some(name) => self.single(&client, &origin, &staging, name).await?,
-            None => self.folder(&client, &origin, &staging).await?,
+            Some(name) => self.single(&way, &origin, &staging, name).await?,
+            None => self.folder(&way, &origin, &staging).await?,
         };
         let (disk, whole) = (self.disk.clone(), manifest.clone());
         on_disk(move || disk.publish(&digest, &whole)).await?;
         Ok(manifest)
     }
 
-    async fn single(
-        &self,
-        client: &Client,
-        origin: &Origin,
-        staging: &Path,
-        name: &str,
-    ) -> Result<Manifest, FetchError> {
+    async fn single(&self, way: &Way, origin: &Origin, staging: &Path, name: &str) -> Result<Manifest, FetchError> {
         let invalid = |source| FetchError::Manifest { url: shown(&origin.url), source };
         let nothing = FileFacts { digest: Digest([0; 32]), size: Bytes(0) };
         Manifest::single(name, nothing).map_err(invalid)?;
@@ -169,29 +164,30 @@ impl Fetch {
             let mismatch = || FetchError::Mismatch { what: shown(&origin.url), expected: expected.0, seen: seen.0 };
             if seen == expected { Ok(manifest) } else { Err(mismatch()) }
         };
-        let manifest = self.download(client, origin, &origin.url, &part, None, verified).await?;
+        let manifest = self.download(way, &origin.url, &part, None, verified).await?;
         self.disk.keep(&part, staging, name)?;
         Ok(manifest)
     }
 
-    async fn folder(&self, client: &Client, origin: &Origin, staging: &Path) -> Result<Manifest, FetchError> {
-        let manifest = self.manifest(client, origin, staging).await?;
+    async fn folder(&self, way: &Way, origin: &Origin, staging: &Path) -> Result<Manifest, FetchError> {
+        let manifest = self.manifest(way, origin, staging).await?;
         let (needed, allowed) = (manifest.total().0, self.settings.model_limit);
         if needed > allowed {
             return Err(FetchError::TooLarge { needed, allowed });
         }
         self.room.ensure(needed).await?;
         self.room.progress.set_total(needed);
-        let files = manifest.files().enumerate().map(|(number, (path, facts))| {
-            Ok::<_, FetchError>(self.file(client, origin, staging, number, path, facts))
-        });
+        let files = manifest
+            .files()
+            .enumerate()
+            .map(|(number, (path, facts))| Ok::<_, FetchError>(self.file(way, origin, staging, number, path, facts)));
         stream::iter(files).try_for_each_concurrent(FILES_AT_ONCE, |file| file).await?;
         Ok(manifest)
     }
 
     async fn file(
         &self,
-        client: &Client,
+        way: &Way,
         origin: &Origin,
         staging: &Path,
         number: usize,
@@ -208,7 +204,7 @@ impl Fetch {
             let mismatch = || FetchError::Mismatch { what: shown(&url), expected: facts.digest, seen: received.digest };
             if received.digest == facts.digest { Ok(()) } else { Err(mismatch()) }
         };
-        self.download(client, origin, &url, &part, Some(facts.size.0), verified).await?;
+        self.download(way, &url, &part, Some(facts.size.0), verified).await?;
         Ok(self.disk.keep(&part, staging, path)?)
     }
 
@@ -216,17 +212,15 @@ impl Fetch {
     /// first bytes may be from before a crash, or from another version at the source.
     async fn download<T>(
         &self,
-        client: &Client,
-        origin: &Origin,
+        way: &Way,
         url: &Url,
         part: &Path,
         size: Option<u64>,
         verified: impl Fn(&Received) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         let download = Download {
-            client,
+            way,
             url,
-            token: origin.token.as_ref(),
             part,
             size,
             limit: self.settings.model_limit,
@@ -246,7 +240,7 @@ impl Fetch {
     }
 
     /// The list of files: the one kept from an earlier attempt, or the source's.
-    async fn manifest(&self, client: &Client, origin: &Origin, staging: &Path) -> Result<Manifest, FetchError> {
+    async fn manifest(&self, way: &Way, origin: &Origin, staging: &Path) -> Result<Manifest, FetchError> {
         let kept = staging.join(MANIFEST);
         let known = tokio::fs::read(&kept).await.ok().and_then(|text| Manifest::parse(&text).ok());
         if let Some(manifest) = known.filter(|manifest| manifest.digest() == self.digest) {
@@ -256,9 +250,8 @@ impl Fetch {
         let part = staging.join("parts").join(MANIFEST);
         let aside = self.room.aside();
         let download = Download {
-            client,
+            way,
             url: &url,
-            token: origin.token.as_ref(),
             part: &part,
             size: None,
             limit: MAX_MANIFEST as u64,
@@ -284,55 +277,6 @@ fn remembered(want: &Want) -> Vec<u8> {
     let secret = want.sources.iter().any(|source| source.token.is_some());
     let kept = if secret { None } else { serde_json::to_vec(want).ok() };
     kept.unwrap_or_default()
-}
-
-fn client(origin: &Origin, settings: &Settings) -> Result<Client, FetchError> {
-    let wrong = |why: String| FetchError::Client { url: shown(&origin.url), why };
-    let builder = || {
-        Client::builder()
-            .user_agent(concat!("koinon/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(settings.patience.idle)
-            .redirect(redirect::Policy::custom(follow))
-            .dns_resolver(Arc::new(OutwardNames))
-    };
-    let built = match &origin.ca_bundle {
-        Some(pem) => {
-            let roots = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| wrong(whole_story(&error)))?;
-            if roots.is_empty() {
-                return Err(wrong("its CA bundle holds no certificate".to_owned()));
-            }
-            builder().tls_certs_only(roots).build()
-        }
-        // An image without system certificates can still fetch over plain HTTP.
-        None if origin.url.scheme() == "http" => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
-        None => builder().build(),
-    };
-    built.map_err(|error| wrong(whole_story(&error)))
-}
-
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    match sources::permitted(attempt.url()) {
-        Err(why) => attempt.error(format!("it redirects to an address that is not fetched from: {why}")),
-        Ok(()) if attempt.previous().len() > 10 => attempt.error("it redirects more than 10 times"),
-        Ok(()) => attempt.follow(),
-    }
-}
-
-/// Names resolved to addresses that may be fetched from, only.
-struct OutwardNames;
-
-impl Resolve for OutwardNames {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let outward: Vec<SocketAddr> = found.filter(|found| sources::reachable(found.ip())).collect();
-            if outward.is_empty() {
-                return Err(format!("{} has no address that may be fetched from", name.as_str()).into());
-            }
-            Ok(Box::new(outward.into_iter()) as Addrs)
-        })
-    }
 }
 
 /// Runs a blocking operation of the disk.

@@ -5,7 +5,7 @@
 //! this cache is the only place that they may reach.
 //!
 //! ```text
-//! operator ─PUT──▶ api ─▶ Cache ──▶ fetch ─▶ download ──HTTP(S)──▶ mirror
+//! operator ─PUT──▶ api ─▶ Cache ──▶ fetch ─▶ download ─▶ way ──HTTP(S)──▶ mirror
 //!                          │          └─ staging/<digest>/   resumed after a restart, gone after a wrong digest
 //!                          └─ models/<digest>/               renamed here once verified; least recently used goes first
 //! init container ─GET─▶ api            (`copy`)
@@ -13,6 +13,7 @@
 //!
 //! It knows no Kubernetes, no member and no vote: the operator decides what is asked for.
 
+mod addresses;
 pub mod api;
 pub mod cache;
 pub mod copy;
@@ -22,6 +23,7 @@ mod fetch;
 pub mod metrics;
 pub mod serve;
 mod sources;
+mod way;
 
 pub use cache::{Cache, Settings};
 pub use copy::{CopyArgs, CopyError, copy};

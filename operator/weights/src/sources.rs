@@ -1,10 +1,12 @@
 //! From the uri of a release to an address that this host fetches from.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::IpAddr;
 
 use koinon_core::ids::{ModelUri, Revision};
 use reqwest::Url;
 
+use crate::addresses::reachable;
 use crate::wire::{Source, Token};
 
 /// Where and how one model is fetched.
@@ -13,6 +15,24 @@ pub(crate) struct Origin {
     pub url: Url,
     pub token: Option<Token>,
     pub ca_bundle: Option<String>,
+    /// Where the owner's mirrors answer, which may be in a private network; none where the address is not the owner's.
+    pub mirrors: Vec<Site>,
+}
+
+/// Scheme, host and port: who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site(String);
+
+impl Site {
+    pub fn of(url: &Url) -> Self {
+        Self(url.origin().ascii_serialization())
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +65,14 @@ pub(crate) fn resolve(uri: &ModelUri, revision: Option<&Revision>, sources: &[So
                 address: address.clone(),
                 why,
             })?;
-            Ok(Origin { url, token: source.token.clone(), ca_bundle: source.ca_bundle.clone() })
+            let sites = sources.iter().filter_map(|source| Url::parse(&source.mirror).ok());
+            let mirrors = sites.map(|mirror| Site::of(&mirror)).collect();
+            Ok(Origin { url, token: source.token.clone(), ca_bundle: source.ca_bundle.clone(), mirrors })
         }
         None if uri.as_str().starts_with("http") => {
             let url = fetchable(&uri.as_str().replace("{revision}", revision))
                 .map_err(|why| SourceError::Uri(uri.clone(), why))?;
-            Ok(Origin { url, token: None, ca_bundle: None })
+            Ok(Origin { url, token: None, ca_bundle: None, mirrors: Vec::new() })
         }
         None => Err(SourceError::Unmapped(uri.clone())),
     }
@@ -109,24 +131,6 @@ pub(crate) fn permitted(url: &Url) -> Result<(), &'static str> {
     }
 }
 
-/// Whether an address may be fetched from.
-///
-/// A uri comes from other members. Link-local addresses are where clouds hand out a node's credentials.
-pub(crate) fn reachable(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => reachable(IpAddr::V4(v4)),
-            None => !link_local_v6(v6) && !v6.is_unspecified() && !v6.is_multicast(),
-        },
-    }
-}
-
-fn link_local_v6(address: Ipv6Addr) -> bool {
-    // fd00:ec2::254 is a unique local address by its form and a metadata service by its use.
-    address.segments()[0] & 0xffc0 == 0xfe80 || address.segments()[..2] == [0xfd00, 0x0ec2]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +158,17 @@ mod tests {
         let revision: Revision = "abc123".parse().unwrap();
         let origin = resolve(&uri("hf://org/m"), Some(&revision), &sources).unwrap();
         assert_eq!(file_url(&origin.url, "sub dir/a#b").as_str(), "https://hub/org/m/resolve/abc123/sub%20dir/a%23b");
+    }
+
+    #[test]
+    fn only_a_way_that_begins_at_a_mirror_may_lead_to_the_owners_mirrors() {
+        let sources = [source("hf://", "http://10.0.0.5:8000/"), source("s3://", "https://store.example/{revision}/")];
+        let mapped = resolve(&uri("hf://org/m"), None, &sources).unwrap().mirrors;
+        assert_eq!(
+            mapped.iter().map(Site::to_string).collect::<Vec<_>>(),
+            ["http://10.0.0.5:8000", "https://store.example"]
+        );
+        assert!(resolve(&uri("http://10.0.0.5:8000/m"), None, &sources).unwrap().mirrors.is_empty());
     }
 
     #[test]

@@ -221,23 +221,6 @@ async fn a_refusing_source_is_named_with_what_to_check() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_followed_but_not_to_the_nodes_own_link() {
-    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
-    let (cache, _stop) = open(folder.path(), settings());
-    let digest = digest_of("tiny.gguf", WEIGHTS);
-    origin.set("/bad/tiny.gguf", Answer::Redirect("http://169.254.169.254/latest/meta-data/".to_owned()));
-    cache.want(digest, want(&origin.uri("/bad/tiny.gguf")));
-    let refused = failure(settled(&cache, digest).await);
-    assert_eq!(refused.reason, FailureReason::SourceUnreachable);
-    assert!(refused.message.contains("metadata"), "{}", refused.message);
-
-    origin.set("/tiny.gguf", Answer::Redirect(origin.uri("/real")));
-    origin.set("/real", Answer::Good(weights()));
-    cache.want(digest, want(&origin.uri("/tiny.gguf")));
-    assert!(matches!(settled(&cache, digest).await, ModelState::Ready { .. }));
-}
-
-#[tokio::test]
 async fn a_mirror_gets_its_token_and_the_token_stays_off_the_disk() {
     let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
     origin.set("/mirror/org/tiny.gguf", Answer::Stalls(weights(), 10));

@@ -32,7 +32,7 @@ async fn only_who_holds_the_operators_token_may_ask_for_a_model() {
     origin.set("/tiny.gguf", Answer::Good(Bytes::from_static(WEIGHTS)));
     let (cache, _stop) = open(folder.path(), settings());
     let digest = digest_of("tiny.gguf", WEIGHTS);
-    let body = serde_json::json!({ "uri": origin.uri("/tiny.gguf"), "revision": "main" });
+    let body = want(&origin.uri("/tiny.gguf"));
     let put = |url: &str| client().put(format!("{url}/v1/models/{digest}")).json(&body);
 
     let closed = serve_with(&cache, None).await;

@@ -19,7 +19,7 @@ use koinon_core::ids::{Digest, ManifestDigest};
 use koinon_core::manifest::{FileFacts, Manifest};
 use koinon_telemetry::{CancellationToken, listen};
 use koinon_weights::metrics::Metrics;
-use koinon_weights::wire::{ModelState, Want};
+use koinon_weights::wire::{ModelState, Source, Want};
 use koinon_weights::{Cache, Patience, Settings, api};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -173,7 +173,15 @@ pub fn digest_of(path: &str, content: &[u8]) -> ManifestDigest {
     Manifest::single(path, facts).unwrap().digest()
 }
 
+/// What an owner says whose mirror is the site of this uri.
 pub fn want(uri: &str) -> Want {
+    let site = uri.find("://").and_then(|scheme| uri[scheme + 3..].find('/').map(|path| &uri[..=scheme + 3 + path]));
+    let source = |site: &str| Source { prefix: site.into(), mirror: site.into(), token: None, ca_bundle: None };
+    Want { sources: site.map(source).into_iter().collect(), ..foreign(uri) }
+}
+
+/// What is asked for where the owner has said nothing.
+pub fn foreign(uri: &str) -> Want {
     Want { uri: uri.parse().unwrap(), revision: None, sources: Vec::new(), capacity: None }
 }
 
