@@ -1,46 +1,83 @@
 //! `kubectl koinon doctor`: what is wrong with this installation, and what to do about it.
 
+mod definitions;
+mod reported;
+
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{self, ConditionType};
-use koinon_api::{Cooperative, GPUNode, Member, labels};
+use koinon_api::{Cooperative, GPUNode, GPUPool, Member, labels};
 use koinon_core::ids::Endpoint;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 
 use crate::access::Access;
 use crate::cluster::Cluster;
+use crate::doctor::definitions::Gap;
 use crate::output::print_table;
 
 /// How long an endpoint is dialled before it counts as unreachable.
 const DIAL: Duration = Duration::from_secs(3);
 
 /// Check this member's installation: definitions, processes, keys, GPUs, network policy, storage, endpoints, peers.
+///
+/// Each line is ok, a note (as somebody chose it, or as it takes its course), ? (not known yet) or BAD; whatever is not ok
+/// says what to do. The command fails if anything is BAD.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Good,
+    /// As the owner chose it, or as it takes its course.
+    Note,
     Unknown,
     Bad,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     what: String,
     verdict: Verdict,
     detail: String,
+    fix: String,
 }
 
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn note(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
-        self.0.push(Finding { what: what.into(), verdict, detail: detail.into() });
+    fn good(&mut self, what: impl Into<String>, detail: impl Into<String>) {
+        self.add(what, Verdict::Good, detail, "");
+    }
+
+    fn add(&mut self, what: impl Into<String>, verdict: Verdict, detail: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { what: what.into(), verdict, detail: detail.into(), fix: fix.into() });
+    }
+
+    /// What could not be asked is not known.
+    fn unasked(&mut self, what: impl Into<String>, error: &dyn std::fmt::Display) {
+        let fix = "check the cluster's answer and this person's rights: kubectl auth can-i --list";
+        self.add(what, Verdict::Unknown, error.to_string(), fix);
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for finding in &self.0 {
+            let mark = match finding.verdict {
+                Verdict::Good => "ok",
+                Verdict::Note => "note",
+                Verdict::Unknown => "?",
+                Verdict::Bad => "BAD",
+            };
+            rows.push(vec![mark.to_owned(), finding.what.clone(), finding.detail.clone()]);
+            if !finding.fix.is_empty() {
+                rows.push(vec![String::new(), String::new(), format!("-> {}", finding.fix)]);
+            }
+        }
+        rows
     }
 }
 
@@ -49,35 +86,37 @@ impl Args {
         let Self {} = self;
         let cluster = Cluster::connect(access).await?;
         let mut findings = Findings::default();
-        definitions(&cluster, &mut findings).await;
-        processes(&cluster, &mut findings).await;
+        installed(&cluster, &mut findings).await;
+        let shares = match cluster.list::<GPUPool>("pools").await {
+            Ok(pools) => {
+                reported::pools(&pools, &mut findings);
+                !pools.is_empty()
+            }
+            Err(error) => {
+                findings.unasked("pools", &format!("{error:#}"));
+                false
+            }
+        };
+        processes(&cluster, shares, &mut findings).await;
         match cluster.operator_key().await {
-            Ok(key) => findings.note("operator key", Verdict::Good, key.to_string()),
-            Err(error) => findings.note("operator key", Verdict::Bad, format!("{error:#}")),
+            Ok(key) => findings.good("operator key", key.to_string()),
+            Err(error) => {
+                let fix = format!("kubectl logs -n {} deployment/{}", cluster.namespace, labels::OPERATOR);
+                findings.add("operator key", Verdict::Bad, format!("{error:#}"), fix);
+            }
         }
-        gpus(&cluster, &mut findings).await;
+        gpus(&cluster, shares, &mut findings).await;
         match cluster.find_cooperative().await {
             Ok(Some(cooperative)) => membership(&cluster, &cooperative, &mut findings).await,
-            Ok(None) => findings.note(
+            Ok(None) => findings.add(
                 "membership",
                 Verdict::Bad,
-                "none yet: kubectl koinon found, or kubectl koinon join with an invite",
+                format!("namespace {} holds no Cooperative", cluster.namespace),
+                "kubectl koinon found, or kubectl koinon join with an invite; if the release is elsewhere: -n NAMESPACE",
             ),
-            Err(error) => findings.note("membership", Verdict::Bad, format!("{error:#}")),
+            Err(error) => findings.unasked("membership", &format!("{error:#}")),
         }
-        let rows: Vec<Vec<String>> = findings
-            .0
-            .iter()
-            .map(|finding| {
-                let mark = match finding.verdict {
-                    Verdict::Good => "ok",
-                    Verdict::Unknown => "?",
-                    Verdict::Bad => "BAD",
-                };
-                vec![mark.to_owned(), finding.what.clone(), finding.detail.clone()]
-            })
-            .collect();
-        print_table(&["", "CHECK", "FOUND"], &rows);
+        print_table(&["", "CHECK", "FOUND"], &findings.rows());
         let bad = findings.0.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
         if bad > 0 {
             anyhow::bail!("{bad} checks failed");
@@ -86,29 +125,44 @@ impl Args {
     }
 }
 
-async fn definitions(cluster: &Cluster, findings: &mut Findings) {
+async fn installed(cluster: &Cluster, findings: &mut Findings) {
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    let upgrade =
+        "install the chart koinon-crds of this version: helm upgrade --install koinon-crds charts/koinon-crds";
     for wanted in koinon_api::crd::all() {
         let name = wanted.name_any();
-        let (verdict, detail) = match api.get_opt(&name).await {
-            Ok(Some(found)) if found.spec == wanted.spec => (Verdict::Good, "as this version expects".to_owned()),
-            Ok(Some(_)) => (
-                Verdict::Unknown,
-                "differs from this version's (an older chart, or the API server's defaults)".to_owned(),
-            ),
-            Ok(None) => (Verdict::Bad, "missing: helm install koinon-crds".to_owned()),
-            Err(error) => (Verdict::Unknown, error.to_string()),
+        let what = format!("definition {name}");
+        let found = match api.get_opt(&name).await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                findings.add(what, Verdict::Bad, "is not installed", upgrade);
+                continue;
+            }
+            Err(error) => {
+                findings.unasked(what, &error);
+                continue;
+            }
         };
-        if verdict != Verdict::Good {
-            findings.note(format!("definition {name}"), verdict, detail);
+        match (serde_json::to_value(&wanted.spec), serde_json::to_value(&found.spec)) {
+            (Ok(wanted), Ok(found)) => match definitions::gap(&wanted, &found) {
+                None => {}
+                Some(Gap::Lacks(path)) => {
+                    findings.add(what, Verdict::Bad, format!("lacks spec{path}, which this version has"), upgrade);
+                }
+                Some(Gap::Differs(path)) => {
+                    let fix = format!("{upgrade}; if that chart is the newer one, update this command instead");
+                    findings.add(what, Verdict::Unknown, format!("spec{path} is another than this version's"), fix);
+                }
+            },
+            (Err(error), _) | (_, Err(error)) => findings.unasked(what, &error),
         }
     }
     if findings.0.is_empty() {
-        findings.note("definitions", Verdict::Good, "all there, as this version expects");
+        findings.good("definitions", "all there, with everything that this version needs");
     }
 }
 
-async fn processes(cluster: &Cluster, findings: &mut Findings) {
+async fn processes(cluster: &Cluster, shares: bool, findings: &mut Findings) {
     for name in [labels::OPERATOR, labels::GATEWAY] {
         let found = cluster.api::<Deployment>().get_opt(name).await.map(|found| {
             found.map(|deployment| {
@@ -127,86 +181,122 @@ async fn processes(cluster: &Cluster, findings: &mut Findings) {
     replicas(cluster, labels::WEIGHTS, weights, findings);
     let agents: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), labels::AGENT_NAMESPACE);
     match agents.get_opt(labels::AGENT).await {
-        Ok(Some(agents)) => {
-            let status = agents.status.unwrap_or_default();
-            let verdict =
-                if status.number_ready == status.desired_number_scheduled { Verdict::Good } else { Verdict::Bad };
-            let detail = format!("{} of {} are ready", status.number_ready, status.desired_number_scheduled);
-            findings.note("koinon-agent", verdict, detail);
+        Ok(found) => {
+            let counts = found.map(|agents| {
+                let status = agents.status.unwrap_or_default();
+                (status.number_ready, status.desired_number_scheduled)
+            });
+            agent(counts, shares, findings);
         }
-        Ok(None) => findings.note("koinon-agent", Verdict::Bad, format!("no DaemonSet in {}", labels::AGENT_NAMESPACE)),
-        Err(error) => findings.note("koinon-agent", Verdict::Unknown, error.to_string()),
+        Err(error) => findings.unasked(labels::AGENT, &error),
+    }
+}
+
+/// Notes the agents, ready and wanted. Only a cluster that shares GPUs needs any.
+fn agent(counts: Option<(i32, i32)>, shares: bool, findings: &mut Findings) {
+    let none = match counts {
+        None => format!("no DaemonSet in namespace {}", labels::AGENT_NAMESPACE),
+        Some((_, 0)) => "no node is to run it".to_owned(),
+        Some((ready, wanted)) => {
+            let detail = format!("{ready} of {wanted} are ready");
+            if ready == wanted {
+                findings.good(labels::AGENT, detail);
+            } else {
+                let fix = format!("kubectl describe pods -n {}", labels::AGENT_NAMESPACE);
+                findings.add(labels::AGENT, Verdict::Bad, detail, fix);
+            }
+            return;
+        }
+    };
+    if shares {
+        let fix = "a GPUPool needs it: helm upgrade koinon … --set agent.enabled=true, and check agent.nodeSelector";
+        findings.add(labels::AGENT, Verdict::Bad, none, fix);
+    } else {
+        let fix =
+            "nothing, while this cluster shares no GPUs; to share: helm upgrade koinon … --set agent.enabled=true";
+        findings.add(labels::AGENT, Verdict::Note, none, fix);
     }
 }
 
 /// Notes how many replicas of a part are ready, of how many.
 fn replicas(cluster: &Cluster, name: &str, found: kube::Result<Option<(i32, i32)>>, findings: &mut Findings) {
-    let (verdict, detail) = match found {
+    match found {
         Ok(Some((ready, wanted))) => {
-            let verdict = if ready >= 1 && ready == wanted { Verdict::Good } else { Verdict::Bad };
-            (verdict, format!("{ready} of {wanted} replicas are ready"))
+            let detail = format!("{ready} of {wanted} replicas are ready");
+            if ready >= 1 && ready == wanted {
+                findings.good(name, detail);
+            } else {
+                let fix = format!("kubectl get pods -n {0}, then kubectl describe pod -n {0} POD", cluster.namespace);
+                findings.add(name, Verdict::Bad, detail, fix);
+            }
         }
-        Ok(None) => (Verdict::Bad, format!("not in {}: helm install koinon", cluster.namespace)),
-        Err(error) => (Verdict::Unknown, error.to_string()),
-    };
-    findings.note(name, verdict, detail);
+        Ok(None) => {
+            let fix = format!(
+                "helm upgrade --install koinon charts/koinon -n {}; if the release is elsewhere: -n NAMESPACE",
+                cluster.namespace
+            );
+            findings.add(name, Verdict::Bad, format!("is not in namespace {}", cluster.namespace), fix);
+        }
+        Err(error) => findings.unasked(name, &error),
+    }
 }
 
-async fn gpus(cluster: &Cluster, findings: &mut Findings) {
+async fn gpus(cluster: &Cluster, shares: bool, findings: &mut Findings) {
     let nodes: Api<GPUNode> = Api::all(cluster.client.clone());
     match nodes.list(&ListParams::default()).await {
-        Ok(found) if found.items.is_empty() => findings.note("GPUs", Verdict::Unknown, "no agent has reported yet"),
+        Ok(found) if found.items.is_empty() && shares => {
+            let fix = format!("kubectl logs -n {} daemonset/{}", labels::AGENT_NAMESPACE, labels::AGENT);
+            findings.add("GPUs", Verdict::Unknown, "no agent has reported yet", fix);
+        }
+        Ok(found) if found.items.is_empty() => {
+            let fix = "nothing, while this cluster only uses others' GPUs; to share its own, apply a GPUPool";
+            findings.add("GPUs", Verdict::Note, "this cluster reports none", fix);
+        }
         Ok(found) => {
             for node in found.items {
                 let status = node.status.clone().unwrap_or_default();
                 let nvml = conditions::find(&status.conditions, ConditionType::NVMLAvailable);
                 let message = nvml.map(|condition| format!("{}: {}", condition.reason, condition.message));
                 let detail = format!("{} devices; {}", status.devices.len(), message.unwrap_or_default());
-                let verdict = match nvml.map(|condition| condition.status.as_str()) {
-                    Some("True") => Verdict::Good,
+                let what = format!("GPUs of {}", node.name_any());
+                match nvml.map(|condition| condition.status.as_str()) {
+                    Some("True") => findings.good(what, detail),
                     // A node without GPUs has no driver either; only its owner knows whether it should.
-                    _ => Verdict::Unknown,
-                };
-                findings.note(format!("GPUs of {}", node.name_any()), verdict, detail);
+                    _ => {
+                        let fix = "if this node has NVIDIA GPUs, install their driver and set agent.runtimeClassName of the chart";
+                        findings.add(what, Verdict::Unknown, detail, fix);
+                    }
+                }
             }
         }
-        Err(error) => findings.note("GPUs", Verdict::Unknown, error.to_string()),
-    }
-}
-
-/// What the operator says of itself. What it does not say is not known.
-fn reported(conditions: &[Condition], findings: &mut Findings) {
-    if conditions.is_empty() {
-        findings.note("membership", Verdict::Unknown, "the operator has not reported yet");
-    }
-    for condition in conditions {
-        let verdict = match condition.status.as_str() {
-            "True" => Verdict::Good,
-            "False" => Verdict::Bad,
-            _ => Verdict::Unknown,
-        };
-        findings.note(&condition.type_, verdict, format!("{}: {}", condition.reason, condition.message));
-    }
-    // That an endpoint answers from here says nothing of who else reaches it.
-    let reachable = ConditionType::EndpointReachable;
-    if conditions::find(conditions, reachable).is_none() {
-        findings.note(reachable.as_str(), Verdict::Unknown, "no peer has said yet whether it reaches this member");
+        Err(error) => findings.unasked("GPUs", &error),
     }
 }
 
 async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut Findings) {
     let status = cooperative.status.clone().unwrap_or_default();
-    reported(&status.conditions, findings);
     let spec = &cooperative.spec;
-    let own = spec.endpoints.peer.iter().chain(&spec.endpoints.gateway);
-    for endpoint in own {
+    reported::membership(&status.conditions, spec.endpoints.gateway.is_empty(), findings);
+    let reached = conditions::find(&status.conditions, ConditionType::EndpointReachable);
+    let peers_reach_it = reached.is_some_and(|condition| condition.status == "True");
+    for (endpoint, known_good) in spec
+        .endpoints
+        .peer
+        .iter()
+        .map(|endpoint| (endpoint, peers_reach_it))
+        .chain(spec.endpoints.gateway.iter().map(|endpoint| (endpoint, false)))
+    {
+        let what = format!("own endpoint {endpoint}");
         match dial(endpoint).await {
-            Ok(()) => findings.note(format!("own endpoint {endpoint}"), Verdict::Good, "answers from here"),
-            Err(why) => findings.note(
-                format!("own endpoint {endpoint}"),
-                Verdict::Bad,
-                format!("{why}; open the port, and check spec.endpoints"),
-            ),
+            Ok(()) => findings.good(what, "answers from here"),
+            Err(why) if known_good => {
+                let fix = "nothing: peers reach it, only this machine does not";
+                findings.add(what, Verdict::Note, why, fix);
+            }
+            Err(why) => {
+                let fix = "open the port and lead it to the release's Service as TCP passthrough; check spec.endpoints";
+                findings.add(what, Verdict::Bad, why, fix);
+            }
         }
     }
     match cluster.list::<Member>("members").await {
@@ -214,15 +304,19 @@ async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut
             for member in members.iter().filter(|member| member.name_any() != spec.member) {
                 let status = member.status.clone().unwrap_or_default();
                 let reachable = conditions::find(&status.conditions, ConditionType::Reachable);
-                let (verdict, detail) = match reachable {
-                    Some(condition) if condition.status == "True" => (Verdict::Good, condition.message.clone()),
-                    Some(condition) => (Verdict::Bad, format!("{}: {}", condition.reason, condition.message)),
-                    None => (Verdict::Unknown, "not tried yet".to_owned()),
-                };
-                findings.note(format!("peer {}", member.name_any()), verdict, detail);
+                let what = format!("peer {}", member.name_any());
+                match reachable {
+                    Some(condition) if condition.status == "True" => findings.good(what, condition.message.clone()),
+                    Some(condition) => {
+                        let detail = format!("{}: {}", condition.reason, condition.message);
+                        let fix = "let this cluster open TCP connections to that peer's endpoints (kubectl get kmem -o yaml), or ask its people";
+                        findings.add(what, Verdict::Bad, detail, fix);
+                    }
+                    None => findings.add(what, Verdict::Unknown, "not tried yet", "ask again in a minute"),
+                }
             }
         }
-        Err(error) => findings.note("peers", Verdict::Unknown, error.to_string()),
+        Err(error) => findings.unasked("peers", &format!("{error:#}")),
     }
 }
 
@@ -240,27 +334,28 @@ async fn dial(endpoint: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn verdict(status: Option<&str>) -> Verdict {
-        let type_ = ConditionType::EndpointReachable.as_str();
-        let conditions: Vec<Condition> = status
-            .map(|status| {
-                let condition = serde_json::json!({"type": type_, "status": status, "reason": "r", "message": "m",
-                    "lastTransitionTime": "2026-11-21T00:00:00Z"});
-                serde_json::from_value(condition).unwrap()
-            })
-            .into_iter()
-            .collect();
-        let mut findings = Findings::default();
-        reported(&conditions, &mut findings);
-        findings.0.iter().find(|finding| finding.what == type_).unwrap().verdict
+    #[test]
+    fn a_cluster_that_shares_nothing_needs_no_agent_and_one_that_shares_does() {
+        let judge = |counts, shares| {
+            let mut findings = Findings::default();
+            agent(counts, shares, &mut findings);
+            findings.0[0].verdict
+        };
+        for counts in [None, Some((0, 0))] {
+            assert_eq!(judge(counts, false), Verdict::Note);
+            assert_eq!(judge(counts, true), Verdict::Bad);
+        }
+        assert_eq!(judge(Some((2, 2)), true), Verdict::Good);
+        assert_eq!(judge(Some((1, 2)), false), Verdict::Bad, "an agent that does not start is wrong anywhere");
     }
 
     #[test]
-    fn an_own_endpoint_passes_only_where_a_peer_has_dialled_it_back() {
-        assert_eq!(verdict(Some("True")), Verdict::Good);
-        assert_eq!(verdict(Some("False")), Verdict::Bad);
-        for unsaid in [Some("Unknown"), None] {
-            assert_eq!(verdict(unsaid), Verdict::Unknown);
-        }
+    fn what_is_not_ok_says_below_what_to_do() {
+        let mut findings = Findings::default();
+        findings.good("a", "fine");
+        agent(None, false, &mut findings);
+        let rows = findings.rows();
+        assert_eq!(rows.len(), 3);
+        assert!(rows[2][2].starts_with("-> nothing, while this cluster shares no GPUs"), "{rows:?}");
     }
 }
