@@ -15,7 +15,9 @@
 
 pub mod app;
 mod args;
+pub mod connections;
 pub mod dispatch;
+pub mod idle;
 pub mod intake;
 pub mod keys;
 pub mod load;

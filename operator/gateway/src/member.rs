@@ -16,6 +16,7 @@ use http_body_util::Full;
 use koinon_core::ids::{Epoch, MemberId, ObjectUid, PublicKey, ReplicaIndex};
 use koinon_core::placement::ReplicaKey;
 use koinon_net::Clock;
+use koinon_net::endpoint::Lobby;
 use koinon_net::tls::{Alpn, PeerIdentity, Pins, peer_of, refusal_in};
 use koinon_telemetry::{CancellationToken, listen};
 use rustls::ServerConfig;
@@ -27,12 +28,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
+use crate::connections::Connections;
 use crate::dispatch::{EPOCH, MEMBER, MODEL_DIGEST, PLACEMENT, REQUEST_ID, first_bytes};
+use crate::idle;
 use crate::intake::{Caller as Sharer, Intake};
 use crate::metrics::{Counted, Metrics, Side};
 use crate::openai::{ApiError, Call};
 use crate::relay::{Account, Relay, form_of};
 use crate::routing::{RoutingTable, Target};
+use crate::shares::{Share, Shares, Sum};
 use crate::upstream::Upstreams;
 
 /// What calls of other members are answered with.
@@ -65,14 +69,21 @@ pub async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     limits: listen::Limits,
+    connections: Connections,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let app = router(members.clone());
+    let (lobby, known) = (Lobby::new(connections.unknown), Shares::default());
     listen::serve_with(listener, limits, stop, move |stream, _| {
         let (config, members, app) = (tls.borrow().clone(), members.clone(), app.clone());
+        let ((place, pushed_out), known) = (lobby.enter(), known.clone());
         async move {
-            let (stream, caller) = members.greet(stream, config).await?;
-            Ok((stream, app.layer(Extension(caller))))
+            let (stream, caller) = tokio::select! {
+                greeted = members.greet(stream, config, &known, connections.of_one_member) => greeted?,
+                () = pushed_out.cancelled() => return Err(io::Error::other("newer connections needed its place")),
+            };
+            drop(place);
+            Ok(idle::bounded(stream, app.layer(Extension(caller)), connections.idle))
         }
     })
     .await
@@ -114,11 +125,13 @@ async fn not_served(method: Method) -> ApiError {
 }
 
 impl Members {
-    /// The handshake, and a watch over the connection for as long as it lives.
+    /// The handshake, a place among the `most` of the member, and a watch over the connection for as long as it lives.
     async fn greet(
         &self,
         stream: TcpStream,
         config: Option<Arc<ServerConfig>>,
+        known: &Shares<MemberId>,
+        most: usize,
     ) -> io::Result<(Watched<TlsStream<TcpStream>>, Caller)> {
         let config = config.ok_or_else(|| io::Error::other("this gateway has no certificate yet"))?;
         let stream = TlsAcceptor::from(config).accept(stream).await.map_err(|error| match refusal_in(&error) {
@@ -135,6 +148,13 @@ impl Members {
         let peer = peer_of(state).map_err(io::Error::other)?;
         // The key's member as it is pinned; the certificate only claims one.
         let member = self.pins.member(&peer.key).ok_or_else(|| io::Error::other("no longer a member"))?;
+        let place = known.take(&member, 1, |Sum { own, .. }| {
+            if own < most {
+                return Ok(());
+            }
+            tracing::warn!(%member, most, "refused another gateway's connection: it has as many as one member may have");
+            Err(io::Error::other(format!("{member} has the {most} connections that one member may have")))
+        })?;
         let cut = CancellationToken::new();
         let caller = Caller { key: peer.key, member };
         let watcher = self.clone().watch(peer, cut.clone());
@@ -146,7 +166,8 @@ impl Members {
                 () = watcher => {}
             }
         });
-        Ok((Watched { stream, cut: Box::pin(cut.cancelled_owned()), _gone: gone.drop_guard() }, caller))
+        let cut = Box::pin(cut.cancelled_owned());
+        Ok((Watched { stream, cut, _gone: gone.drop_guard(), _place: place }, caller))
     }
 
     /// Cuts a connection when its key is no longer pinned for its member, or its certificate has ended.
@@ -281,6 +302,8 @@ struct Watched<S> {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ends the watch with the stream.
     _gone: DropGuard,
+    /// Its place among the member's connections.
+    _place: Share<MemberId>,
 }
 
 impl<S> Watched<S> {

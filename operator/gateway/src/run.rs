@@ -22,7 +22,9 @@ use tokio::sync::watch;
 
 use crate::app::{self, App};
 use crate::args::GatewayArgs;
+use crate::connections::Connections;
 use crate::dispatch::{Dispatcher, Patience};
+use crate::idle;
 use crate::intake::Intake;
 use crate::keys::Keys;
 use crate::load::Loads;
@@ -173,6 +175,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// Which addresses are reached through a proxy.
     pub proxies: Proxies,
+    /// Bounds on the connections of both listeners.
+    pub connections: Connections,
 }
 
 impl Gateway {
@@ -187,7 +191,8 @@ impl Gateway {
         let app = bound(args.listen, "--listen").await?;
         let member = bound(args.member_listen, "--member-listen").await?;
         tracing::info!(applications = %args.listen, members = %args.member_listen, health = %process.health_address(), "listening");
-        Ok(Self { args, app, member, sources, clock: Clock::system(), proxies: Proxies::from_env() })
+        let (clock, proxies, connections) = (Clock::system(), Proxies::from_env(), Connections::default());
+        Ok(Self { args, app, member, sources, clock, proxies, connections })
     }
 
     /// Where applications call.
@@ -211,7 +216,7 @@ impl Gateway {
     /// # Errors
     /// A part of it died.
     pub async fn run(self, mut tasks: Tasks, stop: CancellationToken) -> Result<(), GatewayError> {
-        let Self { args, app, member, sources, clock, proxies } = self;
+        let Self { args, app, member, sources, clock, proxies, connections } = self;
         let metrics = sources.metrics.clone();
         let pins = Pins::default();
         let (tls, identity, accepting) = Tls::new(pins.clone(), clock.clone());
@@ -253,8 +258,13 @@ impl Gateway {
         let limits = listen::Limits { drain, send_buffer: SEND_BUFFER, ..listen::Limits::default() };
         tasks.spawn("routing table", until(stop.clone(), keeper.run()));
         tasks.spawn("API keys in use", until(stop.clone(), keep_keys(sources.keys, key_sender)));
-        tasks.spawn("application listener", listen::serve(app, app_router, limits, closing.clone()));
-        tasks.spawn("member listener", member::serve(members, member, accepting, limits, closing.clone()));
+        let applications = listen::serve_with(app, limits, closing.clone(), move |stream, _| {
+            let bounded = idle::bounded(stream, app_router.clone(), connections.idle);
+            async move { Ok(bounded) }
+        });
+        tasks.spawn("application listener", applications);
+        let peers = member::serve(members, member, accepting, limits, connections, closing.clone());
+        tasks.spawn("member listener", peers);
         let stopping = stop.clone();
         tasks.spawn("linger", async move {
             stopping.cancelled().await;

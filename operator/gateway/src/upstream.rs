@@ -23,6 +23,8 @@ use crate::routing::Target;
 
 /// A connection to a gateway is replaced after this: leaves are renewed at half of their day, so none is outlived.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// A connection to a gateway that was not used for so long is replaced: the other end closes it soon.
+pub const IDLE: Duration = Duration::from_secs(240);
 /// How often a connection to a gateway is asked whether it lives, and how long that may take. A cut wire is then noticed
 /// before the third call that would wait for it.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -65,6 +67,7 @@ enum Line {
 struct Open {
     sender: Sender,
     since: Instant,
+    used: Instant,
     /// Ends the connection with all that runs on it.
     cut: CancellationToken,
 }
@@ -133,13 +136,18 @@ impl Upstreams {
         // One dial at a time for each address: a member that comes back is not met by a thousand handshakes.
         let mut line = slot.lock().await;
         let lives = match &mut *line {
-            Line::Open(known) if !known.sender.is_closed() && known.since.elapsed() < CONNECTION_AGE => {
+            Line::Open(known)
+                if !known.sender.is_closed()
+                    && known.since.elapsed() < CONNECTION_AGE
+                    && known.used.elapsed() < IDLE =>
+            {
                 matches!(timeout(self.connect, known.sender.ready()).await, Ok(Ok(())))
             }
             Line::Failed { at, why } if at.elapsed() < REDIAL => return Err(UpstreamError::Connect(why.clone())),
             _ => false,
         };
-        if lives && let Line::Open(known) = &*line {
+        if lives && let Line::Open(known) = &mut *line {
+            known.used = Instant::now();
             return Ok(known.sender.clone());
         }
         *line = Line::Idle;
@@ -185,7 +193,8 @@ impl Upstreams {
                 }
             }
         });
-        Ok(Open { sender, since: Instant::now(), cut })
+        let now = Instant::now();
+        Ok(Open { sender, since: now, used: now, cut })
     }
 
     /// Cuts connections to keys that are no longer pinned, with what runs on them.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // the lint's exception for tests does not see helpers
 
 pub mod engine;
+pub mod peer;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use koinon_api::{Cooperative, InferenceJob, Member, Placement};
 use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::{Digest, PublicKey, UnixSeconds};
+use koinon_gateway::connections::Connections;
 use koinon_gateway::metrics::Metrics;
 use koinon_gateway::run::Sources;
 use koinon_gateway::{Gateway, GatewayArgs, GatewayError};
@@ -105,6 +107,11 @@ impl Site {
 
     /// As [`Site::start`], without a certificate.
     pub async fn start_bare(member: &str, flags: &[&str], clock: Clock) -> Self {
+        Self::start_within(member, flags, clock, Connections::default()).await
+    }
+
+    /// As [`Site::start_bare`], with other bounds on connections.
+    pub async fn start_within(member: &str, flags: &[&str], clock: Clock, connections: Connections) -> Self {
         let args = args(flags);
         let health = HealthArgs { health_listen: Some(([127, 0, 0, 1], 0).into()) };
         let process = Process::start(Role::Gateway, &health).unwrap();
@@ -127,6 +134,7 @@ impl Site {
         let mut gateway = Gateway::bind(args, sources, &process).await.unwrap();
         gateway.proxies = Proxies::none();
         gateway.clock = clock;
+        gateway.connections = connections;
         let (app, peers) = (gateway.app_address().unwrap(), gateway.member_address().unwrap());
         let stop = CancellationToken::new();
         let served = tokio::spawn(gateway.run(Tasks::new(), stop.clone()));

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// When it is full, the oldest has to go. An honest handshake takes less than a second, so whoever floods the door
 /// pushes out itself before it pushes out anybody else.
 #[derive(Clone)]
-pub(super) struct Lobby {
+pub struct Lobby {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -21,18 +21,19 @@ struct Inner {
 }
 
 /// A place in the lobby, given back when dropped.
-pub(super) struct Place {
+pub struct Place {
     lobby: Lobby,
     number: u64,
 }
 
 impl Lobby {
-    pub(super) fn new(room: usize) -> Self {
+    /// A lobby for so many connections.
+    pub fn new(room: usize) -> Self {
         Lobby { inner: Arc::new(Mutex::new(Inner { room, next: 0, waiting: BTreeMap::new() })) }
     }
 
     /// Enters, and gets what is cancelled when somebody else needs the place.
-    pub(super) fn enter(&self) -> (Place, CancellationToken) {
+    pub fn enter(&self) -> (Place, CancellationToken) {
         let pushed_out = CancellationToken::new();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let number = inner.next;

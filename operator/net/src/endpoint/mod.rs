@@ -19,7 +19,7 @@ use crate::metrics::HandshakeFailure;
 use crate::service::{PeerService, Role, serve};
 use crate::tls::{Alpn, CertUse, TlsError, Trust, peer_of, refusal_in, server_config};
 
-use lobby::Lobby;
+pub use lobby::{Lobby, Place};
 
 /// Why the endpoint could not begin.
 #[derive(Debug, Error)]
