@@ -209,7 +209,8 @@ impl Cache {
             part,
             size: Some(facts.size.0),
             limit: facts.size.0,
-            patience: Patience::default(),
+            // Many pods may share the cache's disk, and nobody waits for this one's turn.
+            patience: Patience { least: 0, ..Patience::default() },
             room: &Room::unbounded(),
         };
         let received = download.run().await.map_err(|error| match error {

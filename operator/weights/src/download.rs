@@ -11,6 +11,7 @@ use reqwest::{Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::cache::{Full, Room};
 use crate::disk::DiskError;
@@ -25,11 +26,22 @@ pub struct Patience {
     pub fruitless: u32,
     /// Pause after the first of them; doubled for each further one, at most 30 s.
     pub pause: Duration,
+    /// Bytes a second that a source sends at least: one that trickles must not hold the turn of others for ever.
+    pub least: u64,
+    /// Over how long that is counted.
+    pub window: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(60), fruitless: 5, pause: Duration::from_secs(1) }
+        Self {
+            idle: Duration::from_secs(60),
+            fruitless: 5,
+            pause: Duration::from_secs(1),
+            // At this pace the smallest models of use, of 1 GB, would take four hours.
+            least: 64 << 10,
+            window: Duration::from_secs(120),
+        }
     }
 }
 
@@ -50,6 +62,11 @@ pub(crate) enum DownloadError {
     Refused { url: String, status: StatusCode, hint: &'static str },
     #[error("{url} could not be read, {attempts} times in a row: {why}")]
     Unreachable { url: String, attempts: u32, why: String },
+    #[error(
+        "{url} sends too slowly: {bytes} bytes in {seconds} s, where {least} in a second are expected; what came is kept, other \
+         models go first, and it is tried again later"
+    )]
+    Slow { url: String, bytes: u64, seconds: u64, least: u64 },
     #[error("{url} sends {sent} bytes where {allowed} are allowed")]
     TooLarge { url: String, sent: u64, allowed: u64 },
     #[error(transparent)]
@@ -88,6 +105,19 @@ struct Part {
     file: File,
     length: u64,
     hash: Sha256,
+    pace: Pace,
+}
+
+/// How fast a source sends, since the last look. Pauses between attempts count: whoever waits does not care why.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), bytes: 0 }
+    }
 }
 
 impl Download<'_> {
@@ -105,6 +135,7 @@ impl Download<'_> {
                 Err(Broken::For(error)) => return Err(error),
                 Err(Broken::Off(why)) => why,
             };
+            self.look_at(&mut part.pace, 0)?;
             fruitless = if part.length > before { 0 } else { fruitless + 1 };
             tracing::debug!(url = %shown(self.url), have = part.length, why, "download broke off");
             if fruitless >= self.patience.fruitless {
@@ -133,7 +164,8 @@ impl Download<'_> {
             hash.update(&buffer[..read]);
             length += read as u64;
         }
-        let mut part = Part { file, length, hash };
+        // From here on: reading what is on disk may take minutes, and the source has no part in it.
+        let mut part = Part { file, length, hash, pace: Pace::new() };
         if self.size.is_some_and(|size| part.length > size) {
             self.restart(&mut part).await?;
         }
@@ -209,8 +241,23 @@ impl Download<'_> {
             part.hash.update(&chunk);
             part.length = length;
             self.room.progress.add(chunk.len() as u64);
+            self.look_at(&mut part.pace, chunk.len() as u64)?;
         }
         Ok(part.file.flush().await.map_err(DiskError::at("writing", self.part))?)
+    }
+
+    /// Gives a source up that was too slow over a whole window.
+    fn look_at(&self, pace: &mut Pace, came: u64) -> Result<(), DownloadError> {
+        pace.bytes += came;
+        let (elapsed, least) = (pace.since.elapsed(), self.patience.least);
+        if elapsed < self.patience.window {
+            return Ok(());
+        }
+        let bytes = std::mem::replace(pace, Pace::new()).bytes;
+        if u128::from(bytes) * 1000 < u128::from(least) * elapsed.as_millis() {
+            return Err(DownloadError::Slow { url: shown(self.url), bytes, seconds: elapsed.as_secs(), least });
+        }
+        Ok(())
     }
 
     fn refused(&self, status: StatusCode) -> Broken {

@@ -106,7 +106,7 @@ impl FetchError {
                 // What the owner may do about it is to name it as a source.
                 DownloadError::Way(_) => FailureReason::NoSource,
                 DownloadError::Refused { .. } => FailureReason::SourceRefused,
-                DownloadError::Unreachable { .. } => FailureReason::SourceUnreachable,
+                DownloadError::Unreachable { .. } | DownloadError::Slow { .. } => FailureReason::SourceUnreachable,
                 DownloadError::TooLarge { .. } => FailureReason::TooLarge,
                 DownloadError::Full(_) => FailureReason::DiskFull,
                 DownloadError::Disk(error) => disk_reason(error),

@@ -190,6 +190,34 @@ async fn a_source_that_stalls_holds_up_nobody_else_and_is_given_up_in_the_end() 
 }
 
 #[tokio::test]
+async fn sources_that_trickle_give_up_their_turns_to_others_and_are_gone_on_with_later() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let mut settings = koinon_weights::Settings { retry: Duration::from_millis(10), ..settings() };
+    (settings.patience.least, settings.patience.window) = (1000, Duration::from_millis(500));
+    let (cache, _stop) = open(folder.path(), settings);
+    let slow: Vec<_> = ["/one.gguf", "/two.gguf"].map(|path| (path, digest_of(&path[1..], WEIGHTS))).into();
+    for (path, digest) in &slow {
+        origin.set(path, Answer::Trickles(weights()));
+        cache.want(*digest, want(&origin.uri(path)));
+        has_bytes(&cache, *digest, 1).await;
+    }
+    origin.set("/tiny.gguf", Answer::Good(weights()));
+    let good = digest_of("tiny.gguf", WEIGHTS);
+    cache.want(good, want(&origin.uri("/tiny.gguf")));
+    assert!(matches!(settled(&cache, good).await, ModelState::Ready { .. }));
+    for (path, digest) in &slow {
+        let failure = failure(settled(&cache, *digest).await);
+        assert_eq!(failure.reason, FailureReason::SourceUnreachable);
+        assert!(failure.message.contains("too slowly"), "{}", failure.message);
+        origin.set(path, Answer::Good(weights()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        cache.want(*digest, want(&origin.uri(path)));
+        assert!(matches!(settled(&cache, *digest).await, ModelState::Ready { .. }));
+        assert!(origin.requests(path)[1].range.is_some(), "what came was kept");
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_sends_too_much_is_cut_whether_it_says_so_or_not() {
     let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
     let (cache, _stop) = open(folder.path(), koinon_weights::Settings { model_limit: 1_000_000, ..settings() });

@@ -33,6 +33,8 @@ pub enum Answer {
     BreaksOff(Bytes, usize),
     /// Sends so many bytes, then nothing more, without ending.
     Stalls(Bytes, usize),
+    /// Sends a byte now and then.
+    Trickles(Bytes),
     /// Ignores ranges.
     WithoutRanges(Bytes, usize),
     /// Says how long it is, and sends nothing.
@@ -116,6 +118,16 @@ async fn answer(State(origin): State<Origin>, request: Request) -> Response<Body
         Answer::Good(all) => ranged(&all, usize::MAX, End::Proper),
         Answer::BreaksOff(all, most) => ranged(&all, most, End::Broken),
         Answer::Stalls(all, most) => ranged(&all, most, End::Never),
+        Answer::Trickles(all) => {
+            let bytes = stream::unfold(from.unwrap_or(0), move |at| {
+                let byte = all.slice(at..at + 1);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Some((io::Result::Ok(byte), at + 1))
+                }
+            });
+            Response::new(Body::from_stream(bytes))
+        }
         Answer::WithoutRanges(all, most) => {
             partial(&all, 0, if from.is_some() { usize::MAX } else { most }, End::Broken, false)
         }
@@ -187,7 +199,8 @@ pub fn foreign(uri: &str) -> Want {
 
 /// Impatient, so that tests of failures are short.
 pub fn settings() -> Settings {
-    let patience = Patience { idle: Duration::from_millis(300), fruitless: 3, pause: Duration::from_millis(10) };
+    let (idle, pause) = (Duration::from_millis(300), Duration::from_millis(10));
+    let patience = Patience { idle, pause, fruitless: 3, ..Patience::default() };
     Settings { patience, keep: Duration::ZERO, ..Settings::default() }
 }
 
