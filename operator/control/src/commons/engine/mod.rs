@@ -39,6 +39,8 @@ const APPENDS_A_TURN: usize = 32;
 /// How often the store is compared with what is held. Somebody may have deleted a statement, or put an older copy of the
 /// cluster's store in place, while this operator ran on.
 const AUDIT_EVERY: Duration = Duration::from_secs(60);
+/// When to try again after the store did not answer: while a cluster is being restored it is away for a while.
+const AUDIT_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the cluster's owner, and its resources, tell the engine.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -218,7 +220,10 @@ impl Engine {
         match logs::audit(&self.parts.author, &self.parts.shelf).await {
             Ok(0) => {}
             Ok(missing) => tracing::warn!(missing, "statements were missing in the store and are put back"),
-            Err(error) => tracing::info!(%error, "the store could not be compared with what is held"),
+            Err(error) => {
+                self.audit_due = now + AUDIT_AGAIN;
+                tracing::info!(%error, "the store could not be compared with what is held");
+            }
         }
     }
 
