@@ -7,6 +7,7 @@ mod access;
 mod apikey;
 mod cluster;
 mod cordon;
+mod digest;
 mod doctor;
 mod explain;
 mod found;
@@ -45,6 +46,7 @@ enum Command {
     Vote(vote::Args),
     Explain(explain::Args),
     Plan(plan::Args),
+    Digest(digest::Args),
     Members(show::MembersArgs),
     Offers(show::OffersArgs),
     Proposals(show::ProposalsArgs),
@@ -92,6 +94,7 @@ impl Cli {
             Command::Vote(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
+            Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,
             Command::Offers(args) => args.run(&access).await,
             Command::Proposals(args) => args.run(&access).await,

@@ -87,6 +87,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum ActionCommand {
     /// Approve a model for placement on each other's GPUs.
+    ///
+    /// Download the weights first and let `kubectl koinon digest PATH` compute --manifest-digest: hosts load what has that
+    /// digest, and nothing else.
     AddModelRelease {
         /// Where its weights come from.
         #[arg(long)]
@@ -94,7 +97,7 @@ enum ActionCommand {
         /// Which revision there.
         #[arg(long)]
         revision: Revision,
-        /// Its identity: sha256 over its manifest.
+        /// Its identity, sha256:… over its manifest; `kubectl koinon digest PATH` computes it of downloaded weights.
         #[arg(long)]
         manifest_digest: ManifestDigest,
         /// How its weights are quantised.
