@@ -15,7 +15,7 @@ use kube::api::{DeleteParams, ListParams};
 
 use crate::access::Access;
 use crate::cluster::Cluster;
-use crate::output::{age, print_table};
+use crate::output::{Output, age, print_table, print_yaml};
 
 /// What every API key begins with.
 const PREFIX: &str = "kk-";
@@ -30,6 +30,8 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a key and print it once; the cluster keeps only its digest.
+    ///
+    /// Applications send it as `Authorization: Bearer kk-…`. Whoever has it may call the jobs of those namespaces.
     Create {
         /// A name to revoke it by.
         name: String,
@@ -37,6 +39,9 @@ enum Command {
         // Strings, because the id is also that of the shared flag, whose value clap hands to every level.
         #[arg(id = "namespace", long, short, required = true, value_name = "NAMESPACE")]
         namespaces: Vec<String>,
+        /// Print the Secret instead of applying it, for git (the key goes to standard error); needs no cluster.
+        #[arg(short, long, value_enum)]
+        output: Option<Output>,
     },
     /// List the keys.
     List,
@@ -54,26 +59,40 @@ impl Args {
     }
 
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let cluster = Cluster::connect(access).await?;
         match self.command {
-            Command::Create { name, namespaces } => {
+            Command::Create { name, namespaces, output } => {
                 let named =
                     namespaces.iter().map(|name| name.parse().with_context(|| format!("read --namespace {name}")));
-                create(&cluster, &name, &named.collect::<anyhow::Result<Vec<Namespace>>>()?).await
+                create(access, &name, &named.collect::<anyhow::Result<Vec<Namespace>>>()?, output).await
             }
-            Command::List => list(&cluster).await,
-            Command::Revoke { name } => revoke(&cluster, &name).await,
+            Command::List => list(&Cluster::connect(access).await?).await,
+            Command::Revoke { name } => revoke(&Cluster::connect(access).await?, &name).await,
         }
     }
 }
 
-async fn create(cluster: &Cluster, name: &str, namespaces: &[Namespace]) -> anyhow::Result<()> {
-    let resource_name = secret_name(name);
-    if cluster.api::<Secret>().get_opt(&resource_name).await?.is_some() {
-        bail!("there is a key {name} already: revoke it first, or choose another name");
-    }
+async fn create(access: &Access, name: &str, namespaces: &[Namespace], output: Option<Output>) -> anyhow::Result<()> {
     let key = format!("{PREFIX}{}", random_text()?);
-    let names: Vec<String> = namespaces.iter().map(ToString::to_string).collect();
+    let secret = secret(access.release(), name, &key, namespaces);
+    if output == Some(Output::Yaml) {
+        print_yaml(&[secret])?;
+        eprintln!("{key}");
+    } else {
+        let cluster = Cluster::connect(access).await?;
+        if cluster.api::<Secret>().get_opt(&secret_name(name)).await?.is_some() {
+            bail!("there is a key {name} already: revoke it first, or choose another name");
+        }
+        cluster.apply(&secret).await?;
+        println!("{key}");
+    }
+    let names: Vec<&str> = namespaces.iter().map(Namespace::as_str).collect();
+    eprintln!("this is the only time the key is shown; it may call jobs in {}", names.join(", "));
+    Ok(())
+}
+
+/// The Secret of a key: its hash, never the key.
+fn secret(release: &str, name: &str, key: &str, namespaces: &[Namespace]) -> Secret {
+    let names: Vec<&str> = namespaces.iter().map(Namespace::as_str).collect();
     let mut secret = Secret {
         type_: Some("koinon.dev/apikey".to_owned()),
         data: Some(BTreeMap::from([
@@ -82,13 +101,10 @@ async fn create(cluster: &Cluster, name: &str, namespaces: &[Namespace]) -> anyh
         ])),
         ..Secret::default()
     };
-    secret.metadata.name = Some(resource_name);
-    secret.metadata.namespace = Some(cluster.namespace.clone());
+    secret.metadata.name = Some(secret_name(name));
+    secret.metadata.namespace = Some(release.to_owned());
     secret.metadata.labels = Some(BTreeMap::from([(labels::API_KEY.to_owned(), labels::TRUE.to_owned())]));
-    cluster.apply(&secret).await?;
-    println!("{key}");
-    eprintln!("this is the only time the key is shown; it may call jobs in {}", names.join(", "));
-    Ok(())
+    secret
 }
 
 async fn list(cluster: &Cluster) -> anyhow::Result<()> {
@@ -135,4 +151,30 @@ pub fn random_text() -> anyhow::Result<String> {
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow::anyhow!("the operating system gave no random bytes: {error}"))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_a_key_holds_its_hash_and_never_the_key() {
+        let key = format!("{PREFIX}{}", random_text().unwrap());
+        let made = secret("koinon-system", "web", &key, &["team".parse().unwrap(), "other".parse().unwrap()]);
+        let data = made.data.clone().unwrap();
+        assert_eq!(data["hash"].0, Digest::of(key.as_bytes()).hex().into_bytes());
+        assert_eq!(data["namespaces"].0, b"team,other");
+        assert!(!serde_json::to_string(&made).unwrap().contains(&key));
+        assert_eq!(made.metadata.labels.unwrap()[labels::API_KEY], labels::TRUE);
+    }
+
+    #[test]
+    fn the_sample_is_no_key_before_somebody_makes_one() {
+        let text = include_str!("../../../manifests/samples/apikey.yaml");
+        let sample: Secret = serde_yaml::from_str(text).unwrap();
+        let data = sample.string_data.unwrap();
+        let hash = &data["hash"];
+        // The gateway leaves out what is not 64 hex digits.
+        assert!(hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit()), "{hash} could be a key's hash");
+    }
 }

@@ -36,6 +36,20 @@ pub struct Cli {
     command: Command,
 }
 
+/// How the completion is installed; the programs of the shells themselves say nothing of it.
+const COMPLETION: &str = "\
+For the running shell:
+  bash:  source <(kubectl koinon completion bash)
+  zsh:   autoload -Uz compinit && compinit && source <(kubectl koinon completion zsh)
+  fish:  kubectl koinon completion fish | source
+For every new shell:
+  bash:  mkdir -p ~/.local/share/bash-completion/completions
+         kubectl koinon completion bash > ~/.local/share/bash-completion/completions/kubectl-koinon
+  zsh:   mkdir -p ~/.zfunc && kubectl koinon completion zsh > ~/.zfunc/_kubectl-koinon
+         and in ~/.zshrc, before compinit:  fpath+=~/.zfunc
+  fish:  mkdir -p ~/.config/fish/completions
+         kubectl koinon completion fish > ~/.config/fish/completions/kubectl-koinon.fish";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Found(found::Args),
@@ -57,9 +71,10 @@ enum Command {
     Adopt(keys::AdoptArgs),
     Resume(keys::ResumeArgs),
     Doctor(doctor::Args),
-    /// Print a shell completion script.
+    /// Print a script that completes this command in a shell.
     ///
-    /// For kubectl's own completion put `kubectl_complete-koinon` from the README on the PATH.
+    /// It completes `kubectl-koinon`, the name of the program itself; `kubectl koinon` stays as kubectl completes it.
+    #[command(after_help = COMPLETION)]
     Completion {
         /// The shell to complete for.
         shell: clap_complete::Shell,
