@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use koinon_api::labels;
 use koinon_e2e::story::look::{condition, get, items, poll, text};
 use koinon_e2e::story::serving::GUEST_NAMESPACE;
 use koinon_e2e::story::{RELEASE_NAMESPACE, TEAM};
@@ -80,7 +83,11 @@ async fn cached(host: &Datacenter) -> Result<Value> {
             .await?;
     let pod = items(&pods).first().and_then(|pod| pod["status"]["podIP"].as_str());
     let relay = host.relay(format!("{}:8081", pod.unwrap_or(address)).parse()?).await?;
-    Ok(reqwest::get(format!("http://{}/v1/models", relay.local())).await?.error_for_status()?.json().await?)
+    let secret = get(host, &["secret", labels::WEIGHTS_TOKEN_SECRET, "--namespace", RELEASE_NAMESPACE]).await?;
+    let token = secret["data"][labels::WEIGHTS_TOKEN_ENTRY].as_str().context("the cache's Secret has no token")?;
+    let token = String::from_utf8(STANDARD.decode(token)?)?;
+    let models = reqwest::Client::new().get(format!("http://{}/v1/models", relay.local())).bearer_auth(token.trim());
+    Ok(models.send().await?.error_for_status()?.json().await?)
 }
 
 fn state_of<'a>(models: &'a Value, digest: &str) -> Option<&'a str> {

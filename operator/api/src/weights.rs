@@ -1,14 +1,19 @@
 //! What is said over HTTP between the operator, the weights cache and the init container that copies.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `PUT /v1/models/{digest}` with [`Want`] and the bearer token | 202 [`ModelStatus`] |
-//! | `GET /v1/models` | [`ModelList`] |
-//! | `GET /v1/models/{digest}` | [`ModelStatus`] (`Absent` for one never asked for) |
-//! | `GET /v1/models/{digest}/files` | [`FileList`]; 409 [`ModelStatus`] while it is not ready |
-//! | `GET /v1/models/{digest}/files/{path}` | the bytes; one `Range` is honoured |
+//! | request | bearer | answer |
+//! |---|---|---|
+//! | `PUT /v1/models/{digest}` with [`Want`] | token | 202 [`ModelStatus`] |
+//! | `GET /v1/models` | token | [`ModelList`] |
+//! | `GET /v1/models/{digest}` | token or key | [`ModelStatus`] (`Absent` for one never asked for) |
+//! | `GET /v1/models/{digest}/files` | token or key | [`FileList`]; 409 [`ModelStatus`] while it is not ready |
+//! | `GET /v1/models/{digest}/files/{path}` | token or key | the bytes; one `Range` is honoured |
+//!
+//! The token is the operator's. A [`ReadKey`] opens one model, for the init container of a copy that was granted it: what else
+//! lies in the cache is no business of a guest's.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 use koinon_core::ids::{Bytes, Digest, ManifestDigest, ModelUri, Revision};
 use serde::{Deserialize, Serialize};
@@ -49,13 +54,47 @@ pub struct Source {
 }
 
 /// A credential; never printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(pub String);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
+    }
+}
+
+/// Opens one model of the cache to whoever holds it; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReadKey(String);
+
+impl ReadKey {
+    /// The key of one model. Both sides derive it from the token, so that neither has to keep a list of them.
+    #[must_use]
+    pub fn derive(token: &Token, model: ManifestDigest) -> Self {
+        // The token is hashed first, so that what is hashed with the model's digest has one length and cannot be read in two ways.
+        let secret = Digest::of(format!("koinon weights read key\n{}", token.0).as_bytes());
+        Self(Digest::of(&[secret.0, model.0.0].concat()).hex())
+    }
+
+    /// As it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ReadKey {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for ReadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadKey(…)")
     }
 }
 
@@ -242,6 +281,18 @@ mod tests {
         let json = serde_json::json!({"digest": digest(), "state": "Failed", "reason": "TooNew", "message": "m"});
         let status: ModelStatus = serde_json::from_value(json).unwrap();
         assert_eq!(status.state, ModelState::Failed(Failure::new(FailureReason::Other, "m".into())));
+    }
+
+    #[test]
+    fn a_key_opens_one_model_under_one_token_and_tells_nothing_of_it() {
+        let key = |token: &str, model| ReadKey::derive(&Token(token.into()), model);
+        let other = ManifestDigest(Digest([1; 32]));
+        assert_eq!(key("secret", digest()), key("secret", digest()));
+        assert_ne!(key("secret", digest()), key("secret", other));
+        assert_ne!(key("secret", digest()), key("Secret", digest()));
+        let key = key("secret", digest());
+        assert_eq!(key.as_str().len(), 64);
+        assert!(!format!("{key:?}").contains(key.as_str()));
     }
 
     #[test]

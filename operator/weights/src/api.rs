@@ -21,7 +21,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::cache::{Cache, Held};
-use crate::wire::{FileEntry, FileList, ModelList, ModelStatus, Want};
+use crate::wire::{FileEntry, FileList, ModelList, ModelStatus, ReadKey, Token, Want};
 
 /// Largest request: a want with a few certificate bundles.
 const MAX_WANT: usize = 1 << 20;
@@ -34,7 +34,7 @@ struct Api {
     token_file: Option<Arc<Path>>,
 }
 
-/// The routes. Whoever can read `token_file` may ask for models; everybody may read them.
+/// The routes. Whoever can read `token_file` may ask for models and see them all; who holds a model's key may read that one.
 pub fn router(cache: Cache, token_file: Option<PathBuf>) -> Router {
     Router::new()
         .route("/v1/models", get(list))
@@ -58,12 +58,17 @@ fn parse(digest: &str) -> Result<ManifestDigest, Refusal> {
     digest.parse().map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
-async fn list(State(api): State<Api>) -> Json<ModelList> {
+async fn list(State(api): State<Api>, _: FromOperator) -> Json<ModelList> {
     Json(ModelList { models: api.cache.list() })
 }
 
-async fn status(State(api): State<Api>, UrlPath(digest): UrlPath<String>) -> Result<Json<ModelStatus>, Refusal> {
-    Ok(Json(api.cache.status(parse(&digest)?)))
+async fn status(
+    State(api): State<Api>,
+    UrlPath(digest): UrlPath<String>,
+    headers: HeaderMap,
+) -> Result<Json<ModelStatus>, Refusal> {
+    let digest = api.readable(&digest, &headers).await?;
+    Ok(Json(api.cache.status(digest)))
 }
 
 async fn want(
@@ -75,8 +80,12 @@ async fn want(
     Ok((StatusCode::ACCEPTED, Json(api.cache.want(parse(&digest)?, want))))
 }
 
-async fn files(State(api): State<Api>, UrlPath(digest): UrlPath<String>) -> Result<Response, Refusal> {
-    let digest = parse(&digest)?;
+async fn files(
+    State(api): State<Api>,
+    UrlPath(digest): UrlPath<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let digest = api.readable(&digest, &headers).await?;
     let Some(held) = api.cache.hold(digest) else {
         return Ok((StatusCode::CONFLICT, Json(api.cache.status(digest))).into_response());
     };
@@ -93,7 +102,7 @@ async fn file(
     UrlPath((digest, path)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let digest = parse(&digest)?;
+    let digest = api.readable(&digest, &headers).await?;
     let Some(held) = api.cache.hold(digest) else {
         return Ok((StatusCode::CONFLICT, Json(api.cache.status(digest))).into_response());
     };
@@ -137,6 +146,54 @@ async fn file(
     response.body(body).map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
+impl Api {
+    /// The operator's token, read each time: a renewed Secret needs no restart.
+    async fn token(&self) -> Result<Token, Refusal> {
+        let Some(path) = &self.token_file else {
+            let why = "this cache answers nobody: it was started without --token-file";
+            return Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()));
+        };
+        let unreadable = |why: String| {
+            tracing::error!(why, file = %path.display(), "reading the token file");
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, "the cache cannot read its own token file; see its log".to_owned())
+        };
+        let text = match tokio::fs::read_to_string(path).await {
+            Ok(text) => text,
+            // As after each installation, and the operator asks every two seconds: nothing for the log.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why =
+                    "the operator's token has not reached this pod; Kubernetes takes a minute or two with a new Secret";
+                return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
+            }
+            Err(error) => return Err(unreadable(error.to_string())),
+        };
+        match text.trim() {
+            "" => Err(unreadable("it is empty".to_owned())),
+            token => Ok(Token(token.to_owned())),
+        }
+    }
+
+    /// The model of a request, if whoever sent it may read it. One without a key learns nothing, not even whether it is here.
+    async fn readable(&self, digest: &str, headers: &HeaderMap) -> Result<ManifestDigest, Refusal> {
+        let digest = parse(digest)?;
+        let token = self.token().await?;
+        let key = ReadKey::derive(&token, digest);
+        // Both are compared in each case, so that the time taken tells nothing.
+        let (operator, guest) = (carries(headers, &token.0), carries(headers, key.as_str()));
+        if operator | guest {
+            return Ok(digest);
+        }
+        let why = "only a copy that was granted this model may read it: wrong or no key";
+        Err(Refusal(StatusCode::UNAUTHORIZED, why.to_owned()))
+    }
+}
+
+fn carries(headers: &HeaderMap, secret: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    // Digests have one length, so that the comparison tells nothing of the secret's.
+    given.is_some_and(|given| Sha256::digest(given).ct_eq(&Sha256::digest(secret)).into())
+}
+
 /// A request that carries the token of the operator. Checked before the body is read.
 struct FromOperator;
 
@@ -144,24 +201,10 @@ impl FromRequestParts<Api> for FromOperator {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
-        let Some(path) = &api.token_file else {
-            let why = "this cache takes no requests for models: it was started without --token-file";
-            return Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()));
-        };
-        // Read each time: a renewed Secret needs no restart.
-        let expected = tokio::fs::read(path).await.map_err(|error| {
-            tracing::error!(%error, file = %path.display(), "reading the token file");
-            Refusal(StatusCode::SERVICE_UNAVAILABLE, "the cache cannot read its own token file; see its log".to_owned())
-        })?;
-        let expected = expected.trim_ascii();
-        let given =
-            parts.headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        let wrong =
-            || Refusal(StatusCode::UNAUTHORIZED, "only the operator may ask for models: wrong or no token".to_owned());
-        let given = given.ok_or_else(wrong)?;
-        // Digests have one length, so that the comparison tells nothing of the token's.
-        let same: bool = Sha256::digest(given).ct_eq(&Sha256::digest(expected)).into();
-        if expected.is_empty() || !same { Err(wrong()) } else { Ok(Self) }
+        let token = api.token().await?;
+        let wrong = "only the operator may ask for models and see them all: wrong or no token";
+        let known = carries(&parts.headers, &token.0);
+        if known { Ok(Self) } else { Err(Refusal(StatusCode::UNAUTHORIZED, wrong.to_owned())) }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::disk::DiskError;
 use crate::download::{Download, DownloadError, Patience, shown, whole_story};
 use crate::sources::file_url;
 use crate::way::Way;
-use crate::wire::{FileList, ModelState, ModelStatus};
+use crate::wire::{FileList, ModelState, ModelStatus, ReadKey};
 
 /// Largest answer of the cache that is read: a list of all files that a manifest may have.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -32,6 +32,9 @@ pub struct CopyArgs {
     /// Manifest digest of the model.
     #[arg(long, env = "KOINON_COPY_DIGEST")]
     pub digest: ManifestDigest,
+    /// The model's key, which the operator gives to copies that were granted it.
+    #[arg(long, env = "KOINON_COPY_KEY", hide_env_values = true)]
+    pub key: ReadKey,
     /// Folder that the model's files are written to.
     #[arg(long, env = "KOINON_COPY_TO")]
     pub to: PathBuf,
@@ -112,7 +115,7 @@ pub enum CopyError {
 
 /// Waits until the model is ready, copies every file, and verifies it again. Files that are already right are kept.
 pub async fn copy(args: CopyArgs) -> Result<(), CopyError> {
-    let CopyArgs { from, digest, to, patience_seconds } = args;
+    let CopyArgs { from, digest, key, to, patience_seconds } = args;
     // Names and addresses inside the cluster: no proxy, no redirect, no certificate of the outside.
     let client = Client::builder()
         .no_proxy()
@@ -123,7 +126,7 @@ pub async fn copy(args: CopyArgs) -> Result<(), CopyError> {
         .build()
         .map_err(CopyError::Client)?;
     let model = file_url(&from, &format!("v1/models/{digest}"));
-    let cache = Cache { client, model, digest, patience: Duration::from_secs(patience_seconds) };
+    let cache = Cache { client, model, digest, key, patience: Duration::from_secs(patience_seconds) };
     cache.wait().await?;
     let manifest = cache.manifest().await?;
     let parts = to.join(PARTS);
@@ -140,6 +143,7 @@ struct Cache {
     client: Client,
     model: Url,
     digest: ManifestDigest,
+    key: ReadKey,
     patience: Duration,
 }
 
@@ -204,7 +208,7 @@ impl Cache {
         tracing::info!(path, bytes = facts.size.0, "copying");
         let url = file_url(&file_url(&self.model, "files"), path);
         let download = Download {
-            way: &Way::inside(self.client.clone()),
+            way: &Way::inside(self.client.clone(), &self.model, &self.key),
             url: &url,
             part,
             size: Some(facts.size.0),
@@ -230,8 +234,12 @@ impl Cache {
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(&self, url: &Url) -> Result<T, String> {
-        let request = self.client.get(url.clone()).timeout(Duration::from_secs(30));
+        let request = self.client.get(url.clone()).bearer_auth(self.key.as_str()).timeout(Duration::from_secs(30));
         let mut response = request.send().await.map_err(|error| whole_story(&error.without_url()))?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let why = "it does not know this key: if its token was renewed, a new copy of the job gets a new key";
+            return Err(why.to_owned());
+        }
         if !matches!(response.status(), StatusCode::OK | StatusCode::CONFLICT) {
             return Err(format!("it answered {}", response.status()));
         }

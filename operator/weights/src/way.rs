@@ -15,7 +15,7 @@ use reqwest::{Certificate, Client, Response, Url, redirect};
 use crate::addresses::{self, Reach};
 use crate::download::{shown, whole_story};
 use crate::sources::{self, Origin, Site};
-use crate::wire::Token;
+use crate::wire::{ReadKey, Token};
 
 /// Mirrors and object stores need two or three.
 const MOST_REDIRECTS: usize = 5;
@@ -55,8 +55,9 @@ impl Way {
     }
 
     /// The way to the cache itself, in this cluster.
-    pub fn inside(client: Client) -> Self {
-        Self { own: client, foreign: None, mirrors: Vec::new(), token: None }
+    pub fn inside(client: Client, cache: &Url, key: &ReadKey) -> Self {
+        let token = Some((Site::of(cache), Token(key.as_str().to_owned())));
+        Self { own: client, foreign: None, mirrors: Vec::new(), token }
     }
 
     /// Asks for what is at `url`, from the byte `from` on.

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
 use koinon_core::ids::ManifestDigest;
-use koinon_weights::wire::ModelState;
+use koinon_weights::wire::{ModelState, ReadKey, Token};
 use koinon_weights::{CopyArgs, copy};
 use reqwest::{Client, StatusCode};
 use support::{Answer, Origin, digest_of, files_below, line, open, serve, serve_with, settings, settled, want};
@@ -22,8 +22,17 @@ fn client() -> Client {
     Client::builder().no_proxy().tls_certs_only([]).build().unwrap()
 }
 
+/// The key of a model, under the token of the caches of these tests.
+fn key(digest: ManifestDigest) -> ReadKey {
+    key_of("secret", digest)
+}
+
+fn key_of(token: &str, digest: ManifestDigest) -> ReadKey {
+    ReadKey::derive(&Token(token.into()), digest)
+}
+
 fn args(from: &str, digest: ManifestDigest, to: &Path) -> CopyArgs {
-    CopyArgs { from: from.parse().unwrap(), digest, to: to.to_owned(), patience_seconds: 1 }
+    CopyArgs { from: from.parse().unwrap(), digest, key: key(digest), to: to.to_owned(), patience_seconds: 1 }
 }
 
 #[tokio::test]
@@ -47,13 +56,13 @@ async fn only_who_holds_the_operators_token_may_ask_for_a_model() {
     assert_eq!(accepted.json::<serde_json::Value>().await.unwrap()["state"], "Fetching");
     settled(&cache, digest).await;
     let listed: serde_json::Value =
-        client().get(format!("{url}/v1/models")).send().await.unwrap().json().await.unwrap();
+        client().get(format!("{url}/v1/models")).bearer_auth("secret").send().await.unwrap().json().await.unwrap();
     assert_eq!(listed["models"][0]["state"], "Ready");
     assert_eq!(listed["models"][0]["digest"], digest.to_string());
 }
 
 #[tokio::test]
-async fn an_empty_token_file_lets_nobody_in() {
+async fn an_empty_token_file_or_none_yet_lets_nobody_in() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, _stop) = open(folder.path(), settings());
     std::fs::write(folder.path().join("empty"), "\n").unwrap();
@@ -61,7 +70,57 @@ async fn an_empty_token_file_lets_nobody_in() {
     let digest = digest_of("x", b"x");
     let put = client().put(format!("{url}/v1/models/{digest}")).header("authorization", "Bearer ");
     let answer = put.json(&serde_json::json!({ "uri": "http://h/x" })).send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let early = serve_with(&cache, Some(&folder.path().join("not-there-yet"))).await;
+    let answer = client().get(format!("{early}/v1/models")).bearer_auth("").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.text().await.unwrap().contains("a minute or two"));
+    let empty = key_of("", digest);
+    let read = client().get(format!("{url}/v1/models/{digest}")).bearer_auth(empty.as_str()).send().await.unwrap();
+    assert_eq!(read.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_guest_reads_the_model_that_it_was_granted_and_learns_of_no_other() {
+    let (origin, folder) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let (cache, _stop) = open(folder.path(), settings());
+    let url = serve(&cache, folder.path()).await;
+    let granted = origin.put_folder("/m", &[("a", WEIGHTS)]);
+    let other = origin.put_folder("/other", &[("b", b"other")]);
+    for (digest, path) in [(granted, "/m"), (other, "/other")] {
+        cache.want(digest, want(&origin.uri(path)));
+        settled(&cache, digest).await;
+    }
+    let status = async |path: String, key: Option<ReadKey>| {
+        let request = client().get(format!("{url}/v1/models{path}"));
+        let request = match &key {
+            Some(key) => request.bearer_auth(key.as_str()),
+            None => request,
+        };
+        request.send().await.unwrap().status()
+    };
+    for path in [format!("/{granted}"), format!("/{granted}/files"), format!("/{granted}/files/a")] {
+        assert_eq!(status(path.clone(), Some(key(granted))).await, StatusCode::OK, "{path}");
+        for wrong in [None, Some(key(other)), Some(key_of("guess", granted))] {
+            assert_eq!(status(path.clone(), wrong).await, StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+    // Whether it is here or not, the answer is the same.
+    let absent = digest_of("x", b"x");
+    for path in [String::new(), format!("/{other}"), format!("/{other}/files/b"), format!("/{absent}")] {
+        assert_eq!(status(path.clone(), Some(key(granted))).await, StatusCode::UNAUTHORIZED, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_whose_key_the_cache_does_not_know_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, _stop) = open(folder.path(), settings());
+    let url = serve(&cache, folder.path()).await;
+    let digest = digest_of("x", b"x");
+    let args = CopyArgs { key: key_of("renewed", digest), ..args(&url, digest, folder.path()) };
+    let error = copy(args).await.unwrap_err().to_string();
+    assert!(error.contains("does not know this key"), "{error}");
 }
 
 #[tokio::test]
@@ -71,7 +130,7 @@ async fn files_are_served_whole_or_in_part_and_no_path_leads_out_of_the_model() 
     let (cache, _stop) = open(folder.path(), settings());
     let url = serve(&cache, folder.path()).await;
     let files = format!("{url}/v1/models/{digest}/files");
-    let get = |path: &str| client().get(format!("{files}/{path}"));
+    let get = |path: &str| client().get(format!("{files}/{path}")).bearer_auth(key(digest).as_str());
 
     assert_eq!(get("a").send().await.unwrap().status(), StatusCode::CONFLICT);
     cache.want(digest, want(&origin.uri("/m")));
@@ -103,7 +162,7 @@ async fn a_file_that_the_disk_damaged_is_not_served_to_its_end_and_its_model_is_
     damaged[300_000] ^= 1;
     std::fs::write(&file, damaged).unwrap();
 
-    let answer = client().get(format!("{url}/v1/models/{digest}/files/a")).send().await.unwrap();
+    let answer = client().get(format!("{url}/v1/models/{digest}/files/a")).bearer_auth("secret").send().await.unwrap();
     assert!(answer.bytes().await.is_err());
     for _ in 0..200 {
         if cache.status(digest).state == ModelState::Absent {

@@ -40,6 +40,7 @@ use crate::placement::rules::Rules;
 use crate::placement::stores::Stores;
 use crate::placement::survey::Survey;
 use crate::placement::wake::Bell;
+use crate::placement::weights::WeightsError;
 use crate::placement::writer::{WriteError, Writer};
 
 /// Without any change everything is looked at this often: leases run out, weights arrive.
@@ -127,6 +128,9 @@ pub enum GuestError {
     /// An object could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The token of the weights cache could not be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
 }
 
 impl Guests {

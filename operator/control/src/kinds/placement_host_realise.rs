@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ResourceQuota,
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::gpu_pool::PoolPod;
-use koinon_api::weights::Want;
+use koinon_api::weights::{Token, Want};
 use koinon_api::{Placement, labels, names};
 use koinon_core::ids::{ManifestDigest, MemberId, NodeName};
 use koinon_core::placement::ReplicaKey;
@@ -37,7 +37,6 @@ const READ_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 struct Credentials {
-    token: String,
     sources: OwnSources,
     /// How often in a row something was lacking.
     lacking: u32,
@@ -64,6 +63,7 @@ pub struct Realiser {
     models: Option<BTreeMap<ManifestDigest, Weights>>,
     listed: Option<Duration>,
     asked: BTreeMap<ManifestDigest, Duration>,
+    token: Option<(Duration, Token)>,
     credentials: Option<(Duration, Credentials)>,
     /// Models that cannot be asked for, and what their owner has to do about it.
     stuck: BTreeMap<ManifestDigest, Failure>,
@@ -86,6 +86,7 @@ impl Realiser {
             models: None,
             listed: None,
             asked: BTreeMap::new(),
+            token: None,
             credentials: None,
             stuck: BTreeMap::new(),
             address: None,
@@ -101,7 +102,11 @@ impl Realiser {
             return;
         }
         self.listed = Some(now.monotonic);
-        match self.cache.list().await {
+        let listed = match self.token(now).await {
+            Ok(token) => self.cache.list(&token).await,
+            Err(error) => Err(error),
+        };
+        match listed {
             Ok(models) => {
                 let ready = models.iter().filter(|(_, weights)| matches!(weights, Weights::Ready { .. }));
                 let ready: Vec<ManifestDigest> = ready.map(|(digest, _)| *digest).collect();
@@ -172,10 +177,9 @@ impl Realiser {
             Some((read, credentials)) if !due(Some(read), credentials.keep(), now) => credentials.clone(),
             before => {
                 let lacking = before.as_ref().map_or(0, |(_, credentials)| credentials.lacking);
-                let token = weights::token(&self.ctx).await?;
                 let sources = weights::sources(&self.ctx.client, &self.ctx.namespace, &spec.sources).await;
                 let lacking = if sources.lacking() { lacking.saturating_add(1) } else { 0 };
-                let credentials = Credentials { token, sources, lacking };
+                let credentials = Credentials { sources, lacking };
                 self.credentials = Some((now.monotonic, credentials.clone()));
                 credentials
             }
@@ -183,13 +187,26 @@ impl Realiser {
         let sources = credentials.sources.usable_for(&uri)?;
         let capacity = weights::capacity(&spec.weights)?;
         let want = Want { uri, revision, sources, capacity };
-        self.cache.want(digest, &want, &credentials.token).await
+        let token = self.token(now).await?;
+        self.cache.want(digest, &want, &token).await
+    }
+
+    /// The token of the weights cache.
+    async fn token(&mut self, now: Now) -> Result<Token, WeightsError> {
+        if let Some((read, token)) = &self.token
+            && !due(Some(read), READ_AGAIN, now)
+        {
+            return Ok(token.clone());
+        }
+        let token = weights::token(&self.ctx).await?;
+        self.token = Some((now.monotonic, token.clone()));
+        Ok(token)
     }
 
     /// What this host adds to every pod.
     ///
     /// # Errors
-    /// When the address of the weights cache cannot be read.
+    /// When the address or the token of the weights cache cannot be read.
     pub async fn settings(
         &mut self,
         spec: &CooperativeSpec,
@@ -212,6 +229,7 @@ impl Realiser {
         Ok(HostSettings {
             koinon_image: self.ctx.args.image.clone(),
             weights_url,
+            weights_token: self.token(now).await?,
             image_mirrors: spec.images.mirrors.clone(),
             pull_secrets: spec.images.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
             pod,
@@ -406,7 +424,7 @@ mod tests {
 
     #[test]
     fn credentials_that_lack_something_are_read_again_soon_and_then_ever_less_often() {
-        let read = |lacking| Credentials { token: String::new(), sources: OwnSources::default(), lacking }.keep();
+        let read = |lacking| Credentials { sources: OwnSources::default(), lacking }.keep();
         assert_eq!([1, 2, 3, 4, 99].map(|times| read(times).as_secs()), [4, 8, 16, 30, 30]);
         assert_eq!(read(0), READ_AGAIN);
     }

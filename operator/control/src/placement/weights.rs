@@ -159,8 +159,9 @@ impl WeightsCache {
     ///
     /// # Errors
     /// When it does not answer as it should.
-    pub async fn list(&self) -> Result<BTreeMap<ManifestDigest, Weights>, WeightsError> {
-        let list: ModelList = self.ask(self.http.get(format!("{}/v1/models", self.url))).await?;
+    pub async fn list(&self, token: &Token) -> Result<BTreeMap<ManifestDigest, Weights>, WeightsError> {
+        let request = self.http.get(format!("{}/v1/models", self.url)).bearer_auth(&token.0);
+        let list: ModelList = self.ask(request).await?;
         Ok(list.models.into_iter().map(|listed| (listed.digest, listed.state)).collect())
     }
 
@@ -168,8 +169,8 @@ impl WeightsCache {
     ///
     /// # Errors
     /// When it does not answer as it should.
-    pub async fn want(&self, digest: ManifestDigest, want: &Want, token: &str) -> Result<Weights, WeightsError> {
-        let request = self.http.put(format!("{}/v1/models/{digest}", self.url)).bearer_auth(token);
+    pub async fn want(&self, digest: ManifestDigest, want: &Want, token: &Token) -> Result<Weights, WeightsError> {
+        let request = self.http.put(format!("{}/v1/models/{digest}", self.url)).bearer_auth(&token.0);
         let status: ModelStatus = self.ask(request.json(want)).await?;
         Ok(status.state)
     }
@@ -225,11 +226,11 @@ pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
 ///
 /// # Errors
 /// When its Secret cannot be read.
-pub async fn token(ctx: &Context) -> Result<String, WeightsError> {
+pub async fn token(ctx: &Context) -> Result<Token, WeightsError> {
     ensure_token(ctx).await?;
     let what = || format!("Secret {}/{TOKEN_SECRET}", ctx.namespace);
     let read = secret(&ctx.client, &ctx.namespace, TOKEN_SECRET, TOKEN_ENTRY).await;
-    read.map_err(|why| WeightsError::Owner { what: what(), why })
+    read.map(Token).map_err(|why| WeightsError::Owner { what: what(), why })
 }
 
 /// How much the owner lets models take.

@@ -16,6 +16,10 @@ fn digest() -> ManifestDigest {
     ManifestDigest(Digest([0xab; 32]))
 }
 
+fn secret() -> Token {
+    Token("secret".to_owned())
+}
+
 fn size(text: &str) -> cooperative::Weights {
     serde_json::from_value(json!({"size": text})).unwrap()
 }
@@ -52,7 +56,7 @@ async fn a_model_is_asked_for_with_the_owner_s_sources_and_size_and_the_token() 
         sources: vec![source],
         capacity: capacity(&size("200Gi")).unwrap(),
     };
-    let state = cache.want(digest(), &want, "secret").await.unwrap();
+    let state = cache.want(digest(), &want, &secret()).await.unwrap();
     assert_eq!(state, Weights::Fetching { bytes: 3, total: Some(9) });
     let (token, body) = asked.lock().unwrap().remove(0);
     assert_eq!(token, "Bearer secret");
@@ -134,12 +138,13 @@ fn a_size_of_the_cache_that_cannot_be_read_is_no_unlimited_one() {
 
 #[tokio::test]
 async fn what_the_cache_holds_is_read_with_its_failures() {
-    let list = || async {
+    let list = |headers: HeaderMap| async move {
+        assert_eq!(headers["authorization"], "Bearer secret");
         Json(json!({"models": [{"digest": digest().to_string(), "state": "Failed", "reason": "DigestMismatch",
             "message": "m", "retryInSeconds": 60, "expected": digest().to_string()}]}))
     };
     let cache = serve(Router::new().route("/v1/models", get(list))).await;
-    let models = cache.list().await.unwrap();
+    let models = cache.list(&secret()).await.unwrap();
     let Weights::Failed(failure) = &models[&digest()] else { panic!("{models:?}") };
     assert_eq!((shown(failure.reason), is_final(failure.reason)), (Reason::DigestMismatch, true));
 }
@@ -147,18 +152,18 @@ async fn what_the_cache_holds_is_read_with_its_failures() {
 #[tokio::test]
 async fn a_cache_that_answers_nonsense_or_too_much_is_an_error_and_no_empty_list() {
     let cache = serve(Router::new().route("/v1/models", get(|| async { "nonsense" }))).await;
-    assert!(matches!(cache.list().await, Err(WeightsError::Refused { status: 200, .. })));
+    assert!(matches!(cache.list(&secret()).await, Err(WeightsError::Refused { status: 200, .. })));
     let cache = serve(Router::new().route("/v1/models", get(|| async { "x".repeat(MOST_BYTES + 1) }))).await;
-    let error = cache.list().await.unwrap_err().to_string();
+    let error = cache.list(&secret()).await.unwrap_err().to_string();
     assert!(error.contains("more than 4194304 bytes"), "{error}");
     let cache = serve(Router::new().route("/v1/models", get(|| async { StatusCode::UNAUTHORIZED }))).await;
-    assert!(matches!(cache.list().await, Err(WeightsError::Refused { status: 401, .. })));
+    assert!(matches!(cache.list(&secret()).await, Err(WeightsError::Refused { status: 401, .. })));
 }
 
 #[tokio::test]
 async fn a_cache_that_is_not_there_is_named_with_what_to_check() {
     let gone = WeightsCache::new("http://127.0.0.1:1").unwrap();
-    let error = gone.list().await.unwrap_err().to_string();
+    let error = gone.list(&secret()).await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:1") && error.contains("koinon-weights"), "{error}");
 }
 

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use koinon_api::cooperative::ImageMirror;
 use koinon_api::gpu_pool::PoolPod;
+use koinon_api::weights::Token;
 use koinon_api::{labels, names};
 use koinon_core::body::catalogue::{CatalogueError, Engine, OptionName, OptionValue};
 use koinon_core::body::latest::{GpuNeed, ModelRef};
@@ -71,6 +72,8 @@ pub struct HostSettings {
     pub koinon_image: String,
     /// Where guests reach the weights cache: by address, because they may ask no DNS server.
     pub weights_url: String,
+    /// What the keys are derived from with which guests read their own model there.
+    pub weights_token: Token,
     /// Registries that stand in for others.
     pub image_mirrors: Vec<ImageMirror>,
     /// Image pull Secrets in the pod's namespace.

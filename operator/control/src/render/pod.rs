@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use koinon_api::labels;
+use koinon_api::weights::ReadKey;
 use koinon_core::body::catalogue::ArgumentValues;
 use koinon_core::ids::ModelUri;
 
@@ -100,6 +101,8 @@ fn weights(placement: &ValidatedPlacement, host: &HostSettings) -> Container {
             "copy".to_owned(),
             format!("--from={}", host.weights_url),
             format!("--digest={digest}"),
+            // An argument of the init container, which the engine beside it never sees.
+            format!("--key={}", ReadKey::derive(&host.weights_token, digest).as_str()),
             format!("--to={}", labels::MODELS_PATH),
         ]),
         // It runs before the engine and never beside it, so the engine's share costs the node nothing more.

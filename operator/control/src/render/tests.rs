@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Toleration};
+use koinon_api::weights::{ReadKey, Token};
 use koinon_core::body::catalogue::{EngineResources, OptionSpec, OptionType};
 use koinon_core::ids::{Digest, ManifestDigest, ReplicaIndex};
 use proptest::prelude::*;
@@ -87,6 +88,7 @@ fn host() -> HostSettings {
     HostSettings {
         koinon_image: "koinon.example/koinon@sha256:ff".to_owned(),
         weights_url: "http://10.112.0.7:8081".to_owned(),
+        weights_token: Token("hunter2".to_owned()),
         image_mirrors: vec![],
         pull_secrets: vec![],
         pod: PoolPod::default(),
@@ -117,6 +119,16 @@ fn golden(name: &str, objects: &[serde_json::Value]) {
 
 fn json(object: impl Serialize) -> serde_json::Value {
     serde_json::to_value(object).unwrap()
+}
+
+#[test]
+fn a_copy_gets_the_key_of_its_own_model_and_not_the_token_that_opens_all() {
+    let spec = spec(&placement(), &host());
+    let key = ReadKey::derive(&host().weights_token, placement().model.manifest_digest);
+    let args = spec.init_containers.as_ref().unwrap()[0].args.clone().unwrap();
+    assert!(args.contains(&format!("--key={}", key.as_str())));
+    assert!(!format!("{spec:?}").contains("hunter2"));
+    assert!(!format!("{:?}", spec.containers).contains(key.as_str()));
 }
 
 #[test]
