@@ -187,10 +187,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_engine_is_a_valid_entry_of_the_catalogue() {
-        let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/engines/llama-cpp.yaml"));
-        let engines = read_all::<Engine>(&[path], "an engine").unwrap();
-        assert_eq!(engines.len(), 1);
-        engines[0].validate().unwrap();
+    fn every_sample_engine_is_a_valid_entry_of_the_catalogue_and_says_which_image_it_fits() {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/engines"));
+        let mut seen = Vec::new();
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let engines = read_all::<Engine>(&[path], "an engine").unwrap();
+            assert_eq!(engines.len(), 1);
+            engines[0].validate().unwrap();
+            assert!(text.contains("# It fits the image"), "{} does not say which image it fits", engines[0].name);
+            seen.push(engines[0].name.to_string());
+        }
+        seen.sort();
+        assert_eq!(seen, ["llama-cpp", "llama-server"]);
+        let built = include_str!("../../../e2e/images/llama-cpp/requirements.txt");
+        let version = built.split("xllamacpp==").nth(1).unwrap().split_whitespace().next().unwrap();
+        let sample = include_str!("../../../manifests/engines/llama-cpp.yaml");
+        assert!(sample.contains(&format!("xllamacpp {version}")), "the sample names another version than {version}");
+    }
+
+    #[test]
+    fn the_sample_proposal_adds_a_valid_engine() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/samples/proposal-engine.yaml");
+        let draft: koinon_api::Proposal = read_yaml(path.as_ref(), "a Proposal").unwrap();
+        let action: koinon_core::body::Action = (&draft.spec.action.unwrap()).try_into().unwrap();
+        let koinon_core::body::Action::AddEngine(add) = action else { panic!("it adds no engine") };
+        add.engine.validate().unwrap();
     }
 }
