@@ -12,6 +12,7 @@ const RELEASE_NAMESPACE: &str = "koinon-system";
 
 /// Options that every command shares.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Access {
     /// The kubeconfig file; default as for kubectl: the files of $KUBECONFIG, else ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]

@@ -47,7 +47,7 @@ enum Command {
     List,
     /// Revoke a key.
     Revoke {
-        /// Its name.
+        /// Its name, as apikey list shows it.
         name: String,
     },
 }

@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 /// A stance of this cluster's owner alone: no vote is needed, and what runs stays.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The member.
+    /// The member's id, as kubectl koinon members lists it.
     member: MemberId,
     /// Why, for the colleagues.
     #[arg(long)]
@@ -24,7 +24,7 @@ pub struct Args {
 /// Lift the cordon from a member.
 #[derive(Debug, clap::Args)]
 pub struct UncordonArgs {
-    /// The member.
+    /// The member's id, as kubectl koinon members lists it.
     member: MemberId,
 }
 

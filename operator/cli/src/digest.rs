@@ -20,11 +20,12 @@ const CHUNK: usize = 1 << 20;
 
 /// How a folder is published.
 const EXAMPLES: &str = "\
-Examples:
-  A model that is one GGUF file, as its uri ends in .gguf (the file's name counts, so keep it as in the uri):
-    kubectl koinon digest Qwen3-8B-Q4_K_M.gguf
-  A model that is a folder; its source has to serve the manifest beside the files, as koinon.manifest:
-    kubectl koinon digest -o manifest ./llama-3-8b > koinon.manifest";
+Example, a model that is one GGUF file. Its name counts: it has to be the one at
+the end of the uri:
+  kubectl koinon digest Qwen3-8B-Q4_K_M.gguf
+Example, a model that is a folder. Its source has to serve the manifest beside
+the files, as koinon.manifest:
+  kubectl koinon digest -o manifest ./model > koinon.manifest";
 
 /// Compute the manifest digest of weights on this machine, as the weights caches of all hosts verify it.
 ///

@@ -14,7 +14,7 @@ use crate::output::{age, or_dash, print_table};
 /// Say why a job is Ready or not: each condition with its reason and numbers, and each of its placements.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job.
+    /// The name of the InferenceJob.
     job: String,
 }
 

@@ -19,31 +19,57 @@ use crate::inputs::{MemberFlags, PersonKeys, read_yaml, read_yaml_documents};
 use crate::keyfile;
 use crate::output::{Output, print_yaml};
 
+/// How one founder and how several begin.
+const EXAMPLES: &str = "\
+Example, one founder:
+  kubectl koinon found --member aarhus --owner \"Aarhus Data\" \\
+      --region eu-north --jurisdiction DK \\
+      --peer-endpoint https://koinon.aarhus.example:7443 \\
+      --gateway-endpoint https://koinon.aarhus.example:7444 \\
+      --engine manifests/engines/llama-server.yaml
+Example, several founders, each with such flags of its own in place of FLAGS:
+  1. Each other founder describes itself, and sends the file to the first:
+       kubectl koinon found FLAGS --describe > bilbao.yaml
+  2. The first writes the charter:
+       kubectl koinon found FLAGS --with bilbao.yaml --out charter.yaml
+  3. Each other founder signs it in place, and passes it on:
+       kubectl koinon found --co-sign charter.yaml
+  4. Every founder applies it:
+       kubectl koinon found FLAGS --charter charter.yaml";
+
 /// Found a cooperative: make its charter, sign it, and make this cluster its first member.
 ///
-/// One founder needs one command. Several founders pass the charter round: each runs `found --describe` and sends the
-/// result to the first, who runs `found --with FILE… --out charter.yaml`; each other founder signs it with
-/// `found --co-sign charter.yaml`; then every founder applies it with `found --charter charter.yaml`.
+/// One founder needs one command. Several founders pass the charter round: see the examples of --help.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = EXAMPLES,
+    // What the shape of the flags cannot say: who only signs gives no others.
+    override_usage = "kubectl koinon found --member <ID> --owner <NAME> --region <REGION> --jurisdiction <CC> [OPTIONS]\n       kubectl koinon found --co-sign <FILE>",
+    mut_arg("member", |arg| arg.required(false).required_unless_present("co_sign")),
+    mut_arg("owner", |arg| arg.required(false).required_unless_present("co_sign")),
+    mut_arg("region", |arg| arg.required(false).required_unless_present("co_sign")),
+    mut_arg("jurisdiction", |arg| arg.required(false).required_unless_present("co_sign")),
+)]
 pub struct Args {
+    // Who only signs has said who it is in its description.
     #[command(flatten)]
-    member: MemberFlags,
-    /// Where the charter's numbers come from: minutes for trying it out, days for real owners.
+    member: Option<MemberFlags>,
+    /// Where the charter's numbers come from.
     #[arg(long, value_enum, default_value = "standard")]
     preset: PresetFlag,
     /// What people call the cooperative.
     #[arg(long, default_value = "A Koinon cooperative")]
     name: Line,
-    /// Engines of the first catalogue, as YAML documents.
+    /// Engines of the first catalogue, as YAML documents; manifests/engines of the repository has examples.
     #[arg(long = "engine", value_name = "FILE")]
     engines: Vec<PathBuf>,
-    /// Models that are approved from the start, as YAML documents.
+    /// Models that are approved from the start, as YAML documents with the fields of propose add-model-release.
     #[arg(long = "release", value_name = "FILE")]
     releases: Vec<PathBuf>,
     /// Print this founder's description for the one who writes the charter, and stop.
     #[arg(long, conflicts_with_all = ["with", "out", "co_sign", "charter"])]
     describe: bool,
-    /// Another founder's description.
+    /// Another founder's description; may be given several times.
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
     /// Write the charter with this founder's signature to a file for the others to sign, and stop.
@@ -62,7 +88,9 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PresetFlag {
+    /// For trying it out: a vote lasts two minutes at most, and one sponsor is enough.
     Trial,
+    /// For real owners: a vote lasts days, and two members sponsor an admission.
     Standard,
 }
 
@@ -78,6 +106,7 @@ impl Args {
             println!("signed {} with {}", path.display(), signer.public_key());
             return Ok(());
         }
+        let member = member.context("say who this member is: --member, --owner, --region and --jurisdiction")?;
         let cluster = Cluster::connect(access).await?;
         if let Some(existing) = cluster.find_cooperative().await? {
             bail!(
@@ -185,6 +214,17 @@ async fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_signs_the_charter_has_said_before_who_it_is() {
+        use clap::Parser as _;
+        let parse = |flags: &[&str]| crate::Cli::try_parse_from(["kubectl-koinon", "found"].iter().chain(flags));
+        assert!(parse(&["--co-sign", "charter.yaml"]).is_ok());
+        for flags in [&["--charter", "charter.yaml"][..], &["--member", "aarhus"], &[]] {
+            let error = parse(flags).map(drop).unwrap_err().to_string();
+            assert!(error.contains("--owner"), "{flags:?}: {error}");
+        }
+    }
 
     #[test]
     fn every_sample_engine_is_a_valid_entry_of_the_catalogue_and_says_which_image_it_fits() {

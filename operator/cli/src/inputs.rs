@@ -27,16 +27,16 @@ pub struct MemberFlags {
     /// The legal owner of this datacenter.
     #[arg(long, value_name = "NAME")]
     pub owner: Line,
-    /// The beneficial owner that casts one vote; default: the member's id.
+    /// Who owns it in the end: members of one such owner cast one vote together; default: the member's id.
     #[arg(long, value_name = "NAME")]
     pub control_group: Option<String>,
     /// The name of the site.
     #[arg(long, default_value = "main")]
     pub site: SiteName,
-    /// The region, as applications may ask for it.
+    /// The region of the machines, such as eu-north; all members see it.
     #[arg(long, value_name = "REGION")]
     pub region: Region,
-    /// The country whose law holds there, as two letters.
+    /// The country whose law holds there, as two capital letters (DK); jobs may ask for it.
     #[arg(long, value_name = "CC")]
     pub jurisdiction: Jurisdiction,
     /// Where peers reach this cluster's operator (https://host:7443); none means outbound only.
@@ -54,7 +54,7 @@ pub struct MemberFlags {
     /// Where model weights are fetched instead of their origin, as PREFIX=MIRROR (hf://=https://mirror/hf/).
     #[arg(long = "source", value_name = "PREFIX=MIRROR", value_parser = parse_source)]
     pub sources: Vec<Source>,
-    /// Write key files without a passphrase, for machines that protect the files themselves.
+    /// Make key files without a passphrase, for machines that protect the files themselves.
     #[arg(long)]
     pub no_passphrase: bool,
 }

@@ -6,9 +6,10 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use koinon_api::{labels, names};
-use koinon_core::body::Scope;
+use koinon_core::body::{Class, Scope};
 use koinon_core::ids::{Endpoint, MemberId, Seconds};
 use koinon_core::invite::Invite;
+use koinon_core::policy::State;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now};
@@ -20,7 +21,7 @@ use crate::output::{Output, print_yaml};
 /// keeps only a digest of its secret.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The id under which the applicant may apply.
+    /// The id under which the applicant may apply: a DNS label of at most 30 characters, never reused.
     member: MemberId,
     /// How many hours the invite is good; default: what the charter says.
     #[arg(long, value_name = "HOURS")]
@@ -81,10 +82,53 @@ impl Args {
         cluster.apply(&secret).await?;
         println!("{}", invite.to_line());
         eprintln!("good for {member}, once, for {hours} h; the applicant runs: kubectl koinon join --invite LINE …");
+        eprintln!(
+            "when its application is here (kubectl koinon proposals), run here: {}",
+            admission(commons.state(), &member)
+        );
         Ok(())
+    }
+}
+
+/// The command that proposes the admission under the charter in force.
+fn admission(state: &State, member: &MemberId) -> String {
+    let sponsors = (state.parameters().sponsors as usize).min(state.active().count());
+    let propose = format!("kubectl koinon propose --from admit-{member}");
+    if sponsors > 1 {
+        format!(
+            "{propose} --out admit-{member}.yaml (the charter wants {sponsors} sponsors; it says how the next one signs)"
+        )
+    } else if state.class(Class::Admit).is_some_and(|rules| rules.delay_seconds.0 > 0) {
+        propose
+    } else {
+        format!("{propose} --vote yes")
     }
 }
 
 fn own_endpoints(resource: &koinon_api::Cooperative) -> anyhow::Result<Vec<Endpoint>> {
     resource.spec.endpoints.peer.iter().map(|url| url.parse().context("cannot read spec.endpoints.peer")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use koinon_core::body::charter::Preset;
+    use koinon_core::log::Limits;
+    use koinon_core::policy::Commons;
+    use koinon_core::testkit::{Person, charter, found, person};
+
+    use super::*;
+
+    #[test]
+    fn the_next_command_is_the_one_that_the_charter_in_force_lets_through() {
+        let people = ["aarhus", "bilbao"].map(person);
+        let everybody: Vec<&Person> = people.iter().collect();
+        let said = |founders: &[&Person], preset| {
+            let commons = Commons::new(found(founders, charter(founders, preset)), Limits::default());
+            admission(commons.state(), &"cork".parse().unwrap())
+        };
+        assert_eq!(said(&everybody, Preset::Trial), "kubectl koinon propose --from admit-cork --vote yes");
+        assert_eq!(said(&everybody[..1], Preset::Standard), "kubectl koinon propose --from admit-cork");
+        let two = said(&everybody, Preset::Standard);
+        assert!(two.contains("--out admit-cork.yaml") && two.contains("2 sponsors"), "{two}");
+    }
 }

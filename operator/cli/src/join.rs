@@ -22,7 +22,8 @@ const INVITE_SECRET: &str = "koinon-invite";
 
 /// Apply for membership with an invite.
 ///
-/// The operator brings the application to the sponsor; the cooperative then votes about it.
+/// The operator brings the application to the sponsor, whose people propose the admission (kubectl koinon propose --from
+/// admit-ID; a second sponsor signs too where the charter wants it). The members then vote, each for itself.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The line that the sponsor's `kubectl koinon invite` printed.

@@ -25,7 +25,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the public keys of this person's key files.
+    /// Print the public keys of this person's key files; asks for the passphrase of encrypted ones.
     Show,
     /// Write the operator's key to an encrypted file.
     Backup {

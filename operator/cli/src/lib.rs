@@ -6,6 +6,7 @@
 mod access;
 mod apikey;
 mod cluster;
+mod completion;
 mod cordon;
 mod digest;
 mod doctor;
@@ -36,20 +37,6 @@ pub struct Cli {
     command: Command,
 }
 
-/// How the completion is installed; the programs of the shells themselves say nothing of it.
-const COMPLETION: &str = "\
-For the running shell:
-  bash:  source <(kubectl koinon completion bash)
-  zsh:   autoload -Uz compinit && compinit && source <(kubectl koinon completion zsh)
-  fish:  kubectl koinon completion fish | source
-For every new shell:
-  bash:  mkdir -p ~/.local/share/bash-completion/completions
-         kubectl koinon completion bash > ~/.local/share/bash-completion/completions/kubectl-koinon
-  zsh:   mkdir -p ~/.zfunc && kubectl koinon completion zsh > ~/.zfunc/_kubectl-koinon
-         and in ~/.zshrc, before compinit:  fpath+=~/.zfunc
-  fish:  mkdir -p ~/.config/fish/completions
-         kubectl koinon completion fish > ~/.config/fish/completions/kubectl-koinon.fish";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     Found(found::Args),
@@ -71,13 +58,18 @@ enum Command {
     Adopt(keys::AdoptArgs),
     Resume(keys::ResumeArgs),
     Doctor(doctor::Args),
-    /// Print a script that completes this command in a shell.
-    ///
-    /// It completes `kubectl-koinon`, the name of the program itself; `kubectl koinon` stays as kubectl completes it.
-    #[command(after_help = COMPLETION)]
+    /// Set up completion in bash, zsh and fish: print a shell's script, and say how it is installed.
+    #[command(after_help = completion::HELP)]
     Completion {
         /// The shell to complete for.
         shell: clap_complete::Shell,
+    },
+    /// Answer kubectl, which asks for completions of a plugin.
+    #[command(hide = true)]
+    Complete {
+        /// The words so far.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
 }
 
@@ -120,6 +112,10 @@ impl Cli {
             Command::Adopt(args) => args.run(&access).await,
             Command::Resume(args) => args.run(&access).await,
             Command::Doctor(args) => args.run(&access).await,
+            Command::Complete { words } => {
+                print!("{}", completion::answer(Self::command(), &words));
+                Ok(())
+            }
             Command::Completion { shell } => {
                 let mut command = Self::command();
                 clap_complete::generate(shell, &mut command, "kubectl-koinon", &mut std::io::stdout());

@@ -27,16 +27,19 @@ use crate::vote::{self, ChoiceFlag};
 
 /// How a proposal with two sponsors is made.
 const EXAMPLES: &str = "\
-Examples:
-  Approve a model, and vote for it where the vote opens at once (preset trial):
-    kubectl koinon propose --vote yes add-model-release --uri hf://org/model --revision main \\
-        --manifest-digest sha256:… --quantization q4-k-m --license Apache-2.0
-  Admit an applicant where one sponsor is enough (preset trial, or a cooperative of one):
-    kubectl koinon propose --from admit-theirs --vote yes
-  Admit an applicant where the charter wants two sponsors (preset standard):
-    first member:   kubectl koinon propose --from admit-theirs --out admit-theirs.yaml
-    second member:  kubectl koinon propose --co-sign admit-theirs.yaml     # signs it in place; send it back
-    first member:   kubectl koinon propose --signed admit-theirs.yaml      # its operator makes it known";
+Example, a model; --vote only where votes open at once (preset trial):
+  kubectl koinon propose --vote yes add-model-release \\
+      --uri https://models.example/tiny.gguf --revision 1 \\
+      --manifest-digest sha256:... --quantization q4-k-m --license Apache-2.0
+Example, an applicant, where one sponsor is enough (preset trial):
+  kubectl koinon propose --from admit-theirs --vote yes
+Example, an applicant, where the charter wants two (preset standard):
+  1. The first member writes the signed proposal, and sends it to a second:
+       kubectl koinon propose --from admit-theirs --out admit-theirs.yaml
+  2. The second signs it in place, and sends it back:
+       kubectl koinon propose --co-sign admit-theirs.yaml
+  3. The first applies it; only its author's operator makes it known:
+       kubectl koinon propose --signed admit-theirs.yaml";
 
 /// Propose a change; the members then vote about it.
 ///
@@ -91,41 +94,41 @@ enum ActionCommand {
     /// Download the weights first and let `kubectl koinon digest PATH` compute --manifest-digest: hosts load what has that
     /// digest, and nothing else.
     AddModelRelease {
-        /// Where its weights come from.
+        /// Where its weights come from: https://…, or hf://ORG/REPO/FILE.gguf, which each host maps to a mirror of its own.
         #[arg(long)]
         uri: ModelUri,
-        /// Which revision there.
+        /// Which revision there, such as the commit.
         #[arg(long)]
         revision: Revision,
         /// Its identity, sha256:… over its manifest; `kubectl koinon digest PATH` computes it of downloaded weights.
         #[arg(long)]
         manifest_digest: ManifestDigest,
-        /// How its weights are quantised.
+        /// How its weights are quantised, such as f16 or q4-k-m.
         #[arg(long)]
         quantization: Quantization,
-        /// Its licence.
+        /// Its licence, best as an SPDX identifier such as Apache-2.0.
         #[arg(long)]
         license: License,
         /// With which engines it may be served; none means any of the catalogue.
         #[arg(long = "engine", value_name = "NAME")]
         engines: Vec<EngineName>,
-        /// GPU memory that it needs, in bytes, if known.
+        /// GPU memory that it needs, in bytes; jobs that state no number of GPUs are sized with it.
         #[arg(long)]
         memory_bytes: Option<u64>,
     },
-    /// Approve a model no longer.
+    /// Withdraw the approval of a model.
     WithdrawModelRelease {
-        /// Its identity.
+        /// Its identity, sha256:…, as `kubectl get modelreleases -o yaml` shows it.
         manifest_digest: ManifestDigest,
     },
     /// Add an engine to the catalogue, or replace it.
     AddEngine {
-        /// The entry, as YAML.
+        /// The entry, as YAML; manifests/engines of the repository has examples.
         file: PathBuf,
     },
     /// Remove an engine from the catalogue.
     RemoveEngine {
-        /// Its name.
+        /// Its name in the catalogue.
         name: EngineName,
     },
 }

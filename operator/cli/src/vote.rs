@@ -21,12 +21,13 @@ use crate::output::{Output, print_yaml};
 
 /// Vote on a proposal with this member's governance key.
 ///
-/// With --proposal-file no cluster is needed: sign on a machine of your own and apply the YAML from git.
+/// Voting again before the close replaces the vote. With --proposal-file no cluster is needed: sign on a machine of your
+/// own and apply the YAML from git.
 #[derive(Debug, clap::Args)]
 // With --proposal-file the choice stands alone.
 #[command(allow_missing_positional = true)]
 pub struct Args {
-    /// The proposal: its name, its id, or the beginning of either.
+    /// The proposal: its name, its id, or the beginning of either; see kubectl koinon proposals.
     #[arg(required_unless_present = "proposal_file")]
     proposal: Option<String>,
     /// The choice.
@@ -35,7 +36,7 @@ pub struct Args {
     /// Why, for the others to read.
     #[arg(long)]
     reason: Option<Prose>,
-    /// The ground of a veto.
+    /// The ground of a veto; a veto needs one.
     #[arg(long, value_enum, required_if_eq("choice", "veto"))]
     ground: Option<GroundFlag>,
     /// Sign for the proposal in this file (`kubectl get kprop NAME -o yaml`) without talking to a cluster.
