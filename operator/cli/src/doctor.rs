@@ -5,6 +5,7 @@ mod reported;
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use koinon_api::conditions::{self, ConditionType};
@@ -58,9 +59,9 @@ impl Findings {
     }
 
     /// What could not be asked is not known.
-    fn unasked(&mut self, what: impl Into<String>, error: &dyn std::fmt::Display) {
-        let fix = "check the cluster's answer and this person's rights: kubectl auth can-i --list";
-        self.add(what, Verdict::Unknown, error.to_string(), fix);
+    fn unasked(&mut self, what: impl Into<String>, error: impl Into<anyhow::Error>) {
+        let fix = "see what this person may read: kubectl auth can-i --list";
+        self.add(what, Verdict::Unknown, format!("{:#}", error.into()), fix);
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -85,18 +86,24 @@ impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let Self {} = self;
         let cluster = Cluster::connect(access).await?;
+        // Without an answer nothing below is known: one error says more than twenty question marks.
+        let version = cluster.client.apiserver_version().await.context(
+            "the API server does not answer this person: check --kubeconfig and --context with kubectl version",
+        )?;
         let mut findings = Findings::default();
-        installed(&cluster, &mut findings).await;
-        let shares = match cluster.list::<GPUPool>("pools").await {
-            Ok(pools) => {
-                reported::pools(&pools, &mut findings);
-                !pools.is_empty()
-            }
-            Err(error) => {
-                findings.unasked("pools", &format!("{error:#}"));
-                false
-            }
-        };
+        findings.good("API server", format!("answers as {}", version.git_version));
+        let defined = installed(&cluster, &mut findings).await;
+        let shares = defined
+            && match cluster.list::<GPUPool>("pools").await {
+                Ok(pools) => {
+                    reported::pools(&pools, &mut findings);
+                    !pools.is_empty()
+                }
+                Err(error) => {
+                    findings.unasked("pools", error);
+                    false
+                }
+            };
         processes(&cluster, shares, &mut findings).await;
         match cluster.operator_key().await {
             Ok(key) => findings.good("operator key", key.to_string()),
@@ -105,16 +112,9 @@ impl Args {
                 findings.add("operator key", Verdict::Bad, format!("{error:#}"), fix);
             }
         }
-        gpus(&cluster, shares, &mut findings).await;
-        match cluster.find_cooperative().await {
-            Ok(Some(cooperative)) => membership(&cluster, &cooperative, &mut findings).await,
-            Ok(None) => findings.add(
-                "membership",
-                Verdict::Bad,
-                format!("namespace {} holds no Cooperative", cluster.namespace),
-                "kubectl koinon found, or kubectl koinon join with an invite; if the release is elsewhere: -n NAMESPACE",
-            ),
-            Err(error) => findings.unasked("membership", &format!("{error:#}")),
+        if defined {
+            gpus(&cluster, shares, &mut findings).await;
+            member(&cluster, &mut findings).await;
         }
         print_table(&["", "CHECK", "FOUND"], &findings.rows());
         let bad = findings.0.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
@@ -125,21 +125,23 @@ impl Args {
     }
 }
 
-async fn installed(cluster: &Cluster, findings: &mut Findings) {
+/// Notes the definitions; `false` where one is not there, so that its objects cannot be asked for.
+async fn installed(cluster: &Cluster, findings: &mut Findings) -> bool {
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let upgrade =
         "install the chart koinon-crds of this version: helm upgrade --install koinon-crds charts/koinon-crds";
+    let (before, mut missing) = (findings.0.len(), Vec::new());
     for wanted in koinon_api::crd::all() {
         let name = wanted.name_any();
         let what = format!("definition {name}");
         let found = match api.get_opt(&name).await {
             Ok(Some(found)) => found,
             Ok(None) => {
-                findings.add(what, Verdict::Bad, "is not installed", upgrade);
+                missing.push(name);
                 continue;
             }
             Err(error) => {
-                findings.unasked(what, &error);
+                findings.unasked(what, error);
                 continue;
             }
         };
@@ -154,12 +156,15 @@ async fn installed(cluster: &Cluster, findings: &mut Findings) {
                     findings.add(what, Verdict::Unknown, format!("spec{path} is another than this version's"), fix);
                 }
             },
-            (Err(error), _) | (_, Err(error)) => findings.unasked(what, &error),
+            (Err(error), _) | (_, Err(error)) => findings.unasked(what, error),
         }
     }
-    if findings.0.is_empty() {
+    if !missing.is_empty() {
+        findings.add("definitions", Verdict::Bad, format!("not installed: {}", missing.join(", ")), upgrade);
+    } else if findings.0.len() == before {
         findings.good("definitions", "all there, with everything that this version needs");
     }
+    missing.is_empty()
 }
 
 async fn processes(cluster: &Cluster, shares: bool, findings: &mut Findings) {
@@ -188,7 +193,7 @@ async fn processes(cluster: &Cluster, shares: bool, findings: &mut Findings) {
             });
             agent(counts, shares, findings);
         }
-        Err(error) => findings.unasked(labels::AGENT, &error),
+        Err(error) => findings.unasked(labels::AGENT, error),
     }
 }
 
@@ -237,7 +242,7 @@ fn replicas(cluster: &Cluster, name: &str, found: kube::Result<Option<(i32, i32)
             );
             findings.add(name, Verdict::Bad, format!("is not in namespace {}", cluster.namespace), fix);
         }
-        Err(error) => findings.unasked(name, &error),
+        Err(error) => findings.unasked(name, error),
     }
 }
 
@@ -269,7 +274,21 @@ async fn gpus(cluster: &Cluster, shares: bool, findings: &mut Findings) {
                 }
             }
         }
-        Err(error) => findings.unasked("GPUs", &error),
+        Err(error) => findings.unasked("GPUs", error),
+    }
+}
+
+/// Notes what this cluster is a member of.
+async fn member(cluster: &Cluster, findings: &mut Findings) {
+    match cluster.find_cooperative().await {
+        Ok(Some(cooperative)) => membership(cluster, &cooperative, findings).await,
+        Ok(None) => findings.add(
+            "membership",
+            Verdict::Bad,
+            format!("namespace {} holds no Cooperative", cluster.namespace),
+            "kubectl koinon found, or kubectl koinon join with an invite; if the release is elsewhere: -n NAMESPACE",
+        ),
+        Err(error) => findings.unasked("membership", error),
     }
 }
 
@@ -316,7 +335,7 @@ async fn membership(cluster: &Cluster, cooperative: &Cooperative, findings: &mut
                 }
             }
         }
-        Err(error) => findings.unasked("peers", &format!("{error:#}")),
+        Err(error) => findings.unasked("peers", error),
     }
 }
 

@@ -39,9 +39,7 @@ fn compare(path: &str, wanted: &Value, found: Option<&Value>) -> Option<Gap> {
             let mut nearest = None;
             for candidate in found.iter().filter(|candidate| name_of(candidate) == name_of(item)) {
                 nearest = compare(&element(path, item), item, Some(candidate));
-                if nearest.is_none() {
-                    return None;
-                }
+                nearest.as_ref()?;
             }
             nearest.or_else(|| Some(Gap::Lacks(element(path, item))))
         }),
