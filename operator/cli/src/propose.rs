@@ -180,7 +180,6 @@ impl Args {
                     body: Body::Proposal(Box::new(body)),
                 };
                 let statement = draft.sign(&signer, &[]).context("cannot sign the proposal")?;
-                eprintln!("signed with {}", signer.public_key());
                 (statement, plan.draft.into_iter().collect())
             }
         };
@@ -192,8 +191,7 @@ impl Args {
                     path.display()
                 ),
                 Err(refused) if refused.lacks_sponsors() => format!(
-                    "{}: send the file to another member, who runs: kubectl koinon propose --co-sign {}",
-                    refused.why,
+                    "the charter wants another sponsor: send the file to another member, who runs: kubectl koinon propose --co-sign {}",
                     path.display()
                 ),
                 Err(refused) => return Err(refused.into()),
@@ -216,6 +214,7 @@ impl Args {
         }
         let name = resource.name_any();
         println!("proposed {name} ({})", statement.id());
+        println!("signed with {}", statement.header().key);
         let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
         match vote {
             Some(choice) if precheck::too_early(state, body, now()) => {
@@ -260,7 +259,8 @@ fn add_signature(state: &State, me: &MemberId, signer: &SeedSigner, path: &Path)
             path.display()
         ),
         Err(refused) if refused.lacks_sponsors() => {
-            format!("{}: send the file to one more member, who signs it in the same way", refused.why)
+            "the charter wants another sponsor: send the file to one more member, who signs it in the same way"
+                .to_owned()
         }
         Err(refused) => return Err(refused.into()),
     };

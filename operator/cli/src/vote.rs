@@ -111,7 +111,7 @@ impl Args {
         let signer = keyfile::read(&access.governance_key()?)?;
         let resource = sign(&signer, coop, &membership.member, &membership.site, ballot(id, vseq), &cluster.namespace)?;
         let commons = cluster.commons(&membership).await?;
-        check(commons.state(), &membership, &resource)?;
+        check(commons.state(), &membership.member, &resource)?;
         if output == Some(Output::Yaml) {
             return print_yaml(&[resource]);
         }
@@ -137,10 +137,10 @@ pub async fn cast(
 }
 
 /// Asks the rules that the operator will ask, so that a vote that would not count is never applied.
-fn check(state: &State, membership: &Membership, vote: &Vote) -> anyhow::Result<()> {
+fn check(state: &State, me: &MemberId, vote: &Vote) -> anyhow::Result<()> {
     let envelope = vote.spec.envelope.as_ref().context("the vote is not signed")?;
     let statement = Statement::verify(to_core(envelope)?).context("the vote does not hold")?;
-    match state.may_anchor(&membership.member, &statement, now()) {
+    match state.may_anchor(me, &statement, now()) {
         Ok(()) => {}
         Err(NotAnchored::UnknownProposal) => {
             eprintln!("this cluster's log does not hold the proposal yet: the vote waits for it");
@@ -235,3 +235,7 @@ impl From<GroundFlag> for proposal::Ground {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "vote_tests.rs"]
+mod tests;
