@@ -20,8 +20,9 @@ pub struct GatewayArgs {
     /// The most bytes that one request may have.
     #[arg(long, env = "KOINON_GATEWAY_MAX_BODY_BYTES", default_value_t = 16 << 20)]
     pub max_body_bytes: usize,
-    /// The most bytes that all requests on their way may have together, for each of the two listeners.
-    #[arg(long, env = "KOINON_GATEWAY_MAX_BUFFERED_BYTES", default_value_t = 256 << 20)]
+    /// The most bytes that all requests on their way may have together, for each of the two listeners. A request that is
+    /// rewritten exists twice for a moment, so memory for four times as much must be there.
+    #[arg(long, env = "KOINON_GATEWAY_MAX_BUFFERED_BYTES", default_value_t = 128 << 20)]
     pub max_buffered_bytes: usize,
     /// The most calls that are worked on at once, for each of the two listeners.
     #[arg(long, env = "KOINON_GATEWAY_MAX_IN_FLIGHT", default_value_t = 1024)]

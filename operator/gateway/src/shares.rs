@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How much each holder has; clones share it.
 #[derive(Clone, Debug)]
-pub struct Shares<K: Ord>(Arc<Mutex<Ledger<K>>>);
+pub struct Shares<K: Ord>(Arc<Mutex<Books<K>>>);
 
 #[derive(Debug)]
-struct Ledger<K: Ord> {
+struct Books<K: Ord> {
     all: usize,
     by: BTreeMap<K, usize>,
 }
@@ -32,7 +32,7 @@ pub struct Share<K: Ord> {
 
 impl<K: Ord> Default for Shares<K> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Ledger { all: 0, by: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Books { all: 0, by: BTreeMap::new() })))
     }
 }
 
@@ -50,7 +50,7 @@ impl<K: Ord + Clone> Shares<K> {
 
 impl<K: Ord> Shares<K> {
     // A panic under the lock cannot leave a sum half changed.
-    fn lock(&self) -> MutexGuard<'_, Ledger<K>> {
+    fn lock(&self) -> MutexGuard<'_, Books<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -61,10 +61,10 @@ impl<K: Ord + Clone> Share<K> {
     /// # Errors
     /// Those of `may`; then the share is what it was.
     pub fn grow<E>(&mut self, more: usize, may: impl FnOnce(Sum) -> Result<(), E>) -> Result<(), E> {
-        let mut ledger = self.shares.lock();
-        may(Sum { own: ledger.by.get(&self.holder).copied().unwrap_or(0), all: ledger.all })?;
-        ledger.all += more;
-        *ledger.by.entry(self.holder.clone()).or_default() += more;
+        let mut held = self.shares.lock();
+        may(Sum { own: held.by.get(&self.holder).copied().unwrap_or(0), all: held.all })?;
+        held.all += more;
+        *held.by.entry(self.holder.clone()).or_default() += more;
         self.amount += more;
         Ok(())
     }
@@ -77,13 +77,13 @@ impl<K: Ord + Clone> Share<K> {
 
 impl<K: Ord> Drop for Share<K> {
     fn drop(&mut self) {
-        let mut ledger = self.shares.lock();
-        ledger.all = ledger.all.saturating_sub(self.amount);
-        if let Some(held) = ledger.by.get_mut(&self.holder) {
-            *held = held.saturating_sub(self.amount);
+        let mut held = self.shares.lock();
+        held.all = held.all.saturating_sub(self.amount);
+        if let Some(own) = held.by.get_mut(&self.holder) {
+            *own = own.saturating_sub(self.amount);
             // Holders come and go; whoever holds nothing is not remembered.
-            if *held == 0 {
-                ledger.by.remove(&self.holder);
+            if *own == 0 {
+                held.by.remove(&self.holder);
             }
         }
     }
