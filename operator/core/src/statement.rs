@@ -145,7 +145,7 @@ pub enum StatementError {
     #[error("cannot read the cooperative of a {0} statement: it must be empty in a charter and an id elsewhere")]
     Coop(Kind),
     /// A statement inside it does not hold.
-    #[error("the {outer} statement carries a {inner} that does not hold: {source}")]
+    #[error("in the {outer} statement the {inner} does not hold: {source}")]
     Nested {
         /// What carries it.
         outer: Kind,

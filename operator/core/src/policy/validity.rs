@@ -77,7 +77,7 @@ pub enum Invalid {
         allowed: u32,
     },
     /// Too few members have signed for the applicant.
-    #[error("{seen} members have signed for the applicant, {needed} are needed: have it co-signed")]
+    #[error("{seen} of the {needed} members that are needed have signed for the applicant: have it co-signed")]
     Sponsors {
         /// How many.
         seen: usize,
