@@ -64,9 +64,11 @@ fn the_standard_preset_wants_two_sponsors_and_the_refusal_names_the_three_comman
     let refused = proposal(commons.state(), &admission(&commons, &aarhus, &[])).unwrap_err();
     assert!(refused.lacks_sponsors());
     let text = refused.to_string();
-    for part in
-        ["TooFewSponsors", "1 members have signed", "2 are needed", "--from admit-coimbra --out admit-coimbra.yaml"]
-    {
+    for part in [
+        "TooFewSponsors",
+        "1 of the 2 members that are needed have signed",
+        "--from admit-coimbra --out admit-coimbra.yaml",
+    ] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert!(text.contains("--co-sign admit-coimbra.yaml") && text.contains("--signed admit-coimbra.yaml"), "{text}");
