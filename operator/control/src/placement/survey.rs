@@ -130,6 +130,8 @@ impl Surveyor {
             let notice = view.pool.spec.reclaim_notice_seconds;
             survey.notices.extend(view.nodes.iter().map(|node| (node.clone(), notice)));
         }
+        // Before the first survey is told, upon which requests are decided: a refusal for want of this would stand.
+        self.confinement();
         // Not a reason to wake anybody: whoever decides looks at it anyway.
         self.found.send_if_modified(|found| {
             let first = found.is_none();
@@ -137,7 +139,6 @@ impl Surveyor {
             first
         });
         self.show(&inventory, now).await;
-        self.confinement();
         if let Some(view) = view {
             self.offer(&inventory, &view.spec);
         }
