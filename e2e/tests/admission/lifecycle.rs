@@ -14,7 +14,13 @@ async fn helm(datacenter: &Datacenter, verb: &str, chart: &str) -> Result<String
     let folder = checkout().join("charts").join(chart);
     let folder = folder.to_str().context("the checkout's path is not text")?;
     match verb {
-        "install" => datacenter.helm(["install", chart, folder, "--namespace", RELEASE, "--create-namespace"]).await,
+        "install" => {
+            let install = ["install", chart, folder, "--namespace", RELEASE, "--create-namespace"];
+            // The chart installs no image that nobody named.
+            let image = ["--set", "image.repository=registry.example/koinon"];
+            let named = if chart == "koinon" { &image[..] } else { &[] };
+            datacenter.helm(install.iter().chain(named).copied()).await
+        }
         _ => datacenter.helm([verb, chart, "--namespace", RELEASE]).await,
     }
 }
