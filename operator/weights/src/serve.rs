@@ -40,7 +40,8 @@ pub struct ServeArgs {
     /// Most that one model may have.
     #[arg(long, env = "KOINON_WEIGHTS_MAX_MODEL", default_value = "4Ti")]
     pub max_model_bytes: Bytes,
-    /// File with the token that the operator sends when it asks for a model; without it nobody may ask.
+    /// File with the token that the operator sends; the keys with which copies read their models are derived from it. Without it
+    /// nobody is answered.
     #[arg(long, env = "KOINON_WEIGHTS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// A model that was asked for or read within this time is not removed to make room.
