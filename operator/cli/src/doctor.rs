@@ -119,7 +119,7 @@ impl Args {
         print_table(&["", "CHECK", "FOUND"], &findings.rows());
         let bad = findings.0.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
         if bad > 0 {
-            anyhow::bail!("{bad} checks failed");
+            anyhow::bail!("checks that failed: {bad}");
         }
         Ok(())
     }
