@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
 use koinon_e2e::story::look::{condition, get, items, name, poll, text};
 use koinon_e2e::story::{RELEASE_NAMESPACE, TEAM};
-use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
+use koinon_e2e::{Datacenter, Fleet, Poll, process, process::Signal, wait_until};
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::Value;
 
 use crate::ground::{
-    Ground, REPLACED, and_then_cleaned, conditions, delete, ground, kill_operators, operators_ready, scale_operator,
+    Ground, REPLACED, and_then_cleaned, conditions, delete, ground, kill_operators, operator_processes,
+    operators_ready, scale_operator,
 };
 use crate::operators::{Watch, asked_by_pods, gpus, held};
 
@@ -123,38 +128,82 @@ async fn one_of(aarhus: &Datacenter, cork: &Datacenter) -> Result<(&'static str,
     .await
 }
 
-/// The host's operator is killed the moment its record shows the reservation, before anything was granted.
+/// How often it is tried to hit the milliseconds between a reservation and its grant.
+const ROUNDS: usize = 8;
+
+/// The host's operator is killed the moment its record shows the reservation, until it was once before anything was granted.
 pub async fn killed_after_reserving(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
     let (aarhus, host) = (ground.member("aarhus")?, ground.member(HOST)?);
     let before = gpus(&held(host).await?);
-    let watch = Watch::begin(host, OFFERED);
-    let job = "interrupted";
-    aarhus.apply(&ground.job(job, 2, &[HOST]).to_string()).await?;
-    let uid = uid(aarhus, job).await?;
-    let first = wait_until("the reservation", REPLACED, || async {
-        match held(host).await {
-            Ok(held) => match held.iter().find(|((_, job, _), _)| *job == uid) {
-                Some((_, (epoch, _))) => Poll::Ready(*epoch),
-                None => Poll::not_yet(format!("{held:?}")),
-            },
-            Err(error) => Poll::not_yet(format!("{error:#}")),
+    let mut ungranted = false;
+    for round in 1..=ROUNDS {
+        let watch = Watch::begin(host, OFFERED);
+        let job = format!("interrupted-{round}");
+        let yaml = ground.job(&job, 2, &[HOST]).to_string();
+        let (applied, killed) = tokio::join!(aarhus.apply(&yaml), kill_at_reservation(host));
+        applied?;
+        ensure!(killed? > 0, "there was no operator to kill in {HOST}");
+        // Nobody leads there now until the lease of the one that was killed runs out: what stands, stands still.
+        let uid = uid(aarhus, &job).await?;
+        let reserved = held(host).await?.iter().any(|((_, job, _), _)| *job == uid);
+        let granted = placements(host).await?.iter().any(|placement| placement["spec"]["job"]["uid"] == uid.as_str());
+        println!("  round {round}: killed with a reservation ({reserved}) and a Placement ({granted})");
+        ensure!(reserved, "the reservation was not in the record any more when its operator was killed");
+        ungranted |= !granted;
+        operators_ready(host, 1).await?;
+        wait_placed(aarhus, &job, REPLACED).await?;
+        let settled = held(host).await?;
+        let of_job: Vec<_> = settled.iter().filter(|((_, job, _), _)| *job == uid).collect();
+        ensure!(
+            of_job.len() == 1 && gpus(&settled) == before + 2,
+            "the host holds {settled:?} for one job of two GPUs"
+        );
+        watch.end().await?;
+        end(ground, &[("aarhus", &job)], before).await?;
+        ground.all_fresh().await?;
+        if ungranted {
+            break;
         }
-    })
-    .await?;
-    let killed = kill_operators(host).await?;
-    ensure!(killed > 0, "there was no operator to kill in {HOST}");
-    let granted = placements(host).await?.iter().any(|placement| placement["spec"]["job"]["uid"] == uid.as_str());
-    println!("  killed with epoch {first} reserved, {} a Placement", if granted { "with" } else { "before" });
-    operators_ready(host, 1).await?;
-    wait_placed(aarhus, job, REPLACED).await?;
-    let settled = held(host).await?;
-    let of_job: Vec<_> = settled.iter().filter(|((_, job, _), _)| *job == uid).collect();
-    ensure!(of_job.len() == 1 && gpus(&settled) == before + 2, "the host holds {settled:?} for one job of two GPUs");
-    watch.end().await?;
-    end(ground, &[("aarhus", job)], before).await?;
-    ground.all_fresh().await?;
+    }
+    ensure!(ungranted, "in {ROUNDS} rounds no operator was killed between its reservation and its grant");
     ground.story_still_served().await
+}
+
+/// Kills the host's operators as soon as its record holds one more than now.
+async fn kill_at_reservation(host: &Datacenter) -> Result<usize> {
+    let records: Api<ConfigMap> = Api::namespaced(host.client(), RELEASE_NAMESPACE);
+    // There is none before the first reservation.
+    let only = format!("metadata.name=koinon-reservations-{}", host.name());
+    let listed = records.list(&ListParams::default().fields(&only)).await?;
+    let before = listed.items.first().map_or(0, reservations);
+    let version = listed.metadata.resource_version.context("the list of records has no version")?;
+    let only = WatchParams::default().fields(&only);
+    let changes = records.watch(&only, &version).await?;
+    let reserved = async {
+        futures::pin_mut!(changes);
+        while let Some(change) = changes.next().await {
+            if let WatchEvent::Modified(record) | WatchEvent::Added(record) = change?
+                && reservations(&record) > before
+            {
+                return Ok(());
+            }
+        }
+        bail!("the watch of {HOST}'s record ended before anything was reserved")
+    };
+    // Looked up before: the grant follows the reservation within milliseconds.
+    let victims = operator_processes(host);
+    tokio::time::timeout(REPLACED, reserved).await.context("nothing was reserved")??;
+    victims.iter().for_each(|pid| process::kill(*pid, Signal::Kill));
+    kill_operators(host).await?;
+    Ok(victims.len())
+}
+
+/// How many reservations a record holds.
+fn reservations(record: &ConfigMap) -> usize {
+    let text = record.data.as_ref().and_then(|data| data.get("reservations.json"));
+    let read = text.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    read["held"].as_array().map_or(0, Vec::len)
 }
 
 /// The host's own Placements.

@@ -314,7 +314,7 @@ pub async fn kill_operators(datacenter: &Datacenter) -> Result<usize> {
 }
 
 /// The processes `koinon operator` of a datacenter.
-fn operator_processes(datacenter: &Datacenter) -> Vec<u32> {
+pub fn operator_processes(datacenter: &Datacenter) -> Vec<u32> {
     let run = datacenter.run();
     let all = run.groups().processes(&datacenter.spec().group(run));
     let is_operator = |pid: &u32| {

@@ -1,14 +1,15 @@
 //! Objects in the store that nobody can read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use koinon_e2e::story::RELEASE_NAMESPACE;
 use koinon_e2e::story::look::get;
-use koinon_e2e::{Datacenter, Fleet};
+use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{and_then_cleaned, delete, ground, kill_operators, operator_metric, operators_ready};
+use crate::ground::{and_then_cleaned, delete, ground, kill_operators, metrics, operator_metric, operators_ready};
 
 const VOTES: &str = "votes.koinon.dev";
 const BAD_VOTE: &str = "bad-undecodable";
@@ -23,6 +24,19 @@ async fn any_choice(datacenter: &Datacenter, known: &Value) -> Result<()> {
     };
     let args = ["patch", "crd", VOTES, "--type=json", "--patch", &patch.to_string()];
     datacenter.kubectl(args).await.map(drop)
+}
+
+/// Waits until the operator, which had counted nothing when it started, says that a stored statement does not hold.
+async fn noticed(datacenter: &Datacenter) -> Result<()> {
+    let sample = "koinon_statements_refused_total{reason=\"Spoilt\"}";
+    wait_until("the rubbish statement to be noticed", Duration::from_secs(45), || async {
+        match metrics(datacenter, "operator", 9090).await {
+            // Once at each attempt to begin.
+            Ok(found) => Poll::<()>::when(found.get(sample).is_some_and(|count| *count >= 1.0), found.len()),
+            Err(error) => Poll::not_yet(format!("{error:#}")),
+        }
+    })
+    .await
 }
 
 /// A vote that no version can read, and a statement of rubbish, lie among the good ones; the operator starts with them too.
@@ -68,10 +82,10 @@ async fn beside_the_good(
     vote: &Value,
     rubbish: &Value,
 ) -> Result<()> {
-    koinon_e2e::wait_until("the API server to take any choice", std::time::Duration::from_secs(20), || async {
+    wait_until("the API server to take any choice", Duration::from_secs(20), || async {
         match aarhus.apply(&vote.to_string()).await {
-            Ok(_) => koinon_e2e::Poll::Ready(()),
-            Err(error) => koinon_e2e::Poll::not_yet(format!("{error:#}")),
+            Ok(_) => Poll::Ready(()),
+            Err(error) => Poll::not_yet(format!("{error:#}")),
         }
     })
     .await?;
@@ -81,6 +95,10 @@ async fn beside_the_good(
     kill_operators(aarhus).await?;
     operators_ready(aarhus, 1).await?;
     operator_metric(aarhus, "koinon_undecodable_objects{kind=\"Vote\"}", 1.0).await?;
+    // Statements are read at the start, and what the rubbish is worth is noticed then.
+    noticed(aarhus).await?;
+    let left = get(aarhus, &["kstmt", BAD_STATEMENT, "--namespace", RELEASE_NAMESPACE]).await?;
+    ensure!(left["spec"]["envelope"] == rubbish["spec"]["envelope"], "the rubbish was not left as it is: {left}");
     let proposal = ground.propose_release("aarhus", &format!("sha256:{}", "a3".repeat(32))).await?;
     for member in ["aarhus", "bilbao", "cork"] {
         ground.proposal_is(member, &proposal, "Open").await?;
