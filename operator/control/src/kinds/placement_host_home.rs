@@ -59,13 +59,14 @@ impl Guests {
             self.requests(home, scene, rules, list, holdings, &mut decisions).await?;
         }
         self.tell(home, scene, list.as_ref(), holdings, &decisions);
-        self.carry_out(home, scene, holdings, decisions).await?;
+        // What fails for one copy must not let the leases of the others lapse, nor keep GPUs that nobody asks for.
+        let mut first = self.carry_out(home, scene, holdings, decisions).await.err();
         if let (Some(list), Some(rules)) = (&list, &scene.rules) {
-            self.done(home, scene, rules, list).await?;
+            first = first.or(self.done(home, scene, rules, list).await.err());
         }
-        self.unclaimed(home, scene, list.as_ref(), holdings).await?;
+        first = first.or(self.unclaimed(home, scene, list.as_ref(), holdings).await.err());
         // What was just written is told when it is read back, at the next look.
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     /// What may be done while nobody knows what is reserved: nothing new, and what ends is ended. Its reservations are
@@ -239,14 +240,23 @@ impl Guests {
                 Meaning::Known | Meaning::Wait => continue,
                 _ if refused_before => continue,
                 Meaning::Stale { highest } => Err(Refused::stale(request.epoch.0, highest.0)),
-                Meaning::Unfinished { node } => match judge::allow(request, asker, &bench, true) {
-                    Ok(allowed) => Ok(Some((node, allowed, None))),
-                    Err(refused) => {
+                Meaning::Unfinished { node } => {
+                    // The list may ask for something else by now than what was reserved.
+                    let again = match judge::allow(request, asker, &bench, true)
+                        .and_then(|allowed| bench.shares(&node, request).map(|()| allowed))
+                    {
+                        Ok(allowed) => self
+                            .reserve(&key, request, std::slice::from_ref(&node), &bench)
+                            .await
+                            .map(|held| held.map(|node| (node, allowed, None))),
+                        Err(refused) => Err(refused),
+                    };
+                    if again.is_err() {
                         // Nothing of it runs yet, so its GPUs are free again at once.
                         self.give_back(&node, &key, request).await?;
-                        Err(refused)
                     }
-                },
+                    again
+                }
                 Meaning::TakeOver { placement } => match judge::allow(request, asker, &bench, true) {
                     Ok(allowed) => {
                         let nodes: Vec<NodeName> = node_of(&placement).into_iter().collect();
@@ -260,7 +270,12 @@ impl Guests {
                     .and_then(|allowed| Ok((allowed, judge::room(&request.gpu, asker, &bench)?)))
                 {
                     Ok((allowed, room)) => {
-                        let nodes: Vec<NodeName> = room.into_iter().map(|room| room.node).collect();
+                        let mut nodes: Vec<NodeName> = room.into_iter().map(|room| room.node).collect();
+                        // What the replica itself holds there leaves no room for anybody else.
+                        let holds = holdings.get(&key).into_iter().flat_map(|holding| &holding.reserved);
+                        nodes.extend(
+                            holds.map(|(node, _)| node).filter(|node| bench.shares(node, request).is_ok()).cloned(),
+                        );
                         self.reserve(&key, request, &nodes, &bench)
                             .await
                             .map(|held| held.map(|node| (node, allowed, None)))

@@ -45,6 +45,8 @@ pub struct CopyView {
     pub routable: bool,
     /// What the host last said; `None` before its first answer and after it no longer lists the copy.
     pub answer: Option<Answer>,
+    /// The host is heard, had its time to answer, and says nothing of the copy.
+    pub unanswered: bool,
 }
 
 impl CopyView {
@@ -68,7 +70,7 @@ impl CopyView {
         if matches!(self.hearing, Hearing::Gone) {
             return Some(Because::HostGone);
         }
-        let answer = self.answer?;
+        let Some(answer) = self.answer else { return self.unanswered.then_some(Because::NoAnswer) };
         match answer.state {
             GrantState::Refused => Some(Because::Refused(answer.reason.unwrap_or(RefusalReason::Other))),
             GrantState::Draining | GrantState::Released => {
@@ -109,6 +111,8 @@ pub enum Because {
     Refused(RefusalReason),
     /// The host ended it.
     EndedByHost(RefusalReason),
+    /// The host had its time to answer and says nothing of it.
+    NoAnswer,
     /// The host does not call it Ready any more.
     NotReady,
     /// A copy with a higher epoch is renewed.
@@ -273,6 +277,7 @@ mod tests {
             renewal_stopped_at: None,
             routable: false,
             answer: state.map(|state| Answer { state, reason: None }),
+            unanswered: false,
         }
     }
 
@@ -289,6 +294,18 @@ mod tests {
     fn stopped(mut copy: CopyView, at: i64) -> CopyView {
         copy.renewal_stopped_at = Some(UnixSeconds(at));
         copy
+    }
+
+    #[test]
+    fn a_host_that_never_answers_is_given_up_and_another_is_asked() {
+        let mut ignored = copy(1, "bilbao", Hearing::Fresh, None);
+        assert_eq!(next(&view(vec![ignored.clone()], OnPartition::KeepServing), NOW, false), [], "it has its time");
+        ignored.unanswered = true;
+        let steps = next(&view(vec![ignored.clone()], OnPartition::KeepServing), NOW, false);
+        assert_eq!(steps, [Step::StopRenewing { epoch: Epoch(1), because: Because::NoAnswer }]);
+        ignored.renewal_stopped_at = Some(NOW);
+        let steps = next(&view(vec![ignored], OnPartition::KeepServing), NOW, false);
+        assert_eq!(steps.last(), Some(&Step::Mint { epoch: Epoch(2), take_over: None }));
     }
 
     #[test]
