@@ -206,7 +206,7 @@ impl Guests {
         }
         for home in &homes {
             let done = match &records {
-                Some(_) => self.home(home, scene, &holdings).await,
+                Some(records) => self.home(home, scene, records, &holdings).await,
                 None => self.home_without_records(home, scene, &holdings).await,
             };
             if let Err(error) = done {

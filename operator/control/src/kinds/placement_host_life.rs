@@ -261,9 +261,14 @@ impl Guests {
             Some(since) if pods.is_empty() && since >= POD_DUE => self.realiser.refusal(placement).await?,
             _ => None,
         };
-        let facts =
-            Facts { weights: weights.as_ref(), pods: &pods, refused: refused.as_deref(), started: deployed.is_some() };
-        let progress = state::progress(placement, &facts, scene.now);
+        let facts = Facts {
+            weights: weights.as_ref(),
+            failing: self.realiser.failing(placement, scene.now),
+            pods: &pods,
+            refused: refused.as_deref(),
+            started: deployed.is_some(),
+        };
+        let progress = state::progress(placement, &facts);
         if let Progress::Failed(end) = &progress {
             tracing::warn!(placement = %name, reason = %end.reason, why = %end.message, "a copy failed");
         }
