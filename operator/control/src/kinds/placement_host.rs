@@ -294,8 +294,7 @@ impl Guests {
             placements: i32::try_from(live.count()).unwrap_or(i32::MAX),
             gpus: i32::try_from(gpus).unwrap_or(i32::MAX),
         };
-        let nothing_left = count.placements == 0 && count.gpus == 0;
-        self.ctx.ending.report(WindUp::Guests, nothing_left);
+        self.ctx.ending.report(WindUp::Guests, list::nothing_left(records, &placements));
         self.ctx.host.send_if_modified(|facts| {
             let changed = facts.guests.as_ref() != Some(&count);
             facts.guests = Some(count);

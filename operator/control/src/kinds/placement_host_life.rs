@@ -29,6 +29,8 @@ use crate::render::{HostSettings, RenderError, ValidatedPlacement, pod};
 
 /// A Placement is kept for people to see for this long after it has ended.
 const KEEP_RELEASED: Seconds = Seconds(300);
+/// The same where the membership ends: for its home to hear of it. Nobody would take it away later.
+const KEEP_LAST: Seconds = Seconds(10);
 /// A pod that is not there after this long has been refused by somebody.
 const POD_DUE: Duration = Duration::from_secs(3);
 
@@ -309,7 +311,8 @@ impl Guests {
 
     async fn bury(&mut self, scene: &Scene, placement: &Arc<Placement>) -> Result<(), GuestError> {
         let released = state::released_at(placement);
-        if released.is_some_and(|released| scene.now.unix.since(released) < KEEP_RELEASED) {
+        let keep = if scene.ending { KEEP_LAST } else { KEEP_RELEASED };
+        if released.is_some_and(|released| scene.now.unix.since(released) < keep) {
             return Ok(());
         }
         let api = Api::<Placement>::namespaced(self.ctx.client.clone(), &placement.namespace().unwrap_or_default());
