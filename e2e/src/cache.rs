@@ -41,15 +41,16 @@ impl Key {
 impl Cache {
     /// The cache that the environment names.
     pub fn from_env() -> Result<Self> {
-        let root = match std::env::var_os("KOINON_CACHE") {
-            Some(dir) => PathBuf::from(dir),
-            None => {
-                let home =
-                    std::env::var_os("HOME").context("neither KOINON_CACHE nor HOME is set; set KOINON_CACHE")?;
-                Path::new(&home).join(".cache/koinon")
-            }
-        };
-        Self::at(root)
+        Self::at(Self::folder()?)
+    }
+
+    /// Where the environment puts it; nothing is made there.
+    pub fn folder() -> Result<PathBuf> {
+        if let Some(dir) = std::env::var_os("KOINON_CACHE") {
+            return Ok(PathBuf::from(dir));
+        }
+        let home = std::env::var_os("HOME").context("neither KOINON_CACHE nor HOME is set; set KOINON_CACHE")?;
+        Ok(Path::new(&home).join(".cache/koinon"))
     }
 
     /// A cache in a given folder.

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::cache::Cache;
 use crate::cgroup::Hierarchies;
 use crate::command;
 use crate::run::{Instance, Run};
-use crate::toolchain::which;
+use crate::toolchain::{checkout, which};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -20,10 +21,33 @@ pub struct Finding {
     pub result: Result<String, String>,
 }
 
-/// How much a run of three datacenters needs at its peak.
+/// A run of three datacenters takes 2.1 GiB at its peak, two compilers at once the rest. The README says it too.
 const MEMORY_MIB: u64 = 6 * 1024;
-/// Built programs, Go's build cache, images, and three nodes that unpack them.
+/// Built programs, images, and three nodes that unpack them, wherever each of these is kept. The README says it too.
 const DISK_MIB: u64 = 12 * 1024;
+/// What Kubernetes' own sources are built with.
+const GO: Version = Version(1, 24);
+/// From this version on Go fetches the newer toolchain that a module asks for by itself, unless it is told not to.
+const GO_FETCHES: Version = Version(1, 21);
+
+/// The part of a version that decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32);
+
+impl Version {
+    /// The first two numbers of `1.24.3` or `1.89.0-nightly`; a missing second one is zero.
+    fn parse(text: &str) -> Option<Self> {
+        let digits = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next().and_then(|part| part.parse().ok());
+        let mut parts = text.trim().split('.');
+        Some(Self(digits(parts.next()?)?, parts.next().map_or(Some(0), digits)?))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
 
 /// Looks at everything and returns all findings, so that a person can fix them in one go.
 pub fn look() -> Vec<Finding> {
@@ -73,7 +97,9 @@ fn control_groups() -> Result<String, String> {
 fn memory() -> Result<String, String> {
     let text = fs::read_to_string("/proc/meminfo").map_err(|error| format!("reading /proc/meminfo: {error}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let kib: u64 = line
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .ok_or("/proc/meminfo does not say how much memory is available")?;
     let mib = kib / 1024;
     if mib < MEMORY_MIB {
         return Err(format!(
@@ -84,39 +110,78 @@ fn memory() -> Result<String, String> {
 }
 
 fn disk() -> Result<String, String> {
-    let wanted = Run::folder().map_err(|error| error.to_string())?;
-    let there = wanted.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let stat = rustix::fs::statvfs(there).map_err(|error| format!("{}: {error}", there.display()))?;
-    let mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+    let run = Run::folder().map_err(|error| error.to_string())?;
+    let cache = Cache::folder().map_err(|error| error.to_string())?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
+    let mut found = Vec::new();
+    for (what, wanted) in [("KOINON_RUN", run), ("KOINON_CACHE", cache), ("CARGO_TARGET_DIR", target)] {
+        let there = wanted.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let stat = rustix::fs::statvfs(there).map_err(|error| format!("{}: {error}", there.display()))?;
+        found.push(room(what, &wanted, stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)?);
+    }
+    Ok(found.join(", "))
+}
+
+/// Whether a folder has the room, and where else it may be if not.
+fn room(what: &str, folder: &Path, mib: u64) -> Result<String, String> {
     if mib < DISK_MIB {
         return Err(format!(
-            "{mib} MiB are free at {} and {DISK_MIB} are needed; free some, or set KOINON_RUN and KOINON_CACHE",
-            there.display()
+            "{mib} MiB are free at {} and {DISK_MIB} are needed; free some, or set {what} to a folder of a larger disk",
+            folder.display()
         ));
     }
-    Ok(format!("{mib} MiB free at {}", there.display()))
+    Ok(format!("{mib} MiB free at {}", folder.display()))
 }
 
 fn go() -> Result<String, String> {
     if which("go").is_none() {
-        return Err(
-            "Go is not on PATH; install 1.24 or newer from https://go.dev/dl/ (Debian 12's own 1.19 is too old)".into(),
-        );
+        return Err(format!(
+            "Go is not on PATH; install {GO} or newer from https://go.dev/dl/ (Debian 12's own 1.19 is too old)"
+        ));
     }
     let version = command::words("go env GOVERSION").map_err(|error| error.to_string())?;
-    let version = version.trim();
-    let minor = version.strip_prefix("go1.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-    // From 1.21 on Go fetches the newer toolchain that a module asks for by itself.
-    match minor {
-        Some(minor) if minor >= 21 => Ok(version.to_owned()),
-        _ => Err(format!("{version} is too old; install Go 1.24 or newer from https://go.dev/dl/")),
+    let toolchain = command::words("go env GOTOOLCHAIN").map_err(|error| error.to_string())?;
+    new_enough_go(version.trim(), toolchain.trim())
+}
+
+/// Judges what `go env GOVERSION` and `go env GOTOOLCHAIN` print.
+fn new_enough_go(version: &str, toolchain: &str) -> Result<String, String> {
+    let fix = format!("install Go {GO} or newer from https://go.dev/dl/");
+    // A development version is `devel go1.25-…`.
+    let number = version.split_whitespace().find_map(|word| word.strip_prefix("go"));
+    let Some(found) = number.and_then(Version::parse) else {
+        return Err(format!("`go env GOVERSION` says {version:?}, which is no version; {fix}"));
+    };
+    // `local`, or a version without `+auto` or `+path`, is the one that is there and no other.
+    let fetches = found >= GO_FETCHES && toolchain.ends_with("auto");
+    match (found >= GO, fetches) {
+        (true, _) => Ok(version.to_owned()),
+        (false, true) => Ok(format!("{version}, which fetches {GO} or newer by itself when it is first needed")),
+        (false, false) if found >= GO_FETCHES => Err(format!(
+            "{version} is older than {GO} and GOTOOLCHAIN={toolchain} keeps it from fetching a newer one; {fix}, or set \
+             GOTOOLCHAIN=auto"
+        )),
+        (false, false) => {
+            Err(format!("{version} is older than {GO}, and older than {GO_FETCHES} it fetches none; {fix}"))
+        }
     }
 }
 
 fn rust() -> Result<String, String> {
-    match command::words("rustc --version") {
-        Ok(version) => Ok(version.trim().to_owned()),
-        Err(_) => Err("rustc is not on PATH; install it with https://rustup.rs".into()),
+    let Ok(version) = command::words("rustc --version") else {
+        return Err("rustc is not on PATH; install it with https://rustup.rs".into());
+    };
+    new_enough_rust(version.trim(), env!("CARGO_PKG_RUST_VERSION"))
+}
+
+/// Judges what `rustc --version` prints by the workspace's `rust-version`.
+fn new_enough_rust(printed: &str, wanted: &str) -> Result<String, String> {
+    let fix = format!("update it: `rustup update stable`, or install {wanted} or newer with https://rustup.rs");
+    let found = printed.strip_prefix("rustc ").and_then(Version::parse);
+    match (found, Version::parse(wanted)) {
+        (Some(found), Some(least)) if found >= least => Ok(printed.to_owned()),
+        (Some(_), _) => Err(format!("{printed} is older than {wanted}; {fix}")),
+        (None, _) => Err(format!("`rustc --version` says {printed:?}, which is no version; {fix}")),
     }
 }
 
@@ -208,6 +273,75 @@ mod tests {
         ] {
             let (address, bits) = subnet(route);
             assert_eq!(covers(address, bits, ours), clash, "{route}");
+        }
+    }
+
+    #[test]
+    fn versions_are_read_from_what_programs_print() {
+        for (text, version) in [
+            ("1.24.3", Some(Version(1, 24))),
+            ("1.89.0-nightly (abc 2026-01-01)", Some(Version(1, 89))),
+            ("1.25rc1", Some(Version(1, 25))),
+            ("2", Some(Version(2, 0))),
+            ("1.", None),
+            ("unknown", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::parse(text), version, "{text:?}");
+        }
+        assert!(Version(1, 9) < Version(1, 24) && Version(2, 0) > Version(1, 99), "numbers, not text");
+    }
+
+    #[test]
+    fn an_old_rust_is_refused_with_the_fix() {
+        assert!(new_enough_rust("rustc 1.89.0 (abc 2025-08-01)", "1.89").is_ok());
+        assert!(new_enough_rust("rustc 1.100.0 (abc 2027-01-01)", "1.89").is_ok());
+        for printed in ["rustc 1.88.0 (abc 2025-06-01)", "rustc", "something else"] {
+            let problem = new_enough_rust(printed, "1.89").unwrap_err();
+            assert!(problem.contains("rustup update") && problem.contains("1.89"), "{problem}");
+        }
+        assert!(
+            Version::parse(env!("CARGO_PKG_RUST_VERSION")).is_some(),
+            "the workspace names the version that it needs"
+        );
+    }
+
+    #[test]
+    fn an_old_go_passes_only_if_it_fetches_a_newer_one_and_then_says_so() {
+        assert_eq!(new_enough_go("go1.24.0", "local").unwrap(), "go1.24.0");
+        assert_eq!(new_enough_go("go1.26.1", "auto").unwrap(), "go1.26.1");
+        assert!(new_enough_go("devel go1.25-abcdef Mon Jan 5", "local").is_ok());
+        assert!(new_enough_go("go1.21.4", "auto").unwrap().contains("fetches 1.24"));
+        assert!(new_enough_go("go1.22.0", "go1.22.0+auto").is_ok());
+        for (version, toolchain) in
+            [("go1.23.9", "local"), ("go1.22.0", "path"), ("go1.19.8", ""), ("go1.20", "auto"), ("", "auto")]
+        {
+            let problem = new_enough_go(version, toolchain).unwrap_err();
+            assert!(problem.contains("install Go 1.24"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_the_variable_that_moves_the_folder() {
+        assert!(room("KOINON_CACHE", Path::new("/somewhere"), DISK_MIB).is_ok());
+        let problem = room("KOINON_CACHE", Path::new("/somewhere"), DISK_MIB - 1).unwrap_err();
+        assert!(problem.contains("/somewhere") && problem.contains("set KOINON_CACHE"), "{problem}");
+    }
+
+    #[test]
+    fn the_readme_says_what_is_checked() {
+        let readme = fs::read_to_string(checkout().join("README.md")).unwrap();
+        let (memory, disk) = (MEMORY_MIB / 1024, DISK_MIB / 1024);
+        for said in [
+            format!("{memory} GiB of free memory"),
+            format!("{disk} GiB of free disk"),
+            format!("Rust {} or newer", env!("CARGO_PKG_RUST_VERSION")),
+            format!("Go {GO} or newer"),
+        ] {
+            assert!(
+                readme.split_whitespace().collect::<Vec<_>>().join(" ").contains(&said),
+                "the README says not {said:?}"
+            );
         }
     }
 

@@ -45,8 +45,8 @@ pub struct Prometheus {
     daemon: Daemon,
     address: SocketAddr,
     http: reqwest::Client,
-    /// Which targets there are; Prometheus follows the file.
-    targets: PathBuf,
+    /// Its configuration, with the targets in it.
+    config: PathBuf,
 }
 
 impl Prometheus {
@@ -54,21 +54,21 @@ impl Prometheus {
     pub async fn start(fleet: &Fleet, targets: &[Target]) -> Result<Self> {
         let address = SocketAddr::from((fleet.run().instance().address(SERVERS_HOST), 9090));
         let dir = server_dir(fleet, "prometheus")?;
-        let listed = dir.join("targets.json");
-        list(&listed, targets)?;
+        let config = dir.join("prometheus.yml");
+        configure(&config, targets)?;
         for datacenter in fleet.datacenters() {
             fleet.wire().reach_pods(datacenter.spec())?;
         }
-        fs::write(dir.join("prometheus.yml"), serde_yaml::to_string(&configuration(&listed))?)?;
         let args = vec![
-            format!("--config.file={}", dir.join("prometheus.yml").display()),
+            format!("--config.file={}", config.display()),
             format!("--storage.tsdb.path={}", dir.join("data").display()),
             format!("--web.listen-address={address}"),
+            "--web.enable-lifecycle".into(),
             "--log.level=warn".into(),
         ];
         let daemon = launch(fleet, "prometheus", fleet.toolchain().path(Tool::Prometheus), args, &dir)?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
-        let mut prometheus = Self { daemon, address, http, targets: listed };
+        let mut prometheus = Self { daemon, address, http, config };
         let ready = format!("http://{address}/-/ready");
         wait_until("Prometheus to be ready", START_TIMEOUT, || {
             let alive = prometheus.daemon.check();
@@ -86,8 +86,19 @@ impl Prometheus {
     }
 
     /// Scrapes these instead of those before: a pod that was replaced has another address.
-    pub fn retarget(&self, targets: &[Target]) -> Result<()> {
-        list(&self.targets, targets)
+    pub async fn retarget(&self, targets: &[Target]) -> Result<()> {
+        if !configure(&self.config, targets)? {
+            return Ok(());
+        }
+        // Told instead of left to watch a file: several fleets use up the inotify instances that a machine allows root.
+        let reload = self.http.post(format!("{}/-/reload", self.url())).send().await;
+        let reloaded =
+            reload.and_then(reqwest::Response::error_for_status).context("telling Prometheus of new targets");
+        if reloaded.is_err() {
+            // Without it the next call finds a change and tries again.
+            let _ = fs::remove_file(&self.config);
+        }
+        reloaded.map(drop)
     }
 
     /// Its address, for a person's browser too.
@@ -150,7 +161,7 @@ fn sample(entry: Entry) -> Result<Sample> {
     Ok(Sample { labels: entry.metric, value })
 }
 
-/// The targets as Prometheus reads them from a file: one group each, under the name of its part.
+/// The targets: one group each, under the name of its part.
 fn groups(targets: &[Target]) -> serde_json::Value {
     let group = |target: &Target| {
         let labels = json!({"job": target.job, "datacenter": target.datacenter});
@@ -159,20 +170,21 @@ fn groups(targets: &[Target]) -> serde_json::Value {
     targets.iter().map(group).collect()
 }
 
-/// Writes the targets beside the file and moves them there, so that Prometheus never reads half of them.
-fn list(file: &Path, targets: &[Target]) -> Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, groups(targets).to_string()).with_context(|| format!("writing {}", new.display()))?;
-    fs::rename(&new, file).with_context(|| format!("replacing {}", file.display()))
-}
-
-fn configuration(targets: &Path) -> serde_json::Value {
-    // Prometheus hears of a changed file at once; the interval is for the case that it did not.
-    let listed = json!([{"files": [targets.display().to_string()], "refresh_interval": "5s"}]);
+fn configuration(targets: &[Target]) -> serde_json::Value {
     json!({
         "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
-        "scrape_configs": [{"job_name": "koinon", "file_sd_configs": listed}],
+        "scrape_configs": [{"job_name": "koinon", "static_configs": groups(targets)}],
     })
+}
+
+/// Writes the configuration; whether it is another one than before.
+fn configure(file: &Path, targets: &[Target]) -> Result<bool> {
+    let text = serde_yaml::to_string(&configuration(targets))?;
+    if fs::read_to_string(file).is_ok_and(|before| before == text) {
+        return Ok(false);
+    }
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    Ok(true)
 }
 
 /// A plain HTTP server of one folder on the wire, as a mirror of models would be.
@@ -256,7 +268,8 @@ mod tests {
             datacenter: datacenter.into(),
             address: SocketAddr::from(([10, 250, 0, 11], port)),
         };
-        let built = groups(&[target("gateway", "aarhus", 9092), target("agent", "cork", 9091)]);
+        let targets = [target("gateway", "aarhus", 9092), target("agent", "cork", 9091)];
+        let built = groups(&targets);
         assert_eq!(built.as_array().map(Vec::len), Some(2));
         assert_eq!(
             built[0],
@@ -265,5 +278,10 @@ mod tests {
             })
         );
         assert_eq!(built[1]["labels"]["datacenter"], "cork");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prometheus.yml");
+        assert!(configure(&file, &targets).unwrap(), "there was none");
+        assert!(!configure(&file, &targets).unwrap(), "nothing changed, so nothing is read again");
+        assert!(configure(&file, &targets[..1]).unwrap());
     }
 }

@@ -13,11 +13,13 @@ use super::Narrator;
 use super::look::get;
 use super::serving::the_copy;
 use super::stage::{RELEASE_NAMESPACE, SERVED_NAME, Stage, TEAM};
+use crate::command::command_line;
 use crate::datacenter::Datacenter;
 use crate::relay::Relay;
 use crate::toolchain::checkout;
 
 /// An application's way to the gateway of aarhus.
+#[derive(Clone)]
 pub struct Application {
     key: String,
     gateway: String,
@@ -34,6 +36,22 @@ impl Application {
         let address = service["spec"]["clusterIP"].as_str().context("the gateway's Service has no address")?;
         let address: SocketAddr = format!("{address}:80").parse().context("reading the gateway's address")?;
         Ok(Self { key, gateway: format!("http://{address}"), address })
+    }
+
+    /// The gateway's URL, as applications within aarhus use it.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// A call as a person types it at a shell of the machine that all datacenters share, as root: the gateway's address is
+    /// one of aarhus' own, so the call is made from within aarhus' network.
+    pub fn typed_call(&self, aarhus: &Datacenter) -> String {
+        let mut enter = std::process::Command::new("ip");
+        enter
+            .args(["netns", "exec"])
+            .arg(format!("{}-{}", aarhus.run().instance().prefix(), aarhus.name()))
+            .arg("curl");
+        command_line(with_request(&mut enter, self, false))
     }
 
     /// A chat request.
@@ -81,12 +99,20 @@ pub async fn call(stage: &Stage, narrator: &Narrator) -> Result<Application> {
 
 fn curl(aarhus: &Datacenter, application: &Application, stream: bool) -> std::process::Command {
     let mut curl = aarhus.command("curl");
+    with_request(&mut curl, application, stream);
+    curl
+}
+
+fn with_request<'a>(
+    curl: &'a mut std::process::Command,
+    application: &Application,
+    stream: bool,
+) -> &'a std::process::Command {
     curl.args(["--silent", "--show-error", "--max-time", "60"]);
     curl.args(if stream { ["--no-buffer"].as_slice() } else { ["--include"].as_slice() });
     curl.arg("--header").arg(format!("Authorization: Bearer {}", application.key));
     curl.args(["--header", "Content-Type: application/json", "--data", &Application::chat(stream).to_string()]);
-    curl.arg(format!("{}/v1/chat/completions", application.gateway));
-    curl
+    curl.arg(format!("{}/v1/chat/completions", application.gateway))
 }
 
 /// One call of the background caller.

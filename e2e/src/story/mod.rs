@@ -4,6 +4,7 @@
 
 mod approval;
 mod calling;
+mod evidence;
 mod founding;
 mod gpus;
 pub mod look;
@@ -62,7 +63,9 @@ pub async fn prepare(report: Report<'_>) -> Result<Stage> {
 pub async fn tell(stage: &mut Stage, narrator: &Narrator, until: Chapter) -> Result<()> {
     let watch = footprint::Watch::begin(stage.fleet.run().clone());
     founding::datacenters(stage, narrator).await?;
-    let prometheus = stopping::scrape(stage).await?;
+    let (prometheus, following) = evidence::scrape(stage).await?;
+    // Also for whoever looks around after a later step was not observed.
+    stage.prometheus = Some(prometheus.clone());
     if until >= Chapter::Cooperative {
         founding::cooperative(stage, narrator).await?;
     }
@@ -77,6 +80,7 @@ pub async fn tell(stage: &mut Stage, narrator: &Narrator, until: Chapter) -> Res
     }
     if until >= Chapter::Calling {
         let application = calling::call(stage, narrator).await?;
+        stage.application = Some(application.clone());
         if until >= Chapter::Partition {
             let caller = Caller::begin(stage, &application).await?;
             let copy = partition::cut_and_mend(stage, narrator, &caller).await?;
@@ -91,11 +95,11 @@ pub async fn tell(stage: &mut Stage, narrator: &Narrator, until: Chapter) -> Res
         }
     }
     if until >= Chapter::Stop {
-        stopping::evidence(stage, &prometheus, narrator).await.context("asking Prometheus")?;
+        evidence::evidence(&prometheus, narrator).await.context("asking Prometheus")?;
     }
+    drop(following);
     narrator.say("memory and CPU of each of Koinon's processes:");
     narrator.show(&footprint::table(&footprint::look(stage.fleet.run()), |name| name.contains("koinon")));
     narrator.observed(&format!("everything together took at most {} MiB of memory", watch.peak() >> 20));
-    stage.prometheus = Some(prometheus);
     Ok(())
 }

@@ -23,7 +23,7 @@ pub struct Narrator {
 
 struct Told {
     out: Box<dyn Write + Send>,
-    step: u32,
+    step: usize,
 }
 
 impl fmt::Debug for Narrator {
@@ -47,6 +47,11 @@ impl Narrator {
     /// Time since the story began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// How many steps were begun.
+    pub fn steps(&self) -> usize {
+        self.told.lock().map_or(0, |told| told.step)
     }
 
     /// Begins the next numbered step.

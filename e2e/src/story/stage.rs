@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::Narrator;
+use super::calling::Application;
 use crate::cache::Cache;
 use crate::datacenter::Datacenter;
 use crate::fleet::Fleet;
@@ -87,8 +88,10 @@ pub struct Stage {
     pub gpus: Vec<NodeGpus>,
     /// The web server with the model's weights, on the wire.
     pub mirror: Mirror,
+    /// The team's application, once it was introduced.
+    pub application: Option<Application>,
     /// What scrapes all parts, once it was started.
-    pub prometheus: Option<Prometheus>,
+    pub prometheus: Option<Arc<Prometheus>>,
     /// The people's key files and signed resources; outside every cluster.
     desk: PathBuf,
 }
@@ -100,7 +103,7 @@ impl Stage {
         let mirror = Mirror::start(&fleet, folder, MIRROR_PORT).await?;
         let desk = fleet.run().dir().join("desk");
         fs::create_dir_all(&desk).with_context(|| format!("making {}", desk.display()))?;
-        Ok(Self { fleet, materials, gpus: Vec::new(), mirror, prometheus: None, desk })
+        Ok(Self { fleet, materials, gpus: Vec::new(), mirror, application: None, prometheus: None, desk })
     }
 
     /// The datacenter of a member.

@@ -16,7 +16,7 @@ pub struct Metrics {
     pub peer_up: IntGaugeVec,
     /// When the member's last beacon was heard over a connection to itself, in Unix time; absent if never.
     pub peer_last_seen: GaugeVec,
-    /// 1 for the state that the member is in, 0 for the others.
+    /// Liveness as it is heard here: 1 for the one that holds, 0 for the others. Membership is the log's, and the same everywhere.
     pub member_state: IntGaugeVec,
     /// Bytes of the statements that are kept of each member.
     pub log_bytes: IntGaugeVec,
@@ -30,6 +30,8 @@ pub struct Metrics {
     pub offer_age: GaugeVec,
     /// Proposals by state.
     pub proposals: IntGaugeVec,
+    /// Anchored votes, by whether they count and if not why.
+    pub votes: IntGaugeVec,
     /// Statements that were refused, by reason.
     pub refused: IntCounterVec,
     /// Own entries that another process had already put at their position.
@@ -140,7 +142,7 @@ impl Metrics {
             )?,
             member_state: new.gauges(
                 "koinon_member_state",
-                "1 for the state that the member is in, 0 for the others.",
+                "Whether the member is heard here: 1 for the liveness that holds (Self, Fresh, Suspect or Lost), 0 for the others.",
                 &["member", "state"],
             )?,
             log_bytes: new.gauges("koinon_log_bytes", "Bytes of the statements kept of each member.", member)?,
@@ -153,6 +155,11 @@ impl Metrics {
             )?,
             offer_age: new.floats("koinon_offer_age_seconds", "Age of the member's last offer.", member)?,
             proposals: new.gauges("koinon_proposals", "Proposals by state.", &["state"])?,
+            votes: new.gauges(
+                "koinon_votes",
+                "Anchored votes: Counted ones, and the others by what keeps them from counting.",
+                &["verdict"],
+            )?,
             refused: new.counters("koinon_statements_refused_total", "Statements refused, by reason.", &["reason"])?,
             reservation_conflicts: new.counter(
                 "koinon_log_reservation_conflicts_total",

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use koinon_e2e::story::{self, Chapter, Narrator, Stage};
 use koinon_e2e::suite::{Ended, interruptible};
-use koinon_e2e::{Run, fleet, preflight, run};
+use koinon_e2e::{Run, Tool, fleet, preflight, run};
 use tokio::sync::Mutex;
 
-use crate::clusters::{Down, print_kubeconfigs};
+use crate::clusters::Down;
 use crate::progress::Progress;
 
 /// Arguments of `demo`.
@@ -129,15 +129,41 @@ fn end_badly(ended: Ended, keep: bool) -> Result<()> {
     }
 }
 
-/// Says how to go on by hand.
+/// Says how to go on by hand; each line works as it is printed, at a shell of root.
 fn leave_running(stage: &Stage) {
-    println!("\nEverything keeps running. Look around:");
-    print_kubeconfigs(&stage.fleet);
-    println!("  kubectl get koinon --all-namespaces");
+    println!("\nEverything keeps running. Look around, as root. The programs:");
+    println!("export PATH={}:$PATH", programs(stage));
+    println!("An owner's cluster, and the keys on the owner's own desk:");
+    // The home is last: whoever pastes all of it stands there for the lines that follow.
+    for datacenter in stage.fleet.datacenters().iter().rev() {
+        let (kubeconfig, keys) = (datacenter.kubeconfig(), stage.desk(datacenter.name()).join("keys"));
+        println!("export KUBECONFIG={} KOINON_KEYS={}   # {}", kubeconfig.display(), keys.display(), datacenter.name());
+    }
+    println!("What it knows, and why the team's job is where it is (at home, in aarhus):");
+    for line in LOOK_AROUND {
+        println!("  {line}");
+    }
+    println!("  kubectl koinon explain {} --namespace {}", story::JOB, story::TEAM);
+    if let (Some(application), Ok(aarhus)) = (&stage.application, stage.member("aarhus")) {
+        println!("The gateway of aarhus is {}; a call of the team's application:", application.gateway());
+        println!("  {}", application.typed_call(aarhus));
+    }
     if let Some(prometheus) = &stage.prometheus {
         println!("Prometheus: {}", prometheus.url());
     }
     println!("Remove it all: cargo xtask demo down");
+}
+
+/// What anybody asks first.
+const LOOK_AROUND: [&str; 3] =
+    ["kubectl get koinon --all-namespaces", "kubectl koinon members", "kubectl koinon offers"];
+
+/// The folders of `kubectl` and of its plugin, as `PATH` lists them.
+fn programs(stage: &Stage) -> String {
+    let programs = [stage.fleet.toolchain().path(Tool::Kubectl), &stage.materials.kubectl_koinon];
+    let folders: Vec<String> =
+        programs.iter().filter_map(|program| Some(program.parent()?.display().to_string())).collect();
+    folders.join(":")
 }
 
 fn minutes(time: Duration) -> String {

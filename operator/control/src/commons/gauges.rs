@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use koinon_core::ids::{MemberId, UnixSeconds};
-use koinon_core::policy::Phase;
+use koinon_core::policy::{Phase, Verdict};
 use koinon_net::metrics::{NetMetrics, NetSnapshot};
 
 use super::view::CommonsView;
@@ -25,6 +25,23 @@ const PHASES: [&str; 12] = [
     "Stale",
     "Superseded",
     "Expired",
+];
+
+/// What can become of a vote, so that what became of none shows as zero.
+const VERDICTS: [Verdict; 13] = [
+    Verdict::Counted,
+    Verdict::Superseded,
+    Verdict::Equivocation,
+    Verdict::AlreadyFinal,
+    Verdict::NotElector,
+    Verdict::WrongKeyRole,
+    Verdict::TooEarly,
+    Verdict::TooLate,
+    Verdict::AnchoredTooLate,
+    Verdict::VetoWithoutGround,
+    Verdict::LogForked,
+    Verdict::OverBudget,
+    Verdict::NoProposal,
 ];
 
 /// Keeps the metrics in step, and takes out members that are gone.
@@ -73,6 +90,7 @@ impl Gauges {
             self.show_peer(member, peer, up.get(member).copied().unwrap_or(false), clock);
         }
         self.show_proposals(view, clock.unix());
+        self.show_votes(view);
         self.count(snapshot);
         self.shown = present;
     }
@@ -126,6 +144,17 @@ impl Gauges {
         }
     }
 
+    fn show_votes(&self, view: &CommonsView) {
+        let mut counts: BTreeMap<&str, i64> = VERDICTS.into_iter().map(|verdict| (verdict.name(), 0)).collect();
+        let on_proposals = view.state.proposals().values().flat_map(|proposal| &proposal.votes);
+        for vote in on_proposals.chain(view.state.stray_votes().iter().map(|(_, vote)| vote)) {
+            *counts.entry(vote.verdict.name()).or_default() += 1;
+        }
+        for (verdict, count) in counts {
+            self.metrics.votes.with_label_values(&[verdict]).set(count);
+        }
+    }
+
     fn remove(&self, member: &MemberId) {
         let (metrics, label) = (&self.metrics, &[member.as_str()]);
         // One that was never shown is not there to be removed.
@@ -146,9 +175,171 @@ impl Gauges {
             self.remove(&member);
         }
         self.metrics.proposals.reset();
+        self.metrics.votes.reset();
     }
 }
 
 fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use koinon_core::body::charter::Preset;
+    use koinon_core::body::proposal::Choice;
+    use koinon_core::body::{Action, Body, ModelRelease, Vote};
+    use koinon_core::ids::{Digest, ManifestDigest, Seq, StatementId};
+    use koinon_core::log::Limits;
+    use koinon_core::policy::Commons;
+    use koinon_core::testkit::{self, Person, T0, Writer};
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::commons::view::{LogFacts, Signing, Standing};
+    use crate::peers::PeerView;
+
+    fn release() -> Action {
+        Action::AddModelRelease(ModelRelease {
+            uri: "hf://example/tiny".parse().unwrap(),
+            revision: "main".parse().unwrap(),
+            manifest_digest: ManifestDigest(Digest::of(b"tiny")),
+            quantization: "q4-k-m".parse().unwrap(),
+            license: "Apache-2.0".parse().unwrap(),
+            engines: vec![],
+            memory_bytes: None,
+        })
+    }
+
+    /// Aarhus proposes and votes, bilbao votes twice, where votes are final, and once on a proposal that nobody made.
+    fn view() -> CommonsView {
+        let people: Vec<Person> = ["aarhus", "bilbao", "cork"].map(testkit::person).into();
+        let everybody: Vec<&Person> = people.iter().collect();
+        let founding = testkit::found(&everybody, testkit::charter(&everybody, Preset::Trial));
+        let coop = founding.coop();
+        let mut commons = Commons::new(founding, Limits::default());
+        let (title, why) = ("Serve tiny".parse().unwrap(), "It is small.".parse().unwrap());
+        let proposal = commons.state().draft_proposal(release(), title, why, T0).unwrap();
+        let proposal = people[0].human(coop, T0, Body::Proposal(Box::new(proposal)));
+        let vote = |person: &Person, on, choice, vseq| {
+            person.human(coop, T0, Body::Vote(Vote { proposal: on, choice, vseq, ground: None, reason: None }))
+        };
+        let nothing = StatementId(Digest::of(b"no proposal"));
+        let (mut aarhus, mut bilbao) = (Writer::new(&people[0], coop), Writer::new(&people[1], coop));
+        let entries = [
+            aarhus.anchor(T0, &proposal),
+            aarhus.anchor(T0, &vote(&people[0], proposal.id(), Choice::Yes, 0)),
+            bilbao.anchor(T0, &vote(&people[1], proposal.id(), Choice::No, 0)),
+            bilbao.anchor(T0, &vote(&people[1], proposal.id(), Choice::Yes, 1)),
+            bilbao.anchor(T0, &vote(&people[1], nothing, Choice::Yes, 0)),
+        ];
+        assert!(commons.insert_all(entries).is_empty());
+        CommonsView {
+            me: people[2].id(),
+            coop,
+            charter: Arc::new(commons.founding().charter().clone()),
+            state: commons.state().clone(),
+            standing: Standing::Member,
+            signing: Signing::Yes,
+            verdicts: Arc::default(),
+            logs: Arc::default(),
+            store_trouble: None,
+            clock_in_tolerance: true,
+            resumed: false,
+        }
+    }
+
+    /// The samples of one metric, by the values of its labels.
+    fn samples(registry: &Registry, name: &str) -> BTreeMap<String, f64> {
+        let families = registry.gather();
+        let of_name = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        of_name
+            .map(|metric| {
+                let labels: Vec<&str> = metric.get_label().iter().map(prometheus::proto::LabelPair::value).collect();
+                // Whichever of the two it is not, is zero.
+                (labels.join(" "), metric.get_gauge().get_value() + metric.get_counter().get_value())
+            })
+            .collect()
+    }
+
+    fn gauges() -> (Registry, Gauges) {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        (registry, Gauges::new(metrics))
+    }
+
+    fn heard(liveness: Liveness) -> PeerView {
+        PeerView {
+            last_heard_unix: Some(T0),
+            clock_offset_micros: Some(-1_500_000),
+            ..PeerView::silent(liveness, Duration::ZERO)
+        }
+    }
+
+    #[test]
+    fn votes_are_told_by_what_became_of_them() {
+        let (registry, mut gauges) = gauges();
+        gauges.show(&view(), &PeersSnapshot::default(), &NetMetrics::default(), &ManualClock::at(T0));
+        let votes = samples(&registry, "koinon_votes");
+        assert_eq!(votes.len(), VERDICTS.len(), "each verdict has a figure, also one that nobody met: {votes:?}");
+        let met: BTreeMap<&str, f64> = votes.iter().filter(|(_, n)| **n > 0.0).map(|(v, n)| (v.as_str(), *n)).collect();
+        assert_eq!(met, BTreeMap::from([("Counted", 2.0), ("AlreadyFinal", 1.0), ("NoProposal", 1.0)]));
+        assert_eq!(samples(&registry, "koinon_proposals").get("Open"), Some(&1.0));
+        gauges.clear();
+        assert!(samples(&registry, "koinon_votes").is_empty(), "a replica that does not lead knows nothing");
+    }
+
+    #[test]
+    fn a_member_is_told_by_its_liveness_and_taken_out_when_it_is_gone() {
+        let (registry, mut gauges) = gauges();
+        let (view, clock, net) = (view(), ManualClock::at(T0), NetMetrics::default());
+        let mut peers = PeersSnapshot::default();
+        peers.members.insert("cork".parse().unwrap(), heard(Liveness::Own));
+        peers.members.insert("bilbao".parse().unwrap(), heard(Liveness::Suspect));
+        gauges.show(&view, &peers, &net, &clock);
+        let states = samples(&registry, "koinon_member_state");
+        let held: Vec<&str> = states.iter().filter(|(_, v)| **v == 1.0).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(held, ["bilbao Suspect", "cork Self"]);
+        assert_eq!(states.len(), 8, "one figure for each liveness of each member: {states:?}");
+        assert_eq!(samples(&registry, "koinon_clock_offset_seconds"), BTreeMap::from([("bilbao".to_owned(), -1.5)]));
+        assert_eq!(
+            samples(&registry, "koinon_peer_up"),
+            BTreeMap::from([("bilbao".to_owned(), 0.0)]),
+            "none of itself"
+        );
+        gauges.show(&view, &PeersSnapshot::default(), &net, &clock);
+        assert!(samples(&registry, "koinon_member_state").is_empty());
+        assert!(samples(&registry, "koinon_peer_up").is_empty());
+    }
+
+    #[test]
+    fn a_fork_is_counted_once_however_often_it_is_shown() {
+        let (registry, mut gauges) = gauges();
+        let (mut view, clock, net) = (view(), ManualClock::at(T0), NetMetrics::default());
+        let forks = || samples(&registry, "koinon_forks_total").remove("bilbao");
+        let mut log = LogFacts { bytes: 10, missing: 2, ..LogFacts::default() };
+        let logs = |log: &LogFacts| Arc::new(BTreeMap::from([("bilbao".parse().unwrap(), log.clone())]));
+        view.logs = logs(&log);
+        gauges.show(&view, &PeersSnapshot::default(), &net, &clock);
+        assert_eq!(forks(), Some(0.0), "a counter that is not there cannot be alerted on");
+        assert_eq!(samples(&registry, "koinon_log_gaps").get("bilbao"), Some(&2.0));
+        log.forked_at = Some(Seq(3));
+        view.logs = logs(&log);
+        gauges.show(&view, &PeersSnapshot::default(), &net, &clock);
+        gauges.clear();
+        gauges.show(&view, &PeersSnapshot::default(), &net, &clock);
+        assert_eq!(forks(), Some(1.0));
+    }
+
+    #[test]
+    fn an_endpoint_that_begins_anew_takes_nothing_back() {
+        let (registry, mut gauges) = gauges();
+        for requests in [5, 7, 3] {
+            gauges.count(NetSnapshot { requests, ..NetSnapshot::default() });
+        }
+        assert_eq!(samples(&registry, "koinon_peer_requests_total").values().sum::<f64>(), 10.0);
+    }
 }
