@@ -253,7 +253,8 @@ mod tests {
         let mut first = metrics.watch().undecodable("Secret");
         let mut second = metrics.watch().undecodable("Secret");
         let told = || metrics.watch().undecodable.with_label_values(&["Secret"]).get();
-        (first.set(2), second.set(1));
+        first.set(2);
+        second.set(1);
         assert_eq!(told(), 3);
         second.set(0);
         drop(first);
