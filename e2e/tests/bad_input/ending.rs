@@ -268,6 +268,7 @@ async fn around(ground: &Ground, aarhus: &Datacenter) -> Result<()> {
         (Err(found), back) => return and_then_cleaned(Err(found), back),
     };
     println!("  the job went from {second:?} to {third:?}");
+    ensure!(third.host == first.host, "the next case expects the job where it was, at {}", first.host);
     ensure!(routable(aarhus).await? == [third], "the route changed when the member came back");
     Ok(())
 }
