@@ -15,10 +15,10 @@ use crate::ground::{Ground, ground, metrics, operators_ready, settled};
 use crate::people::{entries, operator_key};
 
 /// One log, by position.
-type Log = BTreeMap<Seq, StatementId>;
+pub type Log = BTreeMap<Seq, StatementId>;
 
 /// The log of an operator, as a cluster holds it; two entries at one position are a fork.
-async fn log(datacenter: &Datacenter, author: &str) -> Result<Log> {
+pub async fn log(datacenter: &Datacenter, author: &str) -> Result<Log> {
     let mut log = Log::new();
     for entry in entries(datacenter).await?.iter().filter(|entry| entry.author().as_str() == author) {
         let seq = entry.log_seq().context("an entry without a position")?;
@@ -29,7 +29,7 @@ async fn log(datacenter: &Datacenter, author: &str) -> Result<Log> {
 }
 
 /// Proposes as the idle member and lets all three vote no; the idle member's log grows.
-async fn decide(ground: &Ground, mark: &str) -> Result<()> {
+pub async fn decide(ground: &Ground, mark: &str) -> Result<()> {
     let proposal = ground.propose_release(&ground.idle, &format!("sha256:{}", mark.repeat(32))).await?;
     for member in MEMBERS {
         ground.proposal_is(member, &proposal, "Open").await?;
@@ -42,12 +42,13 @@ async fn decide(ground: &Ground, mark: &str) -> Result<()> {
 }
 
 /// Waits until a member's operator signs.
-async fn signs(datacenter: &Datacenter) -> Result<()> {
+pub async fn signs(datacenter: &Datacenter) -> Result<()> {
     let args = ["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE];
     settled(datacenter, &args, "Signing", "True", "Signing", Duration::from_secs(90)).await.map(drop)
 }
 
-async fn no_fork_is_known(ground: &Ground) -> Result<()> {
+/// Fails if any member has a proof of a fork.
+pub async fn no_fork_is_known(ground: &Ground) -> Result<()> {
     for member in MEMBERS {
         let forks: Vec<_> = metrics(ground.member(member)?, "operator", 9090)
             .await?
