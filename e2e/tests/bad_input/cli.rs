@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::ground::{Ground, REPLACED, and_then_cleaned, delete, ground, refused as condition_refused, settled};
 use crate::operators::{gpus, held};
 use crate::people::operator_key;
-use crate::said::{Said, check, refused, rows, said};
+use crate::said::{Check, Said, check, refused, rows, said, unshown};
 
 /// The doctor's answer about the gateway, and about an endpoint that leads to it.
 const GATEWAY: &str = "koinon-gateway";
@@ -99,7 +99,7 @@ async fn stopped(ground: &Ground) -> Result<()> {
     );
     at.kubectl(fix.split_whitespace().skip(1)).await?;
     let back = wait_until("the doctor to find nothing wrong any more", REPLACED, || async {
-        match said(ground, member, &["doctor"]).await {
+        match unshown(ground, member, &["doctor"]).await {
             Ok(found) => Poll::<()>::when(found.done, found.err),
             Err(error) => Poll::not_yet(format!("{error:#}")),
         }
@@ -107,10 +107,10 @@ async fn stopped(ground: &Ground) -> Result<()> {
     and_then_cleaned(found.map(drop), back.await)
 }
 
-async fn wrong(ground: &Ground, member: &str) -> Result<crate::said::Check> {
+async fn wrong(ground: &Ground, member: &str) -> Result<Check> {
     let own = format!("own endpoint {}", ground.stage.gateway_endpoint(member)?);
     let found = wait_until("the doctor to reach no gateway", REPLACED, || async {
-        match said(ground, member, &["doctor"]).await {
+        match unshown(ground, member, &["doctor"]).await {
             Ok(found) => match check(&found, &own) {
                 Ok(endpoint) if endpoint.mark == "BAD" => Poll::Ready(found),
                 seen => Poll::not_yet(format!("{seen:?}")),
@@ -119,6 +119,7 @@ async fn wrong(ground: &Ground, member: &str) -> Result<crate::said::Check> {
         }
     })
     .await?;
+    println!("    {}", found.out.lines().filter(|line| !line.starts_with("ok")).collect::<Vec<_>>().join("\n    "));
     ensure!(!found.done && found.err.contains("checks that failed: 2"), "the doctor ends with: {}", found.err);
     let endpoint = check(&found, &own)?;
     ensure!(endpoint.fix.contains("lead it to the release's Service"), "the endpoint's fix: {endpoint:?}");

@@ -116,9 +116,7 @@ pub async fn key_lost(fleet: Arc<Fleet>) -> Result<()> {
     if found.is_err() {
         delete(at, &["secret", KEY, "--namespace", RELEASE_NAMESPACE]).await?;
     }
-    let restored = ground.koinon(member, &["keys", "restore", backup]).await.map(|printed| {
-        println!("  {}", printed.trim());
-    });
+    let restored = ground.koinon(member, &["keys", "restore", backup]).await.map(drop);
     std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
     and_then_cleaned(found, restored)?;
     same(ground, &key, &before).await

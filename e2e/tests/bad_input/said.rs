@@ -19,11 +19,15 @@ pub struct Said {
 
 /// Runs `kubectl koinon …` as the owner of `member`, shows it, and takes whatever it says.
 pub async fn said(ground: &Ground, member: &str, args: &[&str]) -> Result<Said> {
-    run(ground.stage.koinon(member, args)?).await
+    run(ground.stage.koinon(member, args)?, true).await
 }
 
-/// Runs a command, shows it, and takes whatever it says.
-pub async fn run(mut shell_command: Command) -> Result<Said> {
+/// The same of what is asked again and again until it is so.
+pub async fn unshown(ground: &Ground, member: &str, args: &[&str]) -> Result<Said> {
+    run(ground.stage.koinon(member, args)?, false).await
+}
+
+async fn run(mut shell_command: Command, show: bool) -> Result<Said> {
     let (line, output) = tokio::task::spawn_blocking(move || {
         let line = command::command_line(&shell_command);
         command::output(&mut shell_command).map(|output| (line, output))
@@ -31,9 +35,9 @@ pub async fn run(mut shell_command: Command) -> Result<Said> {
     .await??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = Said { done: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) };
-    println!("  $ {line}");
-    for line in said.out.lines().chain(said.err.lines()) {
-        println!("    {line}");
+    if show {
+        println!("  $ {line}");
+        said.out.lines().chain(said.err.lines()).for_each(|line| println!("    {line}"));
     }
     Ok(said)
 }
