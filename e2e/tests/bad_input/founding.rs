@@ -11,7 +11,7 @@ use koinon_core::founding::Founding;
 use koinon_core::invite::Invite;
 use koinon_e2e::story::look::{get, items, name, poll, text};
 use koinon_e2e::toolchain::checkout;
-use koinon_e2e::{Fleet, Poll, wait_until};
+use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::json;
 
 use crate::ground::{Ground, and_then_cleaned, conditions, delete, ground, settled};
@@ -97,27 +97,32 @@ pub async fn founded(fleet: Arc<Fleet>) -> Result<()> {
         sponsored(&espoo, &faro).await
     };
     let result = result.await;
-    let removals = FOUNDERS.map(|(_, at)| async move {
-        let at = ground.member(at)?;
-        at.helm(["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await?;
-        // Nobody winds up what ends at once in both clusters.
-        let free = r#"{"metadata": {"finalizers": null}}"#;
-        let cooperative = ["patch", "kcoop", "cooperative", "--namespace", RELEASE, "--type=merge", "--patch", free];
-        let freed = at.kubectl(cooperative).await.map(drop);
-        let gates = "validatingadmissionpolicies,validatingadmissionpolicybindings";
-        let left = at.kubectl(["get", gates, "--output", "name"]).await?;
-        let ours = format!(".{RELEASE}");
-        let ours: Vec<&str> = left.lines().filter(|line| line.ends_with(&ours)).collect();
-        delete(at, &ours).await?;
-        delete(at, &["namespace", RELEASE]).await?;
-        freed
-    });
     let cleaned = async {
-        futures::future::try_join_all(removals).await?;
+        // Both to their ends, whatever becomes of one: what is still being removed would outlive the clusters.
+        let removals = FOUNDERS.map(|(_, at)| async move { removed(ground.member(at)?).await });
+        futures::future::join_all(removals).await.into_iter().collect::<Result<()>>()?;
         ground.all_fresh().await?;
         ground.story_still_served().await
     };
     and_then_cleaned(result, cleaned.await)
+}
+
+/// Takes a founder's release out of a cluster, with what a release leaves on purpose.
+async fn removed(at: &Datacenter) -> Result<()> {
+    at.helm(["uninstall", RELEASE, "--namespace", RELEASE, "--wait"]).await?;
+    // No operator is left to wind up a membership that ends at once in both clusters.
+    for cooperative in at.kubectl(["get", "kcoop", "--namespace", RELEASE, "--output", "name"]).await?.lines() {
+        let free = r#"{"metadata": {"finalizers": null}}"#;
+        at.kubectl(["patch", cooperative, "--namespace", RELEASE, "--type=merge", "--patch", free]).await?;
+    }
+    let gates = "validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let left = at.kubectl(["get", gates, "--output", "name"]).await?;
+    let suffix = format!(".{RELEASE}");
+    let ours: Vec<&str> = left.lines().filter(|line| line.ends_with(&suffix)).collect();
+    if !ours.is_empty() {
+        delete(at, &ours).await?;
+    }
+    delete(at, &["namespace", RELEASE]).await
 }
 
 fn read(charter: &Path) -> Result<Envelope> {
