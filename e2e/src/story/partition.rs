@@ -32,8 +32,7 @@ pub async fn cut_and_mend(stage: &Stage, narrator: &Narrator, caller: &Caller) -
         narrator
             .wait_until(&format!("aarhus to call {} {liveness}", old.host), Duration::from_secs(120), || {
                 poll(aarhus, &["kmem", &old.host, "--namespace", RELEASE_NAMESPACE], |member| {
-                    let seen = text(&member["status"], "liveness");
-                    Poll::<()>::when(seen == liveness || seen == "Lost", seen)
+                    called(text(&member["status"], "liveness"), liveness)
                 })
             })
             .await?;
@@ -75,6 +74,14 @@ pub async fn cut_and_mend(stage: &Stage, narrator: &Narrator, caller: &Caller) -
         new.epoch, new.host, old.epoch, old.host
     ));
     Ok(new)
+}
+
+/// Whether a member is called what is waited for. Lost comes after Suspect: one that was never Suspect will not be any more.
+fn called(seen: &str, wanted: &str) -> Poll<()> {
+    match seen {
+        "Lost" if wanted == "Suspect" => Poll::Never("it was called Lost without ever being called Suspect".to_owned()),
+        _ => Poll::<()>::when(seen == wanted, seen),
+    }
 }
 
 /// Whether the host heard its guest's home after it granted.
@@ -127,6 +134,15 @@ mod tests {
 
     fn calls(epochs: &[i64]) -> Vec<Call> {
         epochs.iter().map(|epoch| Call { at: Instant::now(), answer: Ok(("bilbao".to_owned(), *epoch)) }).collect()
+    }
+
+    #[test]
+    fn a_member_is_suspect_before_it_is_lost() {
+        assert!(matches!(called("Fresh", "Suspect"), Poll::NotYet(seen) if seen == "Fresh"));
+        assert!(matches!(called("Suspect", "Suspect"), Poll::Ready(())));
+        assert!(matches!(called("Lost", "Suspect"), Poll::Never(_)));
+        assert!(matches!(called("Suspect", "Lost"), Poll::NotYet(_)));
+        assert!(matches!(called("Lost", "Lost"), Poll::Ready(())));
     }
 
     #[test]

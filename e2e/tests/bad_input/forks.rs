@@ -129,7 +129,8 @@ async fn shown(
     let service = PeerService::new(Arc::new(liar), identity, Limits::default(), Timing::default());
     let (dialler, mut events) = Dialler::new(service, Proxies::none(), 64);
     let endpoint = ground.stage.peer_endpoint(reader.name())?.parse()?;
-    dialler.set_peers(BTreeMap::from([(reader_key, PeerAddress { endpoints: vec![endpoint], protocol: Alpn::Peer })]));
+    let address = PeerAddress { endpoints: vec![endpoint], gateways: Vec::new(), protocol: Alpn::Peer };
+    dialler.set_peers(BTreeMap::from([(reader_key, address)]));
     let mut told = Vec::new();
     tokio::select! {
         seen = seen => seen.with_context(|| format!("the liar was told: {}", told.join("; "))),

@@ -7,6 +7,8 @@
 
 mod capacity;
 mod cli;
+mod clone;
+mod ending;
 mod forks;
 mod founding;
 mod gates;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         .case("founders_sign_one_charter_and_a_second_sponsor_one_proposal", founding::founded)
         .case("an_operator_restored_from_a_backup_takes_its_entries_back", restore::from_backup)
         .case("uninstalling_keeps_keys_objects_and_gates_and_coming_back_is_no_new_member", restore::uninstalled)
+        .case("a_cloned_operator_signs_nothing_until_its_owner_adopts_it", clone::cloned)
+        .case("ending_a_membership_drains_first_and_waits_for_nobody_who_is_cut_off", ending::ended)
         .case("a_forked_log_is_proven_to_everybody_and_stops_nobody_else", forks::forked)
         .main()
 }

@@ -143,14 +143,11 @@ pub async fn killed(fleet: Arc<Fleet>) -> Result<()> {
     Ok(())
 }
 
-pub async fn unfinished(fleet: Arc<Fleet>) -> Result<()> {
-    let host = host(&fleet, "unfinished", 4).await?;
-    let home = host.homes[0].clone();
-    let asked = request(1, 3, 2);
-    // All that an operator had written when it was killed.
+/// All that an operator had written when it was killed while it granted `asked`.
+async fn leave_reserved(host: &Host, home: &str, asked: &Request) -> Result<()> {
     let mut record = NodeReservations::new(host.name.parse()?);
     let replica = ReplicaKey { home: home.parse()?, job: asked.job.uid.clone(), replica: ReplicaIndex(0) };
-    record.reserve(&replica, Epoch(3), 2, 4, None)?;
+    record.reserve(&replica, asked.epoch, asked.gpu.count, 4, None)?;
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(names::reservations(&host.name)),
@@ -160,7 +157,30 @@ pub async fn unfinished(fleet: Arc<Fleet>) -> Result<()> {
         data: Some([("reservations.json".to_owned(), serde_json::to_string(&record)?)].into()),
         ..ConfigMap::default()
     };
-    create(&Api::<ConfigMap>::namespaced(host.client.clone(), &host.name), &map).await?;
+    create(&Api::<ConfigMap>::namespaced(host.client.clone(), &host.name), &map).await
+}
+
+/// A home that asks for more under an epoch for which less is reserved gets neither.
+pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
+    let host = host(&fleet, "changed", 4).await?;
+    let home = host.homes[0].clone();
+    leave_reserved(&host, &home, &request(1, 3, 1)).await?;
+    let operator = Operator::start(&host, "Accept")?;
+    let more = request(1, 3, 4);
+    operator.hears(&[(&home, vec![more.clone()])]);
+    let grant = answer(&operator, &home, &more).await?;
+    ensure!(grant.state == GrantState::Refused, "{grant:?}");
+    ensure!(grant.reason == Some(RefusalReason::InvalidRequest), "{grant:?}");
+    ensure!((grant.numbers.get("asked"), grant.numbers.get("held")) == (Some(&4), Some(&1)), "{grant:?}");
+    ensure!(host.reserved().await? == 0, "what nothing runs on is still reserved");
+    Ok(())
+}
+
+pub async fn unfinished(fleet: Arc<Fleet>) -> Result<()> {
+    let host = host(&fleet, "unfinished", 4).await?;
+    let home = host.homes[0].clone();
+    let asked = request(1, 3, 2);
+    leave_reserved(&host, &home, &asked).await?;
     let operator = Operator::start(&host, "Accept")?;
     operator.hears(&[(&home, vec![asked.clone()])]);
     let grant = answer(&operator, &home, &asked).await?;

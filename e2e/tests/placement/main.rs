@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         .case("two_operators_of_one_member_that_both_lead_grant_a_request_once", cases::two_leaders)
         .case("an_operator_killed_at_any_moment_of_a_grant_leaves_one_reservation_and_one_placement", cases::killed)
         .case("a_reservation_whose_operator_died_becomes_the_placement_that_was_meant", cases::unfinished)
+        .case("a_request_that_changed_since_it_was_reserved_for_is_refused_and_holds_nothing", cases::changed)
         .case("a_lower_epoch_is_refused_with_the_one_that_fences_it_also_after_a_release", cases::fenced)
         .case("a_higher_epoch_takes_the_running_copy_over_without_touching_its_workload", cases::taken_over)
         .case("a_grant_that_is_never_renewed_lapses_and_frees_its_gpus", cases::lapsed)

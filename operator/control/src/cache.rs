@@ -24,6 +24,9 @@ use crate::metrics::WatchMetrics;
 
 /// A watch that says nothing for this long is opened anew, so a connection that died silently is noticed.
 const WATCH_SECONDS: u32 = 60;
+/// The longest silence on a connection on which something is awaited. Opening a watch anew may hit a connection that died
+/// silently too, which the kernel gives up after 15 minutes. Above the time of a watch, which may be quiet for all of it.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(75);
 /// An error message of a foreign object, cut to what fits an event.
 const MAX_ERROR_CHARS: usize = 500;
 

@@ -129,7 +129,7 @@ pub struct HostFacts {
 /// Who has something to wind up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WindUp {
-    /// Foreign work in this cluster.
+    /// Work in this cluster, of others and of its own.
     Guests,
     /// The own jobs' placements elsewhere.
     Placements,

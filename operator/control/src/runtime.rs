@@ -129,6 +129,9 @@ async fn client() -> Result<kube::Client, OperatorError> {
     let mut config = kube::Config::infer().await.map_err(|error| OperatorError::Config(Box::new(error)))?;
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(crate::cache::READ_TIMEOUT);
+    // Counted from the request, not from when its connection was last used.
+    config.reset_reader_on_write = true;
     kube::Client::try_from(config).map_err(|error| OperatorError::Client(Box::new(error)))
 }
 

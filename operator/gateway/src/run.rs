@@ -65,12 +65,22 @@ pub enum GatewayError {
     Task(#[from] TaskError),
 }
 
+/// A client that notices connections which died silently, also while a watch is opened anew.
+async fn client() -> Result<kube::Client, kube::Error> {
+    let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Above the 60 s for which a watch may be quiet.
+    config.read_timeout = Some(Duration::from_secs(75));
+    config.reset_reader_on_write = true;
+    kube::Client::try_from(config)
+}
+
 /// Runs the gateway until `process.stop`, against the API server that the environment names.
 ///
 /// # Errors
 /// A listener or the environment, at the start; later only if a part of it died.
 pub async fn run(args: GatewayArgs, process: Process) -> Result<(), GatewayError> {
-    let client = kube::Client::try_default().await.map_err(|error| GatewayError::Cluster(Box::new(error)))?;
+    let client = client().await.map_err(|error| GatewayError::Cluster(Box::new(error)))?;
     let mut tasks = Tasks::new();
     let sources = Sources::follow(&client, &args.namespace, &process, &mut tasks)?;
     let gateway = Gateway::bind(args, sources, &process).await?;

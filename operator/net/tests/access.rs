@@ -36,7 +36,7 @@ fn failures(node: &Node, kind: &str) -> u64 {
 async fn an_address_with_another_key_behind_it_is_named() {
     let (_league, a, b) = pair().await;
     let cork = key_of(&person("cork"));
-    let address = PeerAddress { endpoints: vec![b.endpoint()], protocol: Alpn::Peer };
+    let address = PeerAddress { endpoints: vec![b.endpoint()], gateways: vec![], protocol: Alpn::Peer };
     a.dialler.set_peers(BTreeMap::from([(cork, address)]));
     until("the failure is told", || !a.downs(&cork).is_empty()).await;
     let told = a.downs(&cork).remove(0);
@@ -269,7 +269,7 @@ async fn members_read_only_the_commons_over_the_joining_protocol() {
     let (league, a, b) = pair().await;
     a.beacon(1, Audience::Everyone);
     a.append(1);
-    let address = PeerAddress { endpoints: vec![a.endpoint()], protocol: Alpn::Join };
+    let address = PeerAddress { endpoints: vec![a.endpoint()], gateways: vec![], protocol: Alpn::Join };
     b.dialler.set_peers(BTreeMap::from([(a.key(), address)]));
     until("the log is read", || b.store.len_of(&a.key()) == 1).await;
     a_while().await;

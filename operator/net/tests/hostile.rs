@@ -294,7 +294,7 @@ async fn a_connection_is_turned_around_once_and_nowhere_else() {
 fn read_from(node: &Node, endpoint: Endpoint) -> PublicKey {
     let key = key_of(&person("cork"));
     let mut peers = BTreeMap::new();
-    peers.insert(key, PeerAddress { endpoints: vec![endpoint], protocol: Alpn::Peer });
+    peers.insert(key, PeerAddress { endpoints: vec![endpoint], gateways: vec![], protocol: Alpn::Peer });
     node.dialler.set_peers(peers);
     key
 }

@@ -138,7 +138,11 @@ async fn nobody_at_the_address_is_told_as_such() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nowhere = format!("https://{}", free.local_addr().unwrap()).parse().unwrap();
     drop(free);
-    let address = koinon_net::client::PeerAddress { endpoints: vec![nowhere], protocol: koinon_net::tls::Alpn::Peer };
+    let address = koinon_net::client::PeerAddress {
+        endpoints: vec![nowhere],
+        gateways: vec![],
+        protocol: koinon_net::tls::Alpn::Peer,
+    };
     a.dialler.set_peers([(b.key(), address.clone())].into());
     until("it is told", || !a.downs(&b.key()).is_empty()).await;
     assert!(a.downs(&b.key())[0].starts_with("Unreachable"), "{:?}", a.downs(&b.key()));

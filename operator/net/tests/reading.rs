@@ -309,7 +309,11 @@ async fn a_member_learns_from_a_peer_whether_it_can_be_reached() {
     b.reads(&[], &[&a]);
     assert_eq!(a.dialler.dial_back(&b.key()).await.unwrap(), [], "b has no endpoint of a");
 
-    let address = PeerAddress { endpoints: vec![nowhere.clone(), a.endpoint(), b.endpoint()], protocol: Alpn::Peer };
+    let address = PeerAddress {
+        endpoints: vec![nowhere.clone(), a.endpoint(), b.endpoint()],
+        gateways: vec![],
+        protocol: Alpn::Peer,
+    };
     b.dialler.set_peers([(a.key(), address)].into());
     let told = a.dialler.dial_back(&b.key()).await.unwrap();
     assert_eq!(told[1], DialledBack { endpoint: a.endpoint(), error: None });

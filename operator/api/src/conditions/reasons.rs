@@ -370,6 +370,8 @@ super::closed_set! {
         NotReady,
         /// The host is lost.
         HostLost,
+        /// The host was asked, is heard, and does not answer.
+        HostDoesNotAnswer,
         /// The host's grant ran out.
         LeaseLapsed,
         /// A copy with a higher epoch serves.

@@ -3,6 +3,7 @@
 pub mod api_store;
 pub mod candidate;
 pub mod desk;
+pub mod ending;
 pub mod engine;
 pub mod envelope;
 pub mod gauges;

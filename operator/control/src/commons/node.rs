@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use koinon_core::body::Member;
 use koinon_core::body::charter::Parameters;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, UnixSeconds};
 use koinon_core::invite::Invite;
@@ -229,8 +230,12 @@ fn peers_of(view: &CommonsView, invite: Option<&Invite>) -> BTreeMap<PublicKey, 
         (Standing::Applicant | Standing::Truncated(_), Some(invite)) => sponsor(invite).as_peer(),
         _ => {
             let others = view.state.active().filter(|member| member.id != view.me);
-            let address = |endpoints| PeerAddress { endpoints, protocol: Alpn::Peer };
-            others.map(|member| (member.keys.operator, address(member.endpoints.peer.clone()))).collect()
+            let address = |member: &Member| PeerAddress {
+                endpoints: member.endpoints.peer.clone(),
+                gateways: member.endpoints.gateway.clone(),
+                protocol: Alpn::Peer,
+            };
+            others.map(|member| (member.keys.operator, address(member))).collect()
         }
     }
 }

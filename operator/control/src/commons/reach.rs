@@ -30,8 +30,10 @@ const KEEP: Duration = Duration::from_secs(900);
 /// What peers said of reaching this member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Where the membership says that this member is reached.
+    /// Where the membership says that this member's operator is reached.
     pub endpoints: Vec<Endpoint>,
+    /// Where it says that its gateway is.
+    pub gateways: Vec<Endpoint>,
     /// The last answer of each peer that was asked.
     pub told: BTreeMap<MemberId, Vec<DialledBack>>,
 }
@@ -50,7 +52,7 @@ impl Reach {
     /// Whether somebody reaches each endpoint.
     #[must_use]
     pub fn whole(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| self.reached(endpoint).next().is_some())
+        self.endpoints.iter().chain(&self.gateways).all(|endpoint| self.reached(endpoint).next().is_some())
     }
 
     fn of(&self, endpoint: &Endpoint) -> impl Iterator<Item = (&MemberId, Option<&str>)> {
@@ -93,6 +95,7 @@ type Answers = BTreeMap<MemberId, (Instant, Vec<DialledBack>)>;
 #[derive(Debug, Default)]
 struct Asking {
     endpoints: Vec<Endpoint>,
+    gateways: Vec<Endpoint>,
     answers: Answers,
     due: Option<Instant>,
     doubted: bool,
@@ -102,13 +105,16 @@ impl Asking {
     async fn look(&mut self, dialler: &Dialler, view: Option<&CommonsView>) {
         let member = view.filter(|view| view.standing == Standing::Member);
         let own = member.and_then(|view| view.state.member(&view.me));
-        let endpoints = own.map(|own| own.member.endpoints.peer.clone()).unwrap_or_default();
-        if self.endpoints != endpoints {
-            *self = Asking { endpoints, ..Asking::default() };
+        let (endpoints, gateways) = own
+            .map(|own| (own.member.endpoints.peer.clone(), own.member.endpoints.gateway.clone()))
+            .unwrap_or_default();
+        if (&self.endpoints, &self.gateways) != (&endpoints, &gateways) {
+            *self = Asking { endpoints, gateways, ..Asking::default() };
         }
         let now = Instant::now();
         self.answers.retain(|_, (at, _)| now.duration_since(*at) < KEEP);
-        let (Some(view), false) = (member, self.endpoints.is_empty()) else { return };
+        let nowhere = self.endpoints.is_empty() && self.gateways.is_empty();
+        let (Some(view), false) = (member, nowhere) else { return };
         if self.due.is_some_and(|due| now < due) {
             return;
         }
@@ -159,7 +165,7 @@ impl Asking {
 
     fn told(&self, answers: &Answers) -> Reach {
         let told = answers.iter().map(|(peer, (_, dialled))| (peer.clone(), dialled.clone())).collect();
-        Reach { endpoints: self.endpoints.clone(), told }
+        Reach { endpoints: self.endpoints.clone(), gateways: self.gateways.clone(), told }
     }
 }
 

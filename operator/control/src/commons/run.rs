@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::candidate::{Candidate, Refusal};
 use super::desk;
+use super::ending::{self, WindingUp};
 use super::engine::Controls;
 use super::gauges::Gauges;
 use super::inputs::{self, Reader};
@@ -40,8 +41,6 @@ const TICK: Duration = Duration::from_secs(1);
 const KEY_AGAIN: Duration = Duration::from_secs(5);
 /// How often a leaf that could not be stored is tried again.
 const LEAF_AGAIN: i64 = 30;
-/// How long a deleted `Cooperative` waits for guests and placements to drain before it goes all the same.
-const LONGEST_ENDING: Duration = Duration::from_secs(600);
 /// How long, at most, what was published last is still served after everything is wound up.
 const LONGEST_LINGER: Duration = Duration::from_secs(10);
 /// How long parts may take to end.
@@ -88,8 +87,7 @@ pub async fn run(
         invites,
         statements,
         leaf_due: UnixSeconds(0),
-        ending_since: None,
-        wound_up_since: None,
+        winding_up: WindingUp::default(),
         gauges: Gauges::new(ctx.metrics.clone()),
         cooperative,
         peers,
@@ -178,8 +176,7 @@ struct Office {
     invites: Cache<Secret>,
     statements: Cache<Statement>,
     leaf_due: UnixSeconds,
-    ending_since: Option<Duration>,
-    wound_up_since: Option<Duration>,
+    winding_up: WindingUp,
     gauges: Gauges,
     cooperative: watch::Sender<Option<Arc<CooperativeView>>>,
     peers: watch::Sender<Arc<PeersSnapshot>>,
@@ -228,12 +225,11 @@ impl Office {
             self.end_session().await;
         }
         let Some(object) = chosen else {
+            self.winding_up = WindingUp::default();
             self.publish(None, None);
             return;
         };
-        if let (None, Some(names), Ok(key), None) =
-            (&self.session, names, &self.key, &object.metadata.deletion_timestamp)
-        {
+        if let (None, Some(names), Ok(key), true) = (&self.session, names, &self.key, ending::is_spoken_for(&object)) {
             self.session = Some(self.begin(&object, names, key.clone(), stop));
         }
         let view = self.current_view();
@@ -390,10 +386,9 @@ impl Office {
         let deleting = object.metadata.deletion_timestamp.is_some();
         let has_left = view.is_some_and(|view| view.standing == Standing::Left);
         self.ctx.ending.request(deleting || has_left);
-        let has_finalizer = object.finalizers().iter().any(|name| name == labels::FINALIZER);
-        let now = self.ctx.clock.monotonic();
+        let has_finalizer = ending::has_finalizer(object);
         if !deleting {
-            (self.ending_since, self.wound_up_since) = (None, None);
+            self.winding_up = WindingUp::default();
             if !has_finalizer && self.session.is_some() {
                 let mut finalizers = object.finalizers().to_vec();
                 finalizers.push(labels::FINALIZER.to_owned());
@@ -404,18 +399,18 @@ impl Office {
             }
             return;
         }
-        let since = *self.ending_since.get_or_insert(now);
-        let waited = now.saturating_sub(since);
-        // What was never a member has nothing to wind up. Nobody else is waited for: what this member publishes last is
-        // served for a moment to whoever listens, and no peer has to.
-        let left = if self.session.is_some() { self.ctx.ending.left() } else { Vec::new() };
+        // What is not spoken for any more is about to go, or was never a member and has nothing to wind up.
+        if !has_finalizer {
+            return;
+        }
+        // Nobody else is waited for: what this member publishes last is served for a moment to whoever listens, and no
+        // peer has to.
         let linger = view.map_or(Duration::ZERO, |view| {
             let beacons = u64::try_from(view.state.parameters().beacon_seconds.0).unwrap_or(0).saturating_mul(2);
             Duration::from_secs(beacons).min(LONGEST_LINGER)
         });
-        let wound_up = if left.is_empty() { *self.wound_up_since.get_or_insert(now) } else { now };
-        let published = left.is_empty() && now.saturating_sub(wound_up) >= linger;
-        if has_finalizer && (published || waited >= LONGEST_ENDING) {
+        let left = self.ctx.ending.left();
+        if self.winding_up.is_over(&left, linger, self.ctx.clock.monotonic()) {
             if !left.is_empty() {
                 tracing::warn!(?left, "the membership ends although not everything was wound up in time");
             }

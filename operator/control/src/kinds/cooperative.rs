@@ -217,15 +217,15 @@ fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
     if view.standing != Standing::Member {
         return Verdict::unknown(Reason::NotDialled, "peers dial back members, and this is none");
     }
-    let Reach { endpoints, told } = facts.reach;
-    if endpoints.is_empty() {
-        let message =
-            "the membership names no peer endpoint of this member: it is heard over the connections that it opens";
+    let Reach { endpoints, gateways, told } = facts.reach;
+    if endpoints.is_empty() && gateways.is_empty() {
+        let message = "the membership names no endpoint of this member: it is heard over the connections that it opens";
         return Verdict::unknown(Reason::NoEndpoint, message);
     }
     let list = |members: Vec<&MemberId>| members.into_iter().map(MemberId::as_str).collect::<Vec<_>>().join(", ");
     let mut message = String::new();
-    for endpoint in endpoints {
+    let services = endpoints.iter().map(|endpoint| (endpoint, "koinon-peer"));
+    for (endpoint, service) in services.chain(gateways.iter().map(|gateway| (gateway, "koinon-gateway-peer"))) {
         let by = list(facts.reach.reached(endpoint).collect());
         let mut missed = facts.reach.missed(endpoint).peekable();
         if by.is_empty() {
@@ -233,7 +233,7 @@ fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
                 Some((peer, error)) => Verdict::no(
                     Reason::EndpointUnreachable,
                     format!(
-                        "{endpoint} is not reached by {peer}: {error}; lead this address to the Service koinon-peer as TCP passthrough"
+                        "{endpoint} is not reached by {peer}: {error}; lead this address to the Service {service} as TCP passthrough"
                     ),
                 ),
                 None if told.is_empty() => Verdict::unknown(
@@ -255,8 +255,9 @@ fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
         message.push_str(". ");
     }
     let wished: Vec<Endpoint> = spec.endpoints.peer.iter().filter_map(|url| url.parse().ok()).collect();
-    if wished != *endpoints {
-        message.push_str("The membership names these, whatever spec.endpoints.peer says.");
+    let wished_gateways: Vec<Endpoint> = spec.endpoints.gateway.iter().filter_map(|url| url.parse().ok()).collect();
+    if (&wished, &wished_gateways) != (endpoints, gateways) {
+        message.push_str("The membership names these, whatever spec.endpoints says.");
     }
     Verdict::yes(Reason::EndpointReached, message.trim_end())
 }

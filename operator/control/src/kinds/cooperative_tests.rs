@@ -39,7 +39,8 @@ fn refusal() -> Refusal {
 }
 
 fn facts<'a>(key: &'a Refusal, peers: &'a PeersSnapshot, host: &'a HostFacts) -> Facts<'a> {
-    static NOBODY: Reach = Reach { endpoints: Vec::new(), told: std::collections::BTreeMap::new() };
+    static NOBODY: Reach =
+        Reach { endpoints: Vec::new(), gateways: Vec::new(), told: std::collections::BTreeMap::new() };
     Facts { key: Err(key), held: None, view: None, peers, reach: &NOBODY, host, ending: None }
 }
 
@@ -133,7 +134,7 @@ fn dialled(endpoints: &[&str], told: &[(&str, &[Option<&str>])]) -> Reach {
     let told = told.iter().map(|(peer, answers)| {
         (peer.parse().unwrap(), endpoints.iter().zip(answers.iter()).map(one).collect::<Vec<_>>())
     });
-    Reach { told: told.collect(), endpoints: endpoints.clone() }
+    Reach { told: told.collect(), endpoints: endpoints.clone(), gateways: Vec::new() }
 }
 
 /// Status, reason and message of EndpointReachable.
@@ -189,10 +190,19 @@ fn an_endpoint_that_no_peer_reaches_is_named_with_the_peer_and_the_fix() {
 }
 
 #[test]
+fn a_gateway_that_no_peer_reaches_is_named_with_its_own_service() {
+    let mut reach = dialled(&[OWN, SECOND], &[("bilbao", &[None, Some("no answer within 3 s")])]);
+    reach.gateways = reach.endpoints.split_off(1);
+    let (status, _, message) = reached(&reach, Standing::Member);
+    assert_eq!(status, "False");
+    assert!(message.contains(SECOND) && message.contains("Service koinon-gateway-peer"), "{message}");
+}
+
+#[test]
 fn an_endpoint_that_some_peer_reaches_is_reached_and_those_that_do_not_are_named() {
     let reach = dialled(&[OWN], &[("bilbao", &[Some("no answer within 3 s")]), ("cork", &[None])]);
     let (status, reason, message) = reached(&reach, Standing::Member);
     assert_eq!((status.as_str(), reason.as_str()), ("True", "EndpointReached"));
     assert!(message.contains("reached by cork, not by bilbao: no answer within 3 s"), "{message}");
-    assert!(message.contains("whatever spec.endpoints.peer says"), "the spec names none: {message}");
+    assert!(message.contains("whatever spec.endpoints says"), "the spec names none: {message}");
 }

@@ -214,8 +214,13 @@ async fn write(
 }
 
 fn note_refusal(turn: &Turn<'_>, replica: ReplicaIndex, copy: &Copy<'_>) {
-    let (Ok(job), Some(answer)) = (copy.placement.spec.job.uid.parse(), copy.view.answer) else { return };
+    let Ok(job) = copy.placement.spec.job.uid.parse() else { return };
     let (host, now) = (&copy.view.host, turn.look.now.monotonic);
+    if copy.view.unanswered {
+        let why = "it was asked and does not answer".to_owned();
+        turn.jobs.refusals().note(&job, host, (replica, copy.view.epoch), RefusalReason::Other, why, now);
+    }
+    let Some(answer) = copy.view.answer else { return };
     match answer.state {
         GrantState::Ready => turn.jobs.refusals().forgive(&job, host),
         GrantState::Refused | GrantState::Draining | GrantState::Released => {

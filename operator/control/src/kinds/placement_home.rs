@@ -63,6 +63,8 @@ pub struct Copy<'a> {
     pub replica: ReplicaIndex,
     /// What its host says of it now; `None` if it says nothing, or nothing was heard.
     pub grant: Option<&'a Grant>,
+    /// Whether the host's list was heard, and says nothing of it.
+    pub unlisted: bool,
     /// How the protocol sees it.
     pub view: CopyView,
 }
@@ -109,8 +111,29 @@ pub fn copy<'a>(
     };
     let routable =
         placement.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, ConditionType::Routable));
-    let view = CopyView { epoch, host, hearing, renewal_stopped_at: stopped, routable, answer };
-    Some(Copy { placement, replica, grant, view })
+    let unanswered = answer.is_none() && stopped.is_none() && is_ignored(placement, &host, rules, peers, now);
+    let unlisted = word.is_some() && grant.is_none();
+    let view = CopyView { epoch, host, hearing, renewal_stopped_at: stopped, routable, answer, unanswered };
+    Some(Copy { placement, replica, grant, unlisted, view })
+}
+
+/// Whether the host was heard for long enough to answer and has not: it may be unable to, or not want to say so.
+fn is_ignored(placement: &Placement, host: &MemberId, rules: &Rules, peers: &PeersSnapshot, now: Now) -> bool {
+    let parameters = rules.parameters();
+    let deadline = Seconds(parameters.lease_seconds.0.saturating_add(parameters.lease_margin_seconds.0));
+    let long = Duration::from_secs(u64::try_from(deadline.0).unwrap_or(u64::MAX));
+    // A host that was silent until a moment ago has not had its time.
+    let heard = host == rules.me()
+        || peers
+            .members
+            .get(host)
+            .is_some_and(|peer| peer.liveness == Liveness::Fresh && now.monotonic.saturating_sub(peer.since) > long);
+    let status = placement.status.as_ref();
+    let granted = status.and_then(|status| conditions::find(&status.conditions, ConditionType::Granted));
+    let asked = granted
+        .filter(|granted| granted.status == "Unknown")
+        .map(|granted| koinon_api::time::to_unix(&granted.last_transition_time));
+    heard && asked.is_some_and(|asked| now.unix.since(UnixSeconds(asked)) > deadline)
 }
 
 fn hearing(host: &MemberId, rules: &Rules, peers: &PeersSnapshot, now: Now) -> Hearing {
@@ -193,6 +216,7 @@ pub fn reason(because: Because) -> Reason {
         Because::NotWanted => Reason::NoLongerWanted,
         Because::HostLost => Reason::HostLost,
         Because::HostGone => Reason::MemberNotUsable,
+        Because::NoAnswer => Reason::HostDoesNotAnswer,
         Because::Refused(reason) | Because::EndedByHost(reason) => reason.into(),
         Because::NotReady => Reason::NotReady,
         Because::Superseded | Because::OldCopyBack => Reason::EpochFenced,
@@ -233,6 +257,11 @@ pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: N
         None if copy.placement.status.is_none() => {
             set(ConditionType::Granted, Verdict::unknown(Reason::AwaitingGrant, format!("{host} was asked")));
             set(ConditionType::Ready, Verdict::no(Reason::AwaitingGrant, format!("{host} has not answered")));
+        }
+        None if copy.unlisted && copy.view.renewal_stopped_at.is_none() => {
+            let silent = format!("{host} says nothing of it");
+            set(ConditionType::Granted, Verdict::unknown(Reason::AwaitingGrant, silent.clone()));
+            set(ConditionType::Ready, Verdict::no(Reason::AwaitingGrant, silent));
         }
         None => {}
     }
@@ -327,6 +356,7 @@ fn stopped_because(host: &MemberId, because: Because) -> String {
         Because::NotWanted => "the job does not want this replica any more".to_owned(),
         Because::HostLost => format!("{host} was silent for so long that the replica is placed elsewhere"),
         Because::HostGone => format!("{host} is no longer a member that hosts"),
+        Because::NoAnswer => format!("{host} is heard, had a lease's time to answer, and says nothing of it"),
         Because::Refused(reason) => format!("{host} refused: {reason}"),
         Because::EndedByHost(reason) => format!("{host} ended it: {reason}"),
         Because::NotReady => format!("{host} does not call it Ready any more"),

@@ -81,6 +81,34 @@ fn a_new_copy_says_that_its_host_was_asked() {
 }
 
 #[test]
+fn a_host_that_is_heard_and_never_answers_is_given_up_after_a_lease() {
+    let mut placement = placement(1, "bilbao");
+    decide(&mut placement, Liveness::Fresh, None, Decided::default(), NOW);
+    let parameters = rules("aarhus").parameters().clone();
+    let deadline = parameters.lease_seconds.0 + parameters.lease_margin_seconds.0;
+    let unanswered = |liveness, said, now| look(&placement, liveness, said, now).view.unanswered;
+    assert!(!unanswered(Liveness::Fresh, None, later(deadline)));
+    assert!(unanswered(Liveness::Fresh, None, later(deadline + 1)));
+    assert!(!unanswered(Liveness::Suspect, None, later(deadline + 1)), "one that is not heard may well have answered");
+    let granted = Grants { grants: vec![grant(1, GrantState::Granted)] };
+    assert!(!unanswered(Liveness::Fresh, Some((&granted, 1_000)), later(deadline + 1)));
+}
+
+#[test]
+fn a_host_that_no_longer_names_what_it_granted_has_its_time_from_then_on() {
+    let mut placement = placement(1, "bilbao");
+    let (granted, nothing) = (Grants { grants: vec![grant(1, GrantState::Ready)] }, Grants::default());
+    decide(&mut placement, Liveness::Fresh, Some((&granted, 999)), Decided::default(), NOW);
+    let forgotten = later(600);
+    decide(&mut placement, Liveness::Fresh, Some((&nothing, 1_599)), Decided::default(), forgotten);
+    let status = placement.status.as_ref().unwrap();
+    assert_eq!(said(status, ConditionType::Granted), ("Unknown".into(), "AwaitingGrant".into()));
+    assert_eq!(said(status, ConditionType::Ready).0, "False");
+    assert!(!look(&placement, Liveness::Fresh, Some((&nothing, 1_599)), later(601)).view.unanswered);
+    assert!(look(&placement, Liveness::Fresh, Some((&nothing, 1_599)), later(1_300)).view.unanswered);
+}
+
+#[test]
 fn what_the_host_says_stands_in_the_status_with_its_numbers() {
     let placement = placement(1, "bilbao");
     let mut refused = grant(1, GrantState::Refused);

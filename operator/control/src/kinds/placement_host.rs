@@ -206,7 +206,7 @@ impl Guests {
         }
         for home in &homes {
             let done = match &records {
-                Some(_) => self.home(home, scene, &holdings).await,
+                Some(records) => self.home(home, scene, records, &holdings).await,
                 None => self.home_without_records(home, scene, &holdings).await,
             };
             if let Err(error) = done {
@@ -294,8 +294,7 @@ impl Guests {
             placements: i32::try_from(live.count()).unwrap_or(i32::MAX),
             gpus: i32::try_from(gpus).unwrap_or(i32::MAX),
         };
-        let nothing_left = count.placements == 0 && count.gpus == 0;
-        self.ctx.ending.report(WindUp::Guests, nothing_left);
+        self.ctx.ending.report(WindUp::Guests, list::nothing_left(records, &placements));
         self.ctx.host.send_if_modified(|facts| {
             let changed = facts.guests.as_ref() != Some(&count);
             facts.guests = Some(count);

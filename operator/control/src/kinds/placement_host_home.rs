@@ -6,23 +6,22 @@ use std::time::Duration;
 
 use koinon_api::conditions::Reason;
 use koinon_api::{Placement, labels};
-use koinon_core::body::latest::{GpuNeed, GuestsMode, RefusalReason, Request};
+use koinon_core::body::latest::{GuestsMode, RefusalReason, Request};
 use koinon_core::ids::{MemberId, NodeName, Seconds};
 use koinon_core::placement::ReplicaKey;
 use koinon_core::placement::host::{Lease, LeaseState, Omitted, omitted};
-use koinon_core::placement::reservations::{Refusal, Reserved};
+use koinon_core::placement::reservations::NodeReservations;
 use kube::{Resource, ResourceExt};
 
 use super::placement_host::{GuestError, Guests, List, Scene};
 use super::placement_host_grants::{self as grants, Fresh, Telling};
-use super::placement_host_judge::{self as judge, Allowed, Asker, Bench, Refused};
 use super::placement_host_life::Birth;
-use super::placement_host_list::{self as list, Holding, Meaning};
+use super::placement_host_list::{self as list, Holding};
 use super::placement_host_state::{self as state, End};
 use crate::events::Severity;
 use crate::placement::metrics::Part;
 use crate::placement::own::{self, OwnGrants};
-use crate::placement::reservations::{Ask, ReservationError};
+use crate::placement::reservations::ReservationError;
 use crate::placement::rules::{Approval, Rules, Standing};
 
 /// The longest that a copy that was left out waits for its home to think again, before it drains.
@@ -34,21 +33,22 @@ const GRANTS_HOLD: u32 = 1;
 
 /// What one look decided.
 #[derive(Debug, Default)]
-struct Decisions {
+pub(super) struct Decisions {
     /// Reserved, to be written down.
-    born: Vec<Birth>,
+    pub(super) born: Vec<Birth>,
     /// Running copies that get a higher epoch.
-    raised: Vec<(Arc<Placement>, Request, Seconds)>,
+    pub(super) raised: Vec<(Arc<Placement>, Request, Seconds)>,
     /// Copies that end.
-    ended: BTreeMap<String, End>,
+    pub(super) ended: BTreeMap<String, End>,
 }
 
 impl Guests {
-    /// Does for one home what is due now.
+    /// Does for one home what is due now. `records` are those of the beginning of the look.
     pub(super) async fn home(
         &mut self,
         home: &MemberId,
         scene: &Scene,
+        records: &BTreeMap<NodeName, NodeReservations>,
         holdings: &BTreeMap<ReplicaKey, Holding>,
     ) -> Result<(), GuestError> {
         self.load_renewals(home, scene).await;
@@ -56,16 +56,19 @@ impl Guests {
         let mut decisions = Decisions { ended: self.ends(home, scene, holdings), ..Decisions::default() };
         if let (Some(list), Some(rules)) = (&list, &scene.rules) {
             self.left_out(home, scene, rules, list, holdings, &mut decisions);
-            self.requests(home, scene, rules, list, holdings, &mut decisions).await?;
+            if self.has_news(home, list, records, holdings) {
+                self.requests(home, scene, rules, list, holdings, &mut decisions).await?;
+            }
         }
         self.tell(home, scene, list.as_ref(), holdings, &decisions);
-        self.carry_out(home, scene, holdings, decisions).await?;
+        // What fails for one copy must not let the leases of the others lapse, nor keep GPUs that nobody asks for.
+        let mut first = self.carry_out(home, scene, holdings, decisions).await.err();
         if let (Some(list), Some(rules)) = (&list, &scene.rules) {
-            self.done(home, scene, rules, list).await?;
+            first = first.or(self.done(home, scene, rules, list).await.err());
         }
-        self.unclaimed(home, scene, list.as_ref(), holdings).await?;
+        first = first.or(self.unclaimed(home, scene, list.as_ref(), holdings).await.err());
         // What was just written is told when it is read back, at the next look.
-        Ok(())
+        first.map_or(Ok(()), Err)
     }
 
     /// What may be done while nobody knows what is reserved: nothing new, and what ends is ended. Its reservations are
@@ -181,163 +184,6 @@ impl Guests {
         if let Some(member) = members.iter().find(|member| member.name_any() == home.as_str()) {
             self.ctx.events.tell(member.object_ref(&()), Severity::Warning, Reason::MassLossGuard, note);
         }
-    }
-
-    /// What the list asks for.
-    async fn requests(
-        &mut self,
-        home: &MemberId,
-        scene: &Scene,
-        rules: &Rules,
-        list: &List,
-        holdings: &BTreeMap<ReplicaKey, Holding>,
-        decisions: &mut Decisions,
-    ) -> Result<(), GuestError> {
-        let mut records = self.reservations.records().await?;
-        let mut inventory = self.inventory(scene, &records);
-        let listed: Vec<(ReplicaKey, &Request)> = list
-            .requests
-            .requests
-            .iter()
-            .map(|request| {
-                let replica = request.replica;
-                (ReplicaKey { home: home.clone(), job: request.job.uid.clone(), replica }, request)
-            })
-            .collect();
-        let memory = self.memory.entry(home.clone()).or_default();
-        memory.refused.retain(|(key, epoch), _| listed.iter().any(|(k, request)| k == key && request.epoch == *epoch));
-        for (key, request) in listed {
-            let refused_before =
-                self.memory.get(home).is_some_and(|m| m.refused.contains_key(&(key.clone(), request.epoch)));
-            // The records are read anew here. What another operator has reserved since the holdings were read is its to
-            // finish, and the next look sees what became of it.
-            let mut held = records.values().flat_map(|record| record.held());
-            let reserved = held.any(|held| held.replica == key && held.epoch == request.epoch);
-            if reserved && !holdings.get(&key).is_some_and(|holding| holding.reserved_under(request.epoch)) {
-                continue;
-            }
-            let highest = records.values().filter_map(|record| record.highest(&key)).max();
-            let asker = match () {
-                () if home != &scene.me => Asker::Foreign(home),
-                () if list.local.contains(&request.job.uid) => Asker::Local,
-                () => Asker::Own,
-            };
-            let bench = Bench {
-                rules,
-                isolated: scene.peers.isolated || !scene.peers.heard_quorum,
-                guests: if scene.ending && scene.guests() == GuestsMode::Accept {
-                    GuestsMode::Drain
-                } else {
-                    scene.guests()
-                },
-                network_policy: self.ctx.host.borrow().network_policy,
-                reachable: !scene.spec.endpoints.gateway.is_empty(),
-                inventory: &inventory,
-                records: &records,
-            };
-            let outcome = match list::meaning(request, holdings.get(&key), highest) {
-                Meaning::Known | Meaning::Wait => continue,
-                _ if refused_before => continue,
-                Meaning::Stale { highest } => Err(Refused::stale(request.epoch.0, highest.0)),
-                Meaning::Unfinished { node } => match judge::allow(request, asker, &bench, true) {
-                    Ok(allowed) => Ok(Some((node, allowed, None))),
-                    Err(refused) => {
-                        // Nothing of it runs yet, so its GPUs are free again at once.
-                        self.give_back(&node, &key, request).await?;
-                        Err(refused)
-                    }
-                },
-                Meaning::TakeOver { placement } => match judge::allow(request, asker, &bench, true) {
-                    Ok(allowed) => {
-                        let nodes: Vec<NodeName> = node_of(&placement).into_iter().collect();
-                        self.reserve(&key, request, &nodes, &bench)
-                            .await
-                            .map(|held| held.map(|node| (node, allowed, Some(placement))))
-                    }
-                    Err(refused) => Err(refused),
-                },
-                Meaning::New => match judge::allow(request, asker, &bench, false)
-                    .and_then(|allowed| Ok((allowed, judge::room(&request.gpu, asker, &bench)?)))
-                {
-                    Ok((allowed, room)) => {
-                        let nodes: Vec<NodeName> = room.into_iter().map(|room| room.node).collect();
-                        self.reserve(&key, request, &nodes, &bench)
-                            .await
-                            .map(|held| held.map(|node| (node, allowed, None)))
-                    }
-                    Err(refused) => Err(refused),
-                },
-            };
-            match outcome {
-                Ok(None) => {}
-                Ok(Some((_, Allowed { lease, .. }, Some(placement)))) => {
-                    decisions.ended.remove(&placement.name_any());
-                    decisions.raised.push((placement, request.clone(), lease));
-                }
-                Ok(Some((node, allowed, None))) => {
-                    let pod = inventory
-                        .owner
-                        .get(&(node.clone(), request.gpu.class.clone()))
-                        .and_then(|pool| inventory.pools.get(pool))
-                        .map(|pool| pool.pool.spec.pod.clone())
-                        .unwrap_or_default();
-                    let hostname =
-                        inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
-                    let (key, request) = (key.clone(), request.clone());
-                    let local = asker == Asker::Local;
-                    decisions.born.push(Birth { key, request, node, hostname, allowed, pod, local, asked_in: list.id });
-                    // The next request finds these GPUs taken.
-                    records = self.reservations.records().await?;
-                    inventory = self.inventory(scene, &records);
-                }
-                Err(refused) => self.refuse(home, key, request, refused),
-            }
-        }
-        Ok(())
-    }
-
-    /// The one durable write before a grant. `None`: another writer was faster too often, the next look tries again.
-    async fn reserve(
-        &self,
-        key: &ReplicaKey,
-        request: &Request,
-        nodes: &[NodeName],
-        bench: &Bench<'_>,
-    ) -> Result<Option<NodeName>, Refused> {
-        let ask = Ask { replica: key.clone(), epoch: request.epoch, gpus: request.gpu.count };
-        let reservable = |record: &koinon_core::placement::reservations::NodeReservations| {
-            bench.inventory.nodes.get(record.node()).map_or(0, |view| view.reservable(record))
-        };
-        match self.reservations.reserve(&ask, nodes, reservable).await {
-            Ok(held) => {
-                if held.how != Reserved::Already {
-                    tracing::info!(replica = %key, epoch = %request.epoch, node = %held.node, gpus = ask.gpus, how = ?held.how, "reserved");
-                }
-                Ok(Some(held.node))
-            }
-            Err(ReservationError::Refused(refusal)) => Err(refused(&request.gpu, request, refusal)),
-            Err(ReservationError::Contended(_) | ReservationError::NoNode) => Ok(None),
-            Err(ReservationError::Store(error)) => {
-                self.metrics.failed(Part::Guests);
-                tracing::warn!(replica = %key, %error, "a reservation could not be written; the next look tries again");
-                Ok(None)
-            }
-        }
-    }
-
-    async fn give_back(&self, node: &NodeName, key: &ReplicaKey, request: &Request) -> Result<(), GuestError> {
-        match self.reservations.release(node, key, request.epoch).await {
-            Ok(_) | Err(ReservationError::Contended(_) | ReservationError::NoNode | ReservationError::Refused(_)) => {
-                Ok(())
-            }
-            Err(ReservationError::Store(error)) => Err(error.into()),
-        }
-    }
-
-    pub(super) fn refuse(&mut self, home: &MemberId, key: ReplicaKey, request: &Request, refused: Refused) {
-        tracing::info!(replica = %key, epoch = %request.epoch, reason = %refused.reason, why = %refused.message, "refused");
-        self.metrics.refused(refused.reason);
-        self.memory.entry(home.clone()).or_default().refused.insert((key, request.epoch), refused);
     }
 
     /// Tells the home what is held and refused for it. What was reserved a moment ago is granted here, before anything is
@@ -555,23 +401,4 @@ fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
 /// Where a Placement's GPUs are.
 pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
     placement.annotations().get(labels::NODE)?.parse().ok()
-}
-
-fn refused(gpu: &GpuNeed, request: &Request, refusal: Refusal) -> Refused {
-    let message = refusal.to_string();
-    let plain = |reason| Refused { reason, numbers: BTreeMap::new(), message: message.clone() };
-    match refusal {
-        Refusal::EpochFenced { highest, .. } => Refused::stale(request.epoch.0, highest.0),
-        Refusal::EpochEnded { epoch, .. } => Refused::stale(request.epoch.0, epoch.0),
-        Refusal::NotEnough { asked, free, capacity, .. } => Refused {
-            numbers: [("asked", asked), ("largestBlock", free), ("largestNode", capacity)]
-                .map(|(name, number)| (name.to_owned(), i64::from(number)))
-                .into(),
-            ..plain(RefusalReason::InsufficientGPUs)
-        },
-        Refusal::Changed { held, .. } => Refused {
-            numbers: [("asked", gpu.count), ("held", held)].map(|(n, number)| (n.to_owned(), i64::from(number))).into(),
-            ..plain(RefusalReason::InvalidRequest)
-        },
-    }
 }

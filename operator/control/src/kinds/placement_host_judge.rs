@@ -29,6 +29,23 @@ pub struct Bench<'a> {
     pub records: &'a BTreeMap<NodeName, NodeReservations>,
 }
 
+impl Bench<'_> {
+    /// Whether a pool shares GPUs of the request's class on `node`.
+    ///
+    /// # Errors
+    /// The refusal, if none does.
+    pub fn shares(&self, node: &NodeName, request: &Request) -> Result<(), Refused> {
+        let class = &request.gpu.class;
+        if self.inventory.owner.contains_key(&(node.clone(), class.clone())) {
+            return Ok(());
+        }
+        Err(Refused::new(
+            RefusalReason::UnknownClass,
+            format!("no pool has GPUs of class {class} where it is reserved"),
+        ))
+    }
+}
+
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker<'a> {

@@ -29,6 +29,8 @@ use crate::render::{HostSettings, RenderError, ValidatedPlacement, pod};
 
 /// A Placement is kept for people to see for this long after it has ended.
 const KEEP_RELEASED: Seconds = Seconds(300);
+/// The same where the membership ends: for its home to hear of it. Nobody would take it away later.
+const KEEP_LAST: Seconds = Seconds(10);
 /// A pod that is not there after this long has been refused by somebody.
 const POD_DUE: Duration = Duration::from_secs(3);
 
@@ -261,9 +263,14 @@ impl Guests {
             Some(since) if pods.is_empty() && since >= POD_DUE => self.realiser.refusal(placement).await?,
             _ => None,
         };
-        let facts =
-            Facts { weights: weights.as_ref(), pods: &pods, refused: refused.as_deref(), started: deployed.is_some() };
-        let progress = state::progress(placement, &facts, scene.now);
+        let facts = Facts {
+            weights: weights.as_ref(),
+            failing: self.realiser.failing(placement, scene.now),
+            pods: &pods,
+            refused: refused.as_deref(),
+            started: deployed.is_some(),
+        };
+        let progress = state::progress(placement, &facts);
         if let Progress::Failed(end) = &progress {
             tracing::warn!(placement = %name, reason = %end.reason, why = %end.message, "a copy failed");
         }
@@ -304,7 +311,8 @@ impl Guests {
 
     async fn bury(&mut self, scene: &Scene, placement: &Arc<Placement>) -> Result<(), GuestError> {
         let released = state::released_at(placement);
-        if released.is_some_and(|released| scene.now.unix.since(released) < KEEP_RELEASED) {
+        let keep = if scene.ending { KEEP_LAST } else { KEEP_RELEASED };
+        if released.is_some_and(|released| scene.now.unix.since(released) < keep) {
             return Ok(());
         }
         let api = Api::<Placement>::namespaced(self.ctx.client.clone(), &placement.namespace().unwrap_or_default());

@@ -94,6 +94,12 @@ pub fn holdings(
     holdings
 }
 
+/// Whether this host holds nothing any more, of others or of its own: nobody would clear up after a membership that is gone.
+#[must_use]
+pub fn nothing_left(records: &BTreeMap<NodeName, NodeReservations>, placements: &[Arc<Placement>]) -> bool {
+    placements.is_empty() && records.values().all(|record| record.held().is_empty())
+}
+
 /// What a request means here.
 #[derive(Clone, Debug)]
 pub enum Meaning {

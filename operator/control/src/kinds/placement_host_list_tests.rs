@@ -118,3 +118,11 @@ fn a_list_speaks_of_a_copy_also_when_it_names_it_under_a_new_epoch() {
     // Another home's list says nothing about it.
     assert!(compared(&member("cork"), &held, &[]).0.is_empty());
 }
+
+#[test]
+fn something_is_left_until_the_last_reservation_and_the_last_placement_are_gone() {
+    let released = [placement(1, PlacementState::Released)];
+    assert!(!nothing_left(&record(1, true), &[]), "its GPUs are not free");
+    assert!(!nothing_left(&record(1, false), &released), "its Deployment stands for as long as its Placement does");
+    assert!(nothing_left(&record(1, false), &[]), "the epochs that were seen are remembered and hold nothing");
+}

@@ -67,6 +67,8 @@ pub struct Realiser {
     credentials: Option<(Duration, Credentials)>,
     /// Models that cannot be asked for, and what their owner has to do about it.
     stuck: BTreeMap<ManifestDigest, Failure>,
+    /// Models of which the cache says only that they fail, and since when.
+    failing: BTreeMap<ManifestDigest, Duration>,
     address: Option<(Duration, String)>,
     confined: BTreeMap<MemberId, (Duration, Granted)>,
     deployed: BTreeMap<String, (Duration, Scale)>,
@@ -89,6 +91,7 @@ impl Realiser {
             token: None,
             credentials: None,
             stuck: BTreeMap::new(),
+            failing: BTreeMap::new(),
             address: None,
             confined: BTreeMap::new(),
             deployed: BTreeMap::new(),
@@ -132,6 +135,31 @@ impl Realiser {
     /// What the cache has of a copy's model; asks for it, for as long as the copy needs it.
     pub async fn weights(&mut self, placement: &Placement, spec: &CooperativeSpec, now: Now) -> Option<Weights> {
         let digest: ManifestDigest = placement.spec.model.manifest_digest.parse().ok()?;
+        let found = self.look_for(placement, digest, spec, now).await;
+        match found {
+            Some(Weights::Failed(_)) => drop(self.failing.entry(digest).or_insert(now.monotonic)),
+            // Between two tries the cache says nothing of the last one.
+            Some(Weights::Absent) => {}
+            Some(Weights::Fetching { .. } | Weights::Ready { .. }) | None => drop(self.failing.remove(&digest)),
+        }
+        found
+    }
+
+    /// For how long the cache has only said that a copy's model fails.
+    #[must_use]
+    pub fn failing(&self, placement: &Placement, now: Now) -> Duration {
+        let digest = placement.spec.model.manifest_digest.parse::<ManifestDigest>().ok();
+        let since = digest.and_then(|digest| self.failing.get(&digest));
+        since.map_or(Duration::ZERO, |since| now.monotonic.saturating_sub(*since))
+    }
+
+    async fn look_for(
+        &mut self,
+        placement: &Placement,
+        digest: ManifestDigest,
+        spec: &CooperativeSpec,
+        now: Now,
+    ) -> Option<Weights> {
         let known = self.models.as_ref()?.get(&digest).cloned().unwrap_or(Weights::Absent);
         let pause = if matches!(known, Weights::Ready { .. }) { KEEP } else { ASK };
         if !due(self.asked.get(&digest), pause, now) {

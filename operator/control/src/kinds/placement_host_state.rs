@@ -1,5 +1,7 @@
 //! Where a copy stands at its host, from its weights and its pods. Pure.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use koinon_api::Placement;
 use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
@@ -14,7 +16,9 @@ use crate::placement::weights::{self, Failure, Weights};
 /// An engine that ended this often without ever answering will not do better the next time.
 const MOST_RESTARTS: i32 = 5;
 /// A source that fails for this long is given up: another host may reach another one.
-const WEIGHTS_PATIENCE: Seconds = Seconds(60);
+const WEIGHTS_PATIENCE: Duration = Duration::from_secs(60);
+/// An engine that ran for this long works.
+const LONG_RUN: Seconds = Seconds(600);
 /// Calls in flight may go on for this long after the home has left a copy.
 const DRAIN: Seconds = Seconds(5);
 
@@ -49,6 +53,8 @@ impl End {
 pub struct Facts<'a> {
     /// What the weights cache says of its model; `None` where it does not answer.
     pub weights: Option<&'a Weights>,
+    /// For how long it has said nothing but that it fails.
+    pub failing: Duration,
     /// Its pods.
     pub pods: &'a [&'a Pod],
     /// Why no pod could be made, in the words of admission.
@@ -82,7 +88,7 @@ pub enum Progress {
 
 /// Looks at a copy that is to run.
 #[must_use]
-pub fn progress(placement: &Placement, facts: &Facts<'_>, now: Now) -> Progress {
+pub fn progress(placement: &Placement, facts: &Facts<'_>) -> Progress {
     let running = facts.pods.iter().find(|pod| is_ready(pod));
     let known = placement.status.as_ref().and_then(|status| status.total_bytes).and_then(|b| u64::try_from(b).ok());
     if running.is_some() {
@@ -110,11 +116,11 @@ pub fn progress(placement: &Placement, facts: &Facts<'_>, now: Now) -> Progress 
             let bytes = (Some(*bytes), Some(*bytes));
             loading(Reason::EngineStarting, "the weights are complete".to_owned(), bytes, true)
         }
-        Some(Weights::Failed(failure)) => failed(placement, failure, now),
+        Some(Weights::Failed(failure)) => failed(failure, facts.failing),
     }
 }
 
-fn failed(placement: &Placement, failure: &Failure, now: Now) -> Progress {
+fn failed(failure: &Failure, failing: Duration) -> Progress {
     let reason = weights::shown(failure.reason);
     let refusal = match reason {
         Reason::DigestMismatch => RefusalReason::DigestMismatch,
@@ -124,11 +130,8 @@ fn failed(placement: &Placement, failure: &Failure, now: Now) -> Progress {
     if weights::is_final(failure.reason) {
         return end();
     }
-    // Since when this is what the condition says.
-    let loaded = placement.status.as_ref().and_then(|s| conditions::find(&s.conditions, ConditionType::Loaded));
-    let granted = placement.status.as_ref().and_then(granted_at);
-    let since = loaded.map(|loaded| UnixSeconds(koinon_api::time::to_unix(&loaded.last_transition_time))).or(granted);
-    if since.is_some_and(|since| now.unix.since(since) > WEIGHTS_PATIENCE) {
+    // A source that fails once, hours into a download, has earned the same patience: what came is kept.
+    if failing > WEIGHTS_PATIENCE {
         return end();
     }
     Progress::Loading { reason, message: failure.message.clone(), bytes: (None, None), loaded: false }
@@ -150,7 +153,7 @@ fn engine(placement: &Placement, facts: &Facts<'_>, bytes: Option<u64>) -> Progr
         init.into_iter().chain(main).flatten()
     };
     let engine = containers().find(|container| container.name == labels::ENGINE_CONTAINER);
-    if let Some(engine) = engine.filter(|engine| engine.restart_count >= MOST_RESTARTS) {
+    if let Some(engine) = engine.filter(|engine| engine.restart_count >= MOST_RESTARTS && !ran_long(engine)) {
         let message =
             format!("the engine ended {} times without answering{}", engine.restart_count, last_words(engine));
         return Progress::Failed(End::new(RefusalReason::EngineFailed, message));
@@ -185,6 +188,16 @@ fn engine(placement: &Placement, facts: &Facts<'_>, bytes: Option<u64>) -> Progr
         return loading(Reason::NotReady, "the engine no longer answers its probe".to_owned());
     }
     loading(Reason::EngineStarting, "the engine starts".to_owned())
+}
+
+/// Whether a container ran for so long before it last ended that its earlier ends no longer count. The kubelet forgets its
+/// back-off after the same time.
+fn ran_long(container: &ContainerStatus) -> bool {
+    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let times = ended.and_then(|ended| ended.started_at.as_ref().zip(ended.finished_at.as_ref()));
+    times.is_some_and(|(began, ended)| {
+        koinon_api::time::to_unix(ended).saturating_sub(koinon_api::time::to_unix(began)) >= LONG_RUN.0
+    })
 }
 
 fn last_words(container: &ContainerStatus) -> String {

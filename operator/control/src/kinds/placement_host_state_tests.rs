@@ -37,7 +37,7 @@ fn pod(status: serde_json::Value) -> Pod {
 }
 
 fn facts<'a>(weights: Option<&'a Weights>, pods: &'a [&'a Pod], started: bool) -> Facts<'a> {
-    Facts { weights, pods, refused: None, started }
+    Facts { weights, failing: Duration::ZERO, pods, refused: None, started }
 }
 
 fn loading(progress: &Progress) -> (Reason, &str) {
@@ -58,7 +58,7 @@ fn said(status: &PlacementStatus, type_: ConditionType) -> (String, String) {
 
 #[test]
 fn loading_counts_bytes_until_the_weights_are_complete() {
-    let look = |weights: &Weights| progress(&new(), &facts(Some(weights), &[], false), at(1));
+    let look = |weights: &Weights| progress(&new(), &facts(Some(weights), &[], false));
     let fetching = look(&Weights::Fetching { bytes: 5, total: Some(9) });
     assert_eq!(loading(&fetching), (Reason::WeightsLoading, "5 of 9 bytes are here"));
     let status = running(&new(), &fetching, None, at(1));
@@ -69,12 +69,14 @@ fn loading_counts_bytes_until_the_weights_are_complete() {
     let complete = look(&Weights::Ready { bytes: 9 });
     assert_eq!(loading(&complete).0, Reason::EngineStarting);
     assert_eq!(said(&running(&new(), &complete, None, at(1)), ConditionType::Loaded).0, "True");
-    assert_eq!(loading(&progress(&new(), &facts(None, &[], false), at(1))).0, Reason::CacheUnreachable);
+    assert_eq!(loading(&progress(&new(), &facts(None, &[], false))).0, Reason::CacheUnreachable);
 }
 
 #[test]
 fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
-    let look = |weights: &Weights, seconds| progress(&new(), &facts(Some(weights), &[], false), at(seconds));
+    let look = |weights: &Weights, seconds| {
+        progress(&new(), &Facts { failing: Duration::from_secs(seconds), ..facts(Some(weights), &[], false) })
+    };
     let Progress::Failed(end) = look(&failure(FailureReason::DigestMismatch), 1) else { panic!("goes on") };
     assert_eq!((end.reason, end.message.as_str()), (RefusalReason::DigestMismatch, "expected a, saw b"));
     let lacking = failure(FailureReason::NoCredentials);
@@ -88,13 +90,27 @@ fn a_wrong_digest_ends_the_copy_at_once_and_a_silent_source_after_a_while() {
 }
 
 #[test]
+fn an_engine_that_ran_for_long_before_it_ended_starts_again_however_often_it_did_before() {
+    let ended = |minutes: u32| {
+        pod(
+            json!({"containerStatuses": [{"name": "engine", "image": "", "imageID": "", "ready": false, "restartCount": 9,
+            "lastState": {"terminated": {"exitCode": 3, "startedAt": "2026-11-21T00:00:00Z",
+                "finishedAt": format!("2026-11-21T00:{minutes:02}:00Z")}}}]}),
+        )
+    };
+    let look = |pod: &Pod| progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[pod], true));
+    assert!(matches!(look(&ended(9)), Progress::Failed(_)));
+    assert_eq!(loading(&look(&ended(10))).0, Reason::EngineStarting);
+}
+
+#[test]
 fn a_ready_pod_is_ready_whatever_the_cache_has_forgotten() {
     let ready = pod(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
     for weights in [None, Some(failure(FailureReason::DiskFull)), Some(Weights::Absent)] {
-        let progress = progress(&new(), &facts(weights.as_ref(), &[&ready], true), at(5));
+        let progress = progress(&new(), &facts(weights.as_ref(), &[&ready], true));
         assert!(matches!(progress, Progress::Ready { .. }), "{progress:?}");
     }
-    let progress = progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[&ready], true), at(5));
+    let progress = progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[&ready], true));
     let status = running(&new(), &progress, Some("http://10.0.0.7:8000".to_owned()), at(5));
     assert_eq!(said(&status, ConditionType::Ready), ("True".into(), "EngineReady".into()));
     assert_eq!((status.gateway.as_deref(), status.total_bytes), (Some("http://10.0.0.7:8000"), Some(9)));
@@ -106,7 +122,7 @@ fn what_holds_a_pod_up_is_told_in_its_own_words() {
         pod(json!({"containerStatuses": [{"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 1,
             "state": {"waiting": {"reason": reason, "message": "not found"}}}]}))
     };
-    let look = |pod: &Pod| progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[pod], true), at(5));
+    let look = |pod: &Pod| progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[pod], true));
     assert_eq!(loading(&look(&waiting("engine", "ImagePullBackOff"))), (Reason::ImagePullFailed, "engine: not found"));
     assert_eq!(loading(&look(&waiting("engine", "CrashLoopBackOff"))).0, Reason::EngineFailed);
     let unschedulable = pod(
@@ -114,14 +130,14 @@ fn what_holds_a_pod_up_is_told_in_its_own_words() {
     );
     assert_eq!(loading(&look(&unschedulable)), (Reason::Unschedulable, "0/1 nodes: insufficient gpu"));
     let refused = Facts { refused: Some("exceeded quota"), ..facts(Some(&Weights::Ready { bytes: 9 }), &[], true) };
-    assert_eq!(loading(&progress(&new(), &refused, at(5))), (Reason::PodRefused, "exceeded quota"));
+    assert_eq!(loading(&progress(&new(), &refused)), (Reason::PodRefused, "exceeded quota"));
 }
 
 #[test]
 fn an_engine_that_ends_again_and_again_is_given_up_with_its_last_words() {
     let crashing = pod(json!({"containerStatuses": [{"name": "engine", "image": "", "imageID": "", "ready": false,
         "restartCount": 5, "lastState": {"terminated": {"exitCode": 3, "message": "out of\nmemory"}}}]}));
-    let progress = progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[&crashing], true), at(60));
+    let progress = progress(&new(), &facts(Some(&Weights::Ready { bytes: 9 }), &[&crashing], true));
     let Progress::Failed(end) = progress else { panic!("goes on") };
     assert_eq!(end.reason, RefusalReason::EngineFailed);
     assert_eq!(end.message, "the engine ended 5 times without answering, last with code 3: out ofmemory");
@@ -150,7 +166,7 @@ fn every_refusal_survives_being_kept_in_a_status() {
 #[test]
 fn a_grant_under_a_higher_epoch_begins_a_lease_of_its_own() {
     let ready = pod(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
-    let running = running(&new(), &progress(&new(), &facts(None, &[&ready], true), at(5)), None, at(5));
+    let running = running(&new(), &progress(&new(), &facts(None, &[&ready], true)), None, at(5));
     let raised = granted(Some(&running), Seconds(20), Some(2), at(50));
     assert_eq!((granted_at(&running), granted_at(&raised)), (Some(T0), Some(T0.plus(Seconds(50)))));
     assert_eq!(raised.state, Some(PlacementState::Ready));

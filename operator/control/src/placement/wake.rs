@@ -1,20 +1,25 @@
 //! Waking a loop that looks at the whole state: at any change, and every so often.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use koinon_telemetry::Tasks;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Changes come in bursts; one look answers a whole burst.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Looks are at least this far apart: on a busy cluster some pod changes all the time, and a look reads from the API server.
+const SPACING: Duration = Duration::from_millis(250);
 
 /// Rings whenever something that it listens to changes. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Bell {
     rung: Arc<Notify>,
+    /// When somebody was last woken.
+    woken: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Bell {
@@ -48,15 +53,23 @@ impl Bell {
 
     /// Waits for a ring, or for `longest`. Returns whether to go on: not after `stop`.
     pub async fn wait(&self, longest: Duration, stop: &CancellationToken) -> bool {
+        let rung = tokio::select! {
+            () = stop.cancelled() => return false,
+            () = self.rung.notified() => true,
+            () = tokio::time::sleep(longest) => false,
+        };
+        let spaced = self.woken().map(|woken| woken + SPACING);
+        let due = Instant::now() + if rung { DEBOUNCE } else { Duration::ZERO };
         tokio::select! {
             () = stop.cancelled() => return false,
-            () = self.rung.notified() => {}
-            () = tokio::time::sleep(longest) => return true,
+            () = tokio::time::sleep_until(spaced.map_or(due, |spaced| due.max(spaced))) => {}
         }
-        tokio::select! {
-            () = stop.cancelled() => false,
-            () = tokio::time::sleep(DEBOUNCE) => true,
-        }
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        true
+    }
+
+    fn woken(&self) -> Option<Instant> {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,6 +93,17 @@ mod tests {
         assert_eq!(before.elapsed(), DEBOUNCE);
         assert!(bell.wait(Duration::from_secs(60), &stop).await);
         assert_eq!(before.elapsed(), DEBOUNCE + Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_do_not_wake_without_end() {
+        let (stop, bell) = (CancellationToken::new(), Bell::default());
+        let before = Instant::now();
+        for _ in 0..5 {
+            bell.ring();
+            assert!(bell.wait(Duration::from_secs(60), &stop).await);
+        }
+        assert_eq!(before.elapsed(), DEBOUNCE + 4 * SPACING);
     }
 
     #[tokio::test(start_paused = true)]

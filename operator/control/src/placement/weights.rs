@@ -16,6 +16,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::context::Context;
+use crate::placement::reader;
 use crate::placement::writer::Writer;
 
 /// How long the cache may take to answer; it answers from memory.
@@ -204,7 +205,8 @@ impl WeightsCache {
 pub async fn ensure_token(ctx: &Context) -> Result<(), WeightsError> {
     let failed = |why: String| WeightsError::Owner { what: format!("Secret {}/{TOKEN_SECRET}", ctx.namespace), why };
     let api = Api::<Secret>::namespaced(ctx.client.clone(), &ctx.namespace);
-    if api.get_opt(TOKEN_SECRET).await.map_err(|error| failed(error.to_string()))?.is_some() {
+    let there = reader::read("the token of the weights cache", api.get_opt(TOKEN_SECRET)).await;
+    if there.map_err(|error| failed(error.to_string()))?.is_some() {
         return Ok(());
     }
     let mut bytes = [0_u8; 32];

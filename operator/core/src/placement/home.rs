@@ -45,6 +45,8 @@ pub struct CopyView {
     pub routable: bool,
     /// What the host last said; `None` before its first answer and after it no longer lists the copy.
     pub answer: Option<Answer>,
+    /// The host is heard, had its time to answer, and says nothing of the copy.
+    pub unanswered: bool,
 }
 
 impl CopyView {
@@ -68,7 +70,7 @@ impl CopyView {
         if matches!(self.hearing, Hearing::Gone) {
             return Some(Because::HostGone);
         }
-        let answer = self.answer?;
+        let Some(answer) = self.answer else { return self.unanswered.then_some(Because::NoAnswer) };
         match answer.state {
             GrantState::Refused => Some(Because::Refused(answer.reason.unwrap_or(RefusalReason::Other))),
             GrantState::Draining | GrantState::Released => {
@@ -109,6 +111,8 @@ pub enum Because {
     Refused(RefusalReason),
     /// The host ended it.
     EndedByHost(RefusalReason),
+    /// The host had its time to answer and says nothing of it.
+    NoAnswer,
     /// The host does not call it Ready any more.
     NotReady,
     /// A copy with a higher epoch is renewed.
@@ -173,7 +177,7 @@ pub fn next(view: &ReplicaView, now: UnixSeconds, isolated: bool) -> Vec<Step> {
     if !view.wanted {
         for copy in copies {
             end(copy, Because::NotWanted, &mut steps);
-            if !copy.renewing() {
+            if !copy.renewing() && (over(copy) || may_be_forgotten(view, copy, now)) {
                 steps.push(Step::Forget { epoch: copy.epoch });
             }
         }
@@ -182,7 +186,8 @@ pub fn next(view: &ReplicaView, now: UnixSeconds, isolated: bool) -> Vec<Step> {
     let current = copies.iter().rev().find(|copy| copy.renewing()).copied();
     for copy in copies.iter().filter(|copy| Some(copy.epoch) != current.map(|current| current.epoch)) {
         end(copy, Because::Superseded, &mut steps);
-        if !copy.renewing() && over(copy) {
+        let is_over = over(copy) || copy.hearing == Hearing::Gone && may_be_forgotten(view, copy, now);
+        if !copy.renewing() && is_over {
             steps.push(Step::Forget { epoch: copy.epoch });
         }
     }
@@ -230,22 +235,23 @@ fn mint(view: &ReplicaView, copies: &[&CopyView], now: UnixSeconds, steps: &mut 
         steps.push(Step::Mint { epoch: view.highest.next(), take_over: Some(old.host.clone()) });
         return;
     }
-    let must_wait = |copy: &&&CopyView| {
-        view.on_partition == OnPartition::StopWhenLeaseLapses
-            && !over(copy)
-            && copy.renewal_stopped_at.is_some_and(|stopped| now < stopped.plus(view.lease).plus(view.margin))
-    };
-    if !copies.iter().any(|copy| must_wait(&copy)) {
+    if copies.iter().all(|copy| over(copy) || may_be_forgotten(view, copy, now)) {
         steps.push(Step::Mint { epoch: view.highest.next(), take_over: None });
     }
 }
 
-/// Whether the host itself said that nothing of the copy is left, or is no member whose word could be awaited.
+/// Whether the host itself said that nothing of the copy is left.
 fn over(copy: &CopyView) -> bool {
     copy.answered(GrantState::Released)
         || copy.answered(GrantState::Refused)
-        || copy.hearing == Hearing::Gone
         || (copy.answer.is_none() && copy.reachable())
+}
+
+/// Whether another copy may run although nobody said that this one does not: always, unless the job wants one only; then
+/// when its lease must have lapsed. A host that is no member any more, as one whose log forked, may run it until then too.
+fn may_be_forgotten(view: &ReplicaView, copy: &CopyView, now: UnixSeconds) -> bool {
+    view.on_partition != OnPartition::StopWhenLeaseLapses
+        || copy.renewal_stopped_at.is_none_or(|stopped| now >= stopped.plus(view.lease).plus(view.margin))
 }
 
 fn end(copy: &CopyView, because: Because, steps: &mut Vec<Step>) {
@@ -273,6 +279,7 @@ mod tests {
             renewal_stopped_at: None,
             routable: false,
             answer: state.map(|state| Answer { state, reason: None }),
+            unanswered: false,
         }
     }
 
@@ -289,6 +296,38 @@ mod tests {
     fn stopped(mut copy: CopyView, at: i64) -> CopyView {
         copy.renewal_stopped_at = Some(UnixSeconds(at));
         copy
+    }
+
+    #[test]
+    fn a_host_that_never_answers_is_given_up_and_another_is_asked() {
+        let mut ignored = copy(1, "bilbao", Hearing::Fresh, None);
+        assert_eq!(next(&view(vec![ignored.clone()], OnPartition::KeepServing), NOW, false), [], "it has its time");
+        ignored.unanswered = true;
+        let steps = next(&view(vec![ignored.clone()], OnPartition::KeepServing), NOW, false);
+        assert_eq!(steps, [Step::StopRenewing { epoch: Epoch(1), because: Because::NoAnswer }]);
+        ignored.renewal_stopped_at = Some(NOW);
+        let steps = next(&view(vec![ignored], OnPartition::KeepServing), NOW, false);
+        assert_eq!(steps.last(), Some(&Step::Mint { epoch: Epoch(2), take_over: None }));
+    }
+
+    #[test]
+    fn a_copy_that_must_not_run_twice_is_remembered_until_its_lease_has_lapsed() {
+        // Nobody wants it for a while, as when a job is scaled to zero and back: its Lost host may run it all the same.
+        let mut unwanted = view(
+            vec![stopped(copy(1, "bilbao", Hearing::Lost, Some(GrantState::Ready)), 9_950)],
+            OnPartition::StopWhenLeaseLapses,
+        );
+        unwanted.wanted = false;
+        assert_eq!(next(&unwanted, NOW, false), []);
+        assert_eq!(next(&unwanted, NOW.plus(Seconds(20)), false), [Step::Forget { epoch: Epoch(1) }]);
+        unwanted.on_partition = OnPartition::KeepServing;
+        assert_eq!(next(&unwanted, NOW, false), [Step::Forget { epoch: Epoch(1) }]);
+        // A host whose log forked is no member to be placed at, and still runs what it was granted.
+        let forked = stopped(copy(1, "bilbao", Hearing::Gone, Some(GrantState::Ready)), 9_950);
+        let forked = view(vec![forked], OnPartition::StopWhenLeaseLapses);
+        assert_eq!(next(&forked, NOW, false), []);
+        let later = next(&forked, NOW.plus(Seconds(20)), false);
+        assert_eq!(later, [Step::Forget { epoch: Epoch(1) }, Step::Mint { epoch: Epoch(2), take_over: None }]);
     }
 
     #[test]

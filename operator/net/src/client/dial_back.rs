@@ -14,14 +14,14 @@ use crate::service::PeerService;
 use crate::tls::Alpn;
 use crate::wire::{DialBackMessage, DialledBack};
 
-/// Endpoints of one member that are dialled back.
+/// Endpoints of one member that are dialled back, and as many of its gateway.
 pub(super) const MAX_ENDPOINTS: usize = 4;
 
 /// Where each peer is dialled, for those who ask to be dialled back.
 #[derive(Default)]
 pub(crate) struct Addresses {
     proxies: OnceLock<Proxies>,
-    peers: Mutex<BTreeMap<PublicKey, Vec<Endpoint>>>,
+    peers: Mutex<BTreeMap<PublicKey, PeerAddress>>,
 }
 
 impl Addresses {
@@ -30,21 +30,20 @@ impl Addresses {
     }
 
     pub(super) fn replace(&self, peers: &BTreeMap<PublicKey, PeerAddress>) {
-        let peers = peers.iter().map(|(key, address)| (*key, address.endpoints.clone())).collect();
-        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers.clone();
     }
 
     /// Dials every endpoint of `key` at once, as far as TLS, and hangs up.
     pub(crate) async fn dial_back(&self, service: &PeerService, key: PublicKey) -> DialBackMessage {
-        let endpoints =
-            self.peers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned().unwrap_or_default();
+        let known = self.peers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let (endpoints, gateways) = known.map(|known| (known.endpoints, known.gateways)).unwrap_or_default();
         let proxies = self.proxies.get().cloned().unwrap_or_else(Proxies::none);
         // The asking side waits for `answer`; what takes longer than most of it would not be heard any more.
         let patience = service.timing.answer * 3 / 4;
-        let dial_one = |endpoint: Endpoint| {
+        let dial_one = |(endpoint, protocol): (Endpoint, Alpn)| {
             let proxies = &proxies;
             async move {
-                let dialled = dial(&endpoint, key, Alpn::Peer, &service.identity, proxies, &service.timing);
+                let dialled = dial(&endpoint, key, protocol, &service.identity, proxies, &service.timing);
                 let error = match timeout(patience, dialled).await {
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => Some(one_line(&error)),
@@ -53,7 +52,9 @@ impl Addresses {
                 DialledBack { endpoint, error }
             }
         };
-        let dialled = join_all(endpoints.into_iter().take(MAX_ENDPOINTS).map(dial_one)).await;
+        let endpoints = endpoints.into_iter().take(MAX_ENDPOINTS).map(|endpoint| (endpoint, Alpn::Peer));
+        let gateways = gateways.into_iter().take(MAX_ENDPOINTS).map(|gateway| (gateway, Alpn::Http2));
+        let dialled = join_all(endpoints.chain(gateways).map(dial_one)).await;
         DialBackMessage { dialled }
     }
 }

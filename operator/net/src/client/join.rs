@@ -30,7 +30,7 @@ impl Sponsor {
     /// How a [`Dialler`](super::Dialler) follows the sponsor's commons while the members vote.
     #[must_use]
     pub fn as_peer(&self) -> BTreeMap<PublicKey, PeerAddress> {
-        let address = PeerAddress { endpoints: self.endpoints.clone(), protocol: Alpn::Join };
+        let address = PeerAddress { endpoints: self.endpoints.clone(), gateways: Vec::new(), protocol: Alpn::Join };
         BTreeMap::from([(self.key, address)])
     }
 }

@@ -56,6 +56,8 @@ pub enum News {
 pub struct PeerAddress {
     /// Where to dial; empty for a member that only dials itself.
     pub endpoints: Vec<Endpoint>,
+    /// Where its gateway answers. Dialled only for a peer that asks to be dialled back.
+    pub gateways: Vec<Endpoint>,
     /// [`Alpn::Peer`] among members, [`Alpn::Join`] while this node waits to be admitted.
     pub protocol: Alpn,
 }

@@ -212,7 +212,7 @@ impl Transport {
         let answer = self.ask(Method::POST, path, Vec::new(), limits, timing).await?;
         let body = self.whole(path, answer, limits, timing).await?;
         let mut dialled = parse::<DialBackMessage>(path, &body, limits)?.dialled;
-        dialled.truncate(super::dial_back::MAX_ENDPOINTS);
+        dialled.truncate(2 * super::dial_back::MAX_ENDPOINTS);
         for one in &mut dialled {
             one.error = one.error.take().map(|error| shown(&error));
         }

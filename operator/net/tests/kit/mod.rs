@@ -287,7 +287,7 @@ impl Node {
 
     /// Reads from exactly these, dialling those that are given as reachable.
     pub fn reads(&self, reachable: &[&Node], others: &[&Node]) {
-        let address = |endpoints| PeerAddress { endpoints, protocol: Alpn::Peer };
+        let address = |endpoints| PeerAddress { endpoints, gateways: vec![], protocol: Alpn::Peer };
         let mut peers: BTreeMap<_, _> =
             reachable.iter().map(|node| (node.key(), address(vec![node.endpoint()]))).collect();
         peers.extend(others.iter().map(|node| (node.key(), address(Vec::new()))));

@@ -20,6 +20,10 @@ async fn a_member_hears_from_its_peers_whether_they_reach_it() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nowhere: koinon_core::ids::Endpoint = format!("https://{free}").parse().unwrap();
     bilbao.person.member.endpoints.peer = vec![nowhere.clone()];
+    aarhus.person.member.endpoints.gateway.clear();
+    // Something answers where its gateway should, and it is not the gateway.
+    let other: koinon_core::ids::Endpoint = aarhus.person.member.endpoints.peer[0].clone();
+    bilbao.person.member.endpoints.gateway = vec![other.clone()];
     let founding = quick(&[&aarhus, &bilbao]);
     aarhus.start(&founding, None).await;
     bilbao.start(&founding, None).await;
@@ -35,6 +39,8 @@ async fn a_member_hears_from_its_peers_whether_they_reach_it() {
     let missed: Vec<_> = reach.missed(&nowhere).collect();
     assert_eq!(missed[0].0, &aarhus.person.id());
     assert!(missed[0].1.contains("connecting to"), "{missed:?}");
+    let missed: Vec<_> = reach.missed(&other).collect();
+    assert_eq!((reach.gateways.as_slice(), missed[0].0), ([other.clone()].as_slice(), &aarhus.person.id()));
     assert!(!reach.whole());
     aarhus.stop().await;
     bilbao.stop().await;

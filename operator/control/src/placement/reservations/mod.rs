@@ -121,7 +121,7 @@ pub struct Reservations<S> {
 }
 
 impl<S: RecordStore> Reservations<S> {
-    /// A reservations over `store`.
+    /// The reservations in `store`.
     pub fn new(store: S) -> Self {
         Self { store }
     }
@@ -134,7 +134,7 @@ impl<S: RecordStore> Reservations<S> {
         Ok(self.store.list().await?.into_iter().map(|(node, read)| (node, read.record)).collect())
     }
 
-    /// Reserves on the first of `nodes` that has room; a node that holds the replica already comes first.
+    /// Reserves on the first of `nodes` that has room; one of them that holds the replica already comes first.
     ///
     /// `reservable` says how many GPUs may be reserved on a node in all, given its record as it was read: it must count
     /// what the record holds exactly once.
@@ -168,7 +168,9 @@ impl<S: RecordStore> Reservations<S> {
         let records = self.store.list().await?;
         let holding = records
             .iter()
-            .filter(|(_, read)| read.record.held().iter().any(|held| held.replica == ask.replica))
+            .filter(|(node, read)| {
+                nodes.contains(node) && read.record.held().iter().any(|held| held.replica == ask.replica)
+            })
             .map(|(node, _)| node.clone());
         let mut order: Vec<NodeName> = holding.collect();
         order.extend(nodes.iter().filter(|node| !order.contains(node)).cloned().collect::<Vec<_>>());
