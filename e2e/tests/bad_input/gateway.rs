@@ -21,13 +21,14 @@ const MOST: usize = 16 << 20;
 const LONG: u32 = 1900;
 
 /// A way to aarhus' gateway.
-struct Door {
+pub struct Door {
     relay: Relay,
     client: reqwest::Client,
 }
 
 impl Door {
-    async fn open(ground: &Ground) -> Result<Self> {
+    /// Opens it.
+    pub async fn open(ground: &Ground) -> Result<Self> {
         let aarhus = ground.member("aarhus")?;
         let service = get(aarhus, &["service", "koinon-gateway", "--namespace", RELEASE_NAMESPACE]).await?;
         let address = service["spec"]["clusterIP"].as_str().context("the gateway's Service has no address")?;
@@ -36,7 +37,8 @@ impl Door {
         Ok(Self { relay, client })
     }
 
-    fn post(&self, key: Option<&str>, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+    /// A chat request with this body.
+    pub fn post(&self, key: Option<&str>, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         let url = format!("http://{}/v1/chat/completions", self.relay.local());
         let request = self.client.post(url).header("content-type", "application/json").body(body);
         match key {
@@ -52,7 +54,8 @@ async fn api_key(ground: &Ground, name: &str, namespace: &str) -> Result<String>
     Ok(printed.lines().find(|line| line.starts_with("kk-")).context("no key was printed")?.to_owned())
 }
 
-fn call(model: &str) -> String {
+/// The body of a short call.
+pub fn call(model: &str) -> String {
     json!({"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}).to_string()
 }
 

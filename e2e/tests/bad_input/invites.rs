@@ -28,7 +28,7 @@ use crate::people::now;
 /// The applicant's release and its namespace.
 const APPLICANT: &str = "koinon-applicant";
 /// The id under which it applies.
-const MEMBER: &str = "dublin";
+pub const MEMBER: &str = "dublin";
 
 /// A new invite for the applicant, from aarhus.
 async fn invite(ground: &Ground) -> Result<Invite> {
@@ -77,7 +77,7 @@ async fn applied(ground: &Ground, at: &Datacenter, invite: &Invite, reason: &str
 }
 
 /// Uses an invite over a real connection, as an operator with a key of its own.
-async fn use_up(invite: &Invite, seed: u8) -> Result<Result<(), JoinRefusal>> {
+pub async fn use_up(invite: &Invite, seed: u8) -> Result<Result<(), JoinRefusal>> {
     let (person, operator) = (SeedSigner::from_seed(&[seed; 32]), SeedSigner::from_seed(&[seed + 1; 32]));
     let member = Member {
         id: MEMBER.parse()?,

@@ -6,9 +6,11 @@
 //! which nothing takes back.
 
 mod capacity;
+mod cli;
 mod clone;
 mod ending;
 mod forks;
+mod founding;
 mod gates;
 mod gateway;
 mod ground;
@@ -17,7 +19,9 @@ mod jobs;
 mod operators;
 mod peer;
 mod people;
+mod printed;
 mod restore;
+mod said;
 mod store;
 mod votes;
 mod weights;
@@ -43,6 +47,11 @@ fn main() -> ExitCode {
         .case("a_kill_between_reservation_and_grant_leaks_nothing", capacity::killed_after_reserving)
         .case("two_operators_that_both_believe_they_lead_grant_once", capacity::two_leaders)
         .case("with_the_operator_stopped_the_gates_still_hold", gates::hold)
+        .case("what_people_ask_is_answered_with_the_numbers", cli::asked)
+        .case("what_is_printed_as_yaml_counts_once_it_is_applied", printed::applied)
+        .case("a_cordoned_member_gets_nothing_new", cli::cordoned)
+        .case("a_lost_key_is_made_by_nobody_and_a_restored_one_is_the_same", printed::key_lost)
+        .case("founders_sign_one_charter_and_a_second_sponsor_one_proposal", founding::founded)
         .case("an_operator_restored_from_a_backup_takes_its_entries_back", restore::from_backup)
         .case("uninstalling_keeps_keys_objects_and_gates_and_coming_back_is_no_new_member", restore::uninstalled)
         .case("a_cloned_operator_signs_nothing_until_its_owner_adopts_it", clone::cloned)

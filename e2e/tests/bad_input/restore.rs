@@ -47,6 +47,7 @@ pub async fn signs(datacenter: &Datacenter) -> Result<()> {
     settled(datacenter, &args, "Signing", "True", "Signing", Duration::from_secs(90)).await.map(drop)
 }
 
+/// Fails if any member has a proof of a fork.
 pub async fn no_fork_is_known(ground: &Ground) -> Result<()> {
     for member in MEMBERS {
         let forks: Vec<_> = metrics(ground.member(member)?, "operator", 9090)

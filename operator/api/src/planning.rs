@@ -86,7 +86,7 @@ fn offered_class(class: &OfferClass) -> Result<OfferedClass, ConvertError> {
 /// Where the resource holds what is none of the domain's.
 pub fn current_offer(status: &GPUOfferStatus, now: UnixSeconds) -> Result<Option<(Offer, Seconds)>, ConvertError> {
     let holds = status.not_after_time.as_ref().is_some_and(|end| time::to_unix(end) > now.0);
-    if status.classes.is_empty() || !holds {
+    if !holds {
         return Ok(None);
     }
     let age = status.as_of_time.as_ref().map_or(0, |as_of| now.0 - time::to_unix(as_of));
@@ -100,5 +100,24 @@ pub fn heard(member: &Member) -> Option<CoreLiveness> {
         Liveness::Own | Liveness::Fresh => Some(CoreLiveness::Fresh),
         Liveness::Suspect => Some(CoreLiveness::Suspect),
         Liveness::Lost => Some(CoreLiveness::Lost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_member_that_shares_nothing_has_a_valid_offer_of_nothing_until_it_ends() {
+        let status = json!({"jurisdiction": "DK", "asOfTime": "2026-11-21T00:00:00Z",
+            "notAfterTime": "2026-11-21T00:01:00Z"});
+        let status: GPUOfferStatus = serde_json::from_value(status).unwrap();
+        let as_of = time::to_unix(status.as_of_time.as_ref().unwrap());
+        let seen = |after: i64| current_offer(&status, UnixSeconds(as_of + after)).unwrap();
+        let (offer, age) = seen(40).unwrap();
+        assert_eq!((offer.classes.len(), age), (0, Seconds(40)));
+        assert_eq!(seen(60), None);
     }
 }

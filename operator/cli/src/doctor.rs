@@ -61,7 +61,7 @@ impl Findings {
     /// What could not be asked is not known.
     fn unasked(&mut self, what: impl Into<String>, error: impl Into<anyhow::Error>) {
         let fix = "see what this person may read: kubectl auth can-i --list";
-        self.add(what, Verdict::Unknown, format!("{:#}", error.into()), fix);
+        self.add(what, Verdict::Unknown, crate::told(&error.into()), fix);
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -108,8 +108,12 @@ impl Args {
         match cluster.operator_key().await {
             Ok(key) => findings.good("operator key", key.to_string()),
             Err(error) => {
-                let fix = format!("kubectl logs -n {} deployment/{}", cluster.namespace, labels::OPERATOR);
-                findings.add("operator key", Verdict::Bad, format!("{error:#}"), fix);
+                let fix = format!(
+                    "kubectl logs -n {} deployment/{}; if the key was lost: kubectl koinon keys restore BACKUP",
+                    cluster.namespace,
+                    labels::OPERATOR
+                );
+                findings.add("operator key", Verdict::Bad, crate::told(&error), fix);
             }
         }
         if defined {
@@ -171,19 +175,19 @@ async fn processes(cluster: &Cluster, shares: bool, findings: &mut Findings) {
     for name in [labels::OPERATOR, labels::GATEWAY] {
         let found = cluster.api::<Deployment>().get_opt(name).await.map(|found| {
             found.map(|deployment| {
-                let status = deployment.status.unwrap_or_default();
-                (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0))
+                let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+                (deployment.status.and_then(|status| status.ready_replicas).unwrap_or(0), wanted)
             })
         });
-        replicas(cluster, name, found, findings);
+        replicas(cluster, "deployment", name, found, findings);
     }
     let weights = cluster.api::<StatefulSet>().get_opt(labels::WEIGHTS).await.map(|found| {
         found.map(|set| {
-            let status = set.status.unwrap_or_default();
-            (status.ready_replicas.unwrap_or(0), status.replicas)
+            let wanted = set.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+            (set.status.and_then(|status| status.ready_replicas).unwrap_or(0), wanted)
         })
     });
-    replicas(cluster, labels::WEIGHTS, weights, findings);
+    replicas(cluster, "statefulset", labels::WEIGHTS, weights, findings);
     let agents: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), labels::AGENT_NAMESPACE);
     match agents.get_opt(labels::AGENT).await {
         Ok(found) => {
@@ -223,15 +227,26 @@ fn agent(counts: Option<(i32, i32)>, shares: bool, findings: &mut Findings) {
     }
 }
 
-/// Notes how many replicas of a part are ready, of how many.
-fn replicas(cluster: &Cluster, name: &str, found: kube::Result<Option<(i32, i32)>>, findings: &mut Findings) {
+/// Notes how many replicas of a part are ready, of how many that were asked for.
+fn replicas(
+    cluster: &Cluster,
+    kind: &str,
+    name: &str,
+    found: kube::Result<Option<(i32, i32)>>,
+    findings: &mut Findings,
+) {
+    let namespace = &cluster.namespace;
     match found {
+        Ok(Some((_, 0))) => {
+            let fix = format!("kubectl scale -n {namespace} {kind}/{name} --replicas=1");
+            findings.add(name, Verdict::Bad, "somebody scaled it to 0 replicas", fix);
+        }
         Ok(Some((ready, wanted))) => {
             let detail = format!("{ready} of {wanted} replicas are ready");
-            if ready >= 1 && ready == wanted {
+            if ready >= wanted {
                 findings.good(name, detail);
             } else {
-                let fix = format!("kubectl get pods -n {0}, then kubectl describe pod -n {0} POD", cluster.namespace);
+                let fix = format!("kubectl get pods -n {namespace}, then kubectl describe pod -n {namespace} POD");
                 findings.add(name, Verdict::Bad, detail, fix);
             }
         }

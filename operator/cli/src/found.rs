@@ -1,17 +1,17 @@
 //! `kubectl koinon found`: the founding charter, signed by every founder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use koinon_api::{Cooperative, cooperative};
 use koinon_core::body::charter::{Charter, Preset};
 use koinon_core::body::{Body, Engine, Member, ModelRelease};
-use koinon_core::dsse::{Envelope, Signer as _};
+use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
 use koinon_core::founding::Founding;
 use koinon_core::ids::Line;
 use koinon_core::presets;
-use koinon_core::statement::{Draft, Position};
+use koinon_core::statement::{Draft, Position, Statement};
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now, to_api};
@@ -98,13 +98,7 @@ impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let Self { member, preset, name, engines, releases, describe, with, out, co_sign, charter, output } = self;
         if let Some(path) = co_sign {
-            let mut envelope: Envelope = read_yaml(&path, "a charter's envelope")?;
-            let signer = keyfile::read(&access.governance_key()?)?;
-            envelope.co_sign(&signer).context("cannot sign the charter")?;
-            std::fs::write(&path, serde_yaml::to_string(&envelope)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            println!("signed {} with {}", path.display(), signer.public_key());
-            return Ok(());
+            return add_signature(&keyfile::read(&access.governance_key()?)?, &path);
         }
         let member = member.context("say who this member is: --member, --owner, --region and --jurisdiction")?;
         let cluster = Cluster::connect(access).await?;
@@ -165,6 +159,32 @@ impl Args {
         let founding = Founding::verify(envelope).context("the charter does not hold")?;
         apply(&cluster, &member, &founding, output).await
     }
+}
+
+/// Signs, as a further founder, the charter in a file.
+fn add_signature(signer: &SeedSigner, path: &Path) -> anyhow::Result<()> {
+    let envelope: Envelope = read_yaml(path, "a charter's envelope")?;
+    let statement = Statement::verify(envelope).with_context(|| format!("{} does not hold", path.display()))?;
+    let Body::Charter(charter) = statement.body() else {
+        bail!("{} holds a {}, not a charter", path.display(), statement.kind());
+    };
+    let key = signer.public_key();
+    // A charter that anybody else has signed holds nowhere.
+    if !charter.founders.iter().any(|founder| founder.keys.governance.contains(&key)) {
+        bail!("{key} is no founder's governance key, and would spoil the charter: give its directory with --keys DIR");
+    }
+    let mut envelope = statement.envelope().clone();
+    envelope.co_sign(signer).context("cannot sign the charter")?;
+    std::fs::write(path, serde_yaml::to_string(&envelope)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let has_signed = |founder: &&Member| founder.keys.governance.iter().any(|key| envelope.signed_by(key));
+    let missing: Vec<&str> = charter.founders.iter().filter(|f| !has_signed(f)).map(|f| f.id.as_str()).collect();
+    let file = path.display();
+    match missing.as_slice() {
+        [] => println!("signed {file} with {key}; next, every founder runs: kubectl koinon found … --charter {file}"),
+        missing => println!("signed {file} with {key}; it still needs the signatures of {}", missing.join(", ")),
+    }
+    Ok(())
 }
 
 fn read_all<T: serde::de::DeserializeOwned>(paths: &[PathBuf], what: &str) -> anyhow::Result<Vec<T>> {

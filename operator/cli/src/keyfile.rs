@@ -33,9 +33,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A key of that name is there already.
-    #[error(
-        "{0} exists already; a governance key is never overwritten: move it away or choose another --keys directory"
-    )]
+    #[error("{0} exists already, and a key file is never overwritten: move it away, or name another place")]
     Exists(PathBuf),
     /// Not a private key in the expected form.
     #[error("{path} is not a PKCS#8 Ed25519 private key in PEM: {reason}")]

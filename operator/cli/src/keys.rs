@@ -85,6 +85,7 @@ async fn restore(access: &Access, file: &std::path::Path) -> anyhow::Result<()> 
     let cluster = Cluster::connect(access).await?;
     let (signer, pem) = keyfile::read_with_pem(file)?;
     let mut secret = Secret {
+        type_: Some("koinon.dev/operator-key".to_owned()),
         data: Some(BTreeMap::from([(labels::OPERATOR_KEY_ENTRY.to_owned(), ByteString(pem.as_bytes().to_vec()))])),
         ..Secret::default()
     };
@@ -96,10 +97,17 @@ async fn restore(access: &Access, file: &std::path::Path) -> anyhow::Result<()> 
     ]));
     match cluster.api::<Secret>().create(&PostParams::default(), &secret).await {
         Ok(_) => println!("restored {}", signer.public_key()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => bail!(
-            "namespace {} has an operator key already; deleting it would make this cluster another operator",
-            cluster.namespace
-        ),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let there = cluster.operator_key().await?;
+            if there == signer.public_key() {
+                println!("{there} is there already");
+                return Ok(());
+            }
+            bail!(
+                "namespace {} has another operator key already, {there}: whatever names it as its operator would lose it",
+                cluster.namespace
+            )
+        }
         Err(error) => return Err(error).context("cannot create the Secret"),
     }
     println!("the old cluster must never run again with this key: two operators with one key fork its log");

@@ -125,6 +125,20 @@ impl Cli {
     }
 }
 
+/// An error with its causes in one line, of which an API server's refusal is what the API server said.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut causes = Vec::new();
+    for cause in error.chain() {
+        // kube writes the whole answer behind its message, twice.
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref::<kube::Error>() {
+            causes.push(status.message.clone());
+            break;
+        }
+        causes.push(cause.to_string());
+    }
+    causes.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +146,14 @@ mod tests {
     #[test]
     fn every_flag_of_every_command_is_defined_once() {
         Cli::command().debug_assert();
+    }
+    #[test]
+    fn what_an_api_server_refuses_is_told_in_its_own_words_once() {
+        use anyhow::Context as _;
+        let status = serde_json::json!({"status": "Failure", "message": "jobs \"a\" not found", "reason": "NotFound",
+            "code": 404});
+        let refused = kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()));
+        let error = Err::<(), _>(refused).context("cannot read the job").unwrap_err();
+        assert_eq!(told(&error), "cannot read the job: jobs \"a\" not found");
     }
 }

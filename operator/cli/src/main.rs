@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match runtime.block_on(koinon_cli::Cli::parse().run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", koinon_cli::told(&error));
             ExitCode::FAILURE
         }
     }

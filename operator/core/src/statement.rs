@@ -157,6 +157,11 @@ pub enum StatementError {
     /// An application without proof of the operator key, or of another member than its author.
     #[error("the application does not hold: {0}")]
     Application(&'static str),
+    /// An application that the operator which it names has not signed too.
+    #[error(
+        "the application does not hold: operator key {0} has not signed too, which proves that the applicant holds it"
+    )]
+    OperatorDidNotSign(PublicKey),
     /// An application's member is wrong.
     #[error(transparent)]
     Member(#[from] MemberError),
@@ -184,7 +189,7 @@ impl StatementError {
             Self::Position { .. } => "BadPosition",
             Self::Coop(_) => "BadCoop",
             Self::Nested { .. } => "BadNested",
-            Self::Application(_) | Self::Member(_) => "BadApplication",
+            Self::Application(_) | Self::OperatorDidNotSign(_) | Self::Member(_) => "BadApplication",
             Self::NotUnderstood { .. } => "NotUnderstood",
         }
     }
@@ -429,9 +434,7 @@ fn check_application(header: &Header, envelope: &Envelope, application: &Applica
         return Err(StatementError::Application("it must be signed by one of its governance keys"));
     }
     if !envelope.signed_by(&member.keys.operator) {
-        return Err(StatementError::Application(
-            "the operator key has not signed too, which proves that the applicant holds it",
-        ));
+        return Err(StatementError::OperatorDidNotSign(member.keys.operator));
     }
     Ok(())
 }

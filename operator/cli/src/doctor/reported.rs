@@ -84,6 +84,8 @@ fn fix(condition: &Condition) -> &'static str {
         "nothing, as you chose it; set spec.guests.mode of the Cooperative to Accept to take foreign work again"
     } else if is(Reason::NoEndpoint) {
         "nothing, if it shall only be heard over connections of its own; else join with --peer-endpoint"
+    } else if is(Reason::KeyMissing) || is(Reason::KeyMismatch) {
+        "kubectl koinon keys restore BACKUP, with the key that this member has been known by"
     } else if of(ConditionType::Joined) {
         "while the vote runs, wait; else ask the sponsor for another invite (kubectl koinon proposals at the sponsor)"
     } else if of(ConditionType::Signing) {
@@ -156,6 +158,15 @@ mod tests {
         let found = [condition(network, "False", Reason::NotEnforced)];
         assert_eq!(verdict(&found, false, network), Verdict::Bad);
         assert_eq!(verdict(&found, true, network), Verdict::Note);
+    }
+
+    #[test]
+    fn whoever_lost_its_key_is_told_to_restore_it_and_not_to_apply_again() {
+        for (type_, reason) in
+            [(ConditionType::Joined, Reason::KeyMissing), (ConditionType::Signing, Reason::KeyMismatch)]
+        {
+            assert!(fix(&condition(type_, "False", reason)).contains("keys restore"), "{type_:?} {reason:?}");
+        }
     }
 
     #[test]

@@ -104,9 +104,10 @@ fn refusal(error: &StatementError) -> Refusal {
         StatementError::NotUnderstood { why: koinon_core::body::Opaque::UnsupportedRules(_), .. } => {
             Reason::UnsupportedRules
         }
-        StatementError::Nested { .. } | StatementError::Application(_) | StatementError::Member(_) => {
-            Reason::ActionInvalid
-        }
+        StatementError::Nested { .. }
+        | StatementError::Application(_)
+        | StatementError::OperatorDidNotSign(_)
+        | StatementError::Member(_) => Reason::ActionInvalid,
         _ => Reason::PayloadMalformed,
     };
     Refusal::new(reason, error.to_string())

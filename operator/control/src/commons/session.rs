@@ -9,9 +9,10 @@ use koinon_api::conditions::Reason;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::member::Liveness;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, MemberId, SiteName};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName};
 use koinon_core::invite::Invite;
 use koinon_core::log::Limits;
+use koinon_core::statement::{Statement, StatementError};
 use koinon_net::client::Proxies;
 use koinon_net::metrics::NetMetrics;
 use kube::api::{Api, ResourceExt};
@@ -217,8 +218,13 @@ impl Session {
         let malformed = |error: String| Refusal::new(Reason::ApplicationInvalid, error);
         let envelope = from_resource(application).map_err(|error| malformed(error.to_string()))?;
         // Read before anything is sent: an application with another key or member would waste the invite.
-        let complete = joining::complete(envelope.clone(), author).map_err(|error| malformed(error.to_string()))?;
-        self.fits(named, author, &complete)?;
+        let complete = joining::complete(envelope.clone(), author).map_err(|error| match error {
+            StatementError::OperatorDidNotSign(key) => {
+                other_key("application", key, author, "apply again with this one")
+            }
+            error => malformed(error.to_string()),
+        })?;
+        self.fits(named, &complete)?;
         let Some(founding) = contents.founding(named.coop) else {
             let invite = self.invite(named).await?;
             let founding = joining::apply(name, author, &invite, envelope, proxies).await;
@@ -247,24 +253,14 @@ impl Session {
         let founder = founding.charter().founders.iter().find(|founder| founder.id == named.me);
         match founder {
             None => Err(invalid(format!("{} is not among the charter's founders", named.me))),
-            Some(founder) if founder.keys.operator != author.log() => Err(Refusal::new(
-                Reason::KeyMismatch,
-                format!(
-                    "the charter names operator key {}, this operator has {}: restore the key, or found anew",
-                    founder.keys.operator,
-                    author.log()
-                ),
-            )),
+            Some(founder) if founder.keys.operator != author.log() => {
+                Err(other_key("charter", founder.keys.operator, author, "found anew"))
+            }
             Some(_) => Ok(founding),
         }
     }
 
-    fn fits(
-        &self,
-        named: &Named,
-        author: &Author,
-        application: &koinon_core::statement::Statement,
-    ) -> Result<(), Refusal> {
+    fn fits(&self, named: &Named, application: &Statement) -> Result<(), Refusal> {
         let koinon_core::body::Body::Application(body) = application.body() else {
             return Err(Refusal::new(Reason::ApplicationInvalid, "spec.application carries no application"));
         };
@@ -277,14 +273,6 @@ impl Session {
                 named.coop
             );
             return Err(Refusal::new(Reason::ApplicationInvalid, message));
-        }
-        if body.member.keys.operator != author.log() {
-            let message = format!(
-                "the application names operator key {}, this operator has {}: apply again with this one",
-                body.member.keys.operator,
-                author.log()
-            );
-            return Err(Refusal::new(Reason::KeyMismatch, message));
         }
         Ok(())
     }
@@ -326,6 +314,16 @@ impl Session {
             .filter(|member| member.status.as_ref().is_some_and(|status| status.liveness == Some(Liveness::Lost)));
         lost.filter_map(|member| member.name_any().parse().ok()).collect()
     }
+}
+
+/// This operator is not the one that `what` names. Mostly its key was lost and another one put in its place.
+fn other_key(what: &str, named: PublicKey, author: &Author, otherwise: &str) -> Refusal {
+    let message = format!(
+        "the {what} names operator key {named}, this operator has {}: restore that key (kubectl koinon keys restore), or \
+         {otherwise}",
+        author.log()
+    );
+    Refusal::new(Reason::KeyMismatch, message)
 }
 
 struct Loaded {

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use koinon_api::labels;
+use koinon_api::{Cooperative, labels};
 use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::{CoopId, MemberId, ObjectUid, PublicKey, UnixSeconds};
 use koinon_core::recovery::CloneVerdict;
 use koinon_net::tls::{CertUse, IssueError, Leaf, LeafName, issue};
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt};
 use serde_json::json;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -49,6 +49,13 @@ pub enum KeyError {
     /// The Secret holds something else.
     #[error(transparent)]
     Text(#[from] pem::KeyTextError),
+    /// There is no Secret, and a membership that names a key.
+    #[error(
+        "the Secret {} is gone, and this cluster is a member already: restore the key from its backup (kubectl koinon \
+         keys restore FILE), as a new one would be another operator's; without a backup delete the Cooperative",
+        labels::OPERATOR_KEY_SECRET
+    )]
+    Lost,
     /// The Secret lacks its entry.
     #[error("the Secret {} has no entry {}", labels::OPERATOR_KEY_SECRET, labels::OPERATOR_KEY_ENTRY)]
     Empty,
@@ -103,6 +110,7 @@ impl std::fmt::Debug for OperatorKey {
 pub struct KeyStore {
     secrets: Api<Secret>,
     namespaces: Api<Namespace>,
+    memberships: Api<Cooperative>,
     lease: LeaseHandle,
     timeout: Duration,
 }
@@ -112,10 +120,11 @@ impl KeyStore {
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, lease: LeaseHandle, timeout: Duration) -> Self {
         let secrets = Api::namespaced(client.clone(), namespace);
-        KeyStore { secrets, namespaces: Api::all(client), lease, timeout }
+        let memberships = Api::namespaced(client.clone(), namespace);
+        KeyStore { secrets, namespaces: Api::all(client), memberships, lease, timeout }
     }
 
-    /// Reads the key, or makes it; records the cluster where nothing is recorded; takes an adoption over.
+    /// Reads the key, or makes it where nothing names one yet; records the cluster where nothing is recorded; takes an adoption over.
     ///
     /// # Errors
     /// See [`KeyError`]. Another replica that made the key in the same moment is no error.
@@ -125,6 +134,7 @@ impl KeyStore {
         let read = self.call("reading the operator key", self.secrets.get_opt(name)).await?;
         let secret = match read {
             Some(secret) => secret,
+            None if self.is_member().await? => return Err(KeyError::Lost),
             None => self.create(&cluster).await?,
         };
         let data = secret.data.as_ref().and_then(|data| data.get(labels::OPERATOR_KEY_ENTRY)).ok_or(KeyError::Empty)?;
@@ -145,6 +155,14 @@ impl KeyStore {
             self.annotate(&secret, &public, recorded, adopted).await?;
         }
         Ok(OperatorKey { signer: Arc::new(signer), clone })
+    }
+
+    /// Whether there is a membership: nobody makes one before there is a key for it to name.
+    async fn is_member(&self) -> Result<bool, KeyError> {
+        // Its metadata suffices, so that one that cannot be decoded counts too.
+        let params = ListParams::default().limit(1);
+        let listed = self.call("looking for a membership", self.memberships.list_metadata(&params)).await?;
+        Ok(!listed.items.is_empty())
     }
 
     async fn create(&self, cluster: &ObjectUid) -> Result<Secret, KeyError> {

@@ -153,7 +153,8 @@ fn an_application_proves_both_keys() {
     let body = Body::Application(Box::new(Application { member: cork.member.clone() }));
     let draft = cork.draft_for_tests(coop(), body);
     let alone = draft.sign(&cork.governance, &[]).unwrap_err().to_string();
-    assert!(alone.contains("operator key has not signed"), "{alone}");
+    let missing = format!("operator key {} has not signed", cork.operator.public_key());
+    assert!(alone.contains(&missing), "{alone}");
     let by_person = draft.envelope(&cork.governance).unwrap();
     assert!(Statement::complete_application(by_person.clone(), &person("eve").operator).is_err());
     Statement::complete_application(by_person, &cork.operator).unwrap();
