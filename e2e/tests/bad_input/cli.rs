@@ -24,6 +24,7 @@ const GATEWAY: &str = "koinon-gateway";
 /// `doctor`, `plan`, `digest`, `members`, `offers`, `proposals` and `explain`, against what the objects say.
 pub async fn asked(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
+    ground.all_fresh().await?;
     healthy(ground).await?;
     stopped(ground).await?;
     planned(ground).await?;
@@ -36,6 +37,8 @@ async fn healthy(ground: &Ground) -> Result<()> {
     let host = &the_copy(ground.member("aarhus")?).await?.host;
     let at = ground.member(host)?;
     let cooperative = ["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE];
+    // Whoever was stopped by the case before is heard again within seconds, and told of at the next look.
+    settled(at, &cooperative, "PeersReachable", "True", "AllReachable", DIALLED_AGAIN).await?;
     settled(at, &cooperative, "EndpointReachable", "True", "EndpointReached", DIALLED_AGAIN).await?;
     let found = said(ground, host, &["doctor"]).await?;
     ensure!(found.done, "the doctor finds something wrong with {host}: {}{}", found.out, found.err);
