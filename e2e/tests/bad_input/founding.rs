@@ -78,7 +78,7 @@ fn text_of(path: &Path) -> Result<&str> {
     path.to_str().context("a path of the desk is not text")
 }
 
-/// Two founders, two signatures, two operators that hear each other; then one proposal with two sponsors.
+/// Two founders, two signatures, two operators that hear each other; then one proposal with two sponsors; then one leaves.
 pub async fn founded(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
     let image = ground.stage.values("bilbao")?["image"].clone();
@@ -94,7 +94,8 @@ pub async fn founded(fleet: Arc<Fleet>) -> Result<()> {
     let result = async {
         charter(&espoo, &faro).await?;
         members(&espoo, &faro).await?;
-        sponsored(&espoo, &faro).await
+        sponsored(&espoo, &faro).await?;
+        left(&espoo, &faro).await
     };
     let result = result.await;
     let cleaned = async {
@@ -232,4 +233,24 @@ async fn sponsored(espoo: &Founder<'_>, faro: &Founder<'_>) -> Result<()> {
     let drafts = here.kubectl(["get", "kprop", &draft, "--namespace", RELEASE, "--ignore-not-found"]).await?;
     ensure!(drafts.is_empty(), "the draft stays beside its proposal: {drafts}");
     faro.cannot(&["vote", proposal, "yes"], "the vote opens at").await.map(drop)
+}
+
+/// One says that it leaves: nobody votes on it, both list it as gone, and its id is never given again.
+async fn left(espoo: &Founder<'_>, faro: &Founder<'_>) -> Result<()> {
+    let asked = faro.does(&["leave"]).await?;
+    ensure!(asked.out.contains("Run again with --yes"), "leave does it without being told twice: {}", asked.out);
+    let said = faro.does(&["leave", "--reason", "our building is sold", "--yes"]).await?;
+    ensure!(said.out.contains("faro asks to leave; watch: "), "{}", said.out);
+    for founder in [espoo, faro] {
+        let at = founder.ground.member(founder.at)?;
+        wait_until(&format!("faro to be gone at {}", founder.id), FOUNDED, || {
+            poll(at, &["kmem", "faro", "--namespace", RELEASE], |seen| {
+                let state = text(&seen["status"], "state");
+                Poll::<()>::when(state == "Left", format!("{state} {}", conditions(seen)))
+            })
+        })
+        .await?;
+    }
+    faro.cannot(&["propose", "remove-engine", "llama-cpp"], "only an Active member proposes").await?;
+    espoo.cannot(&["invite", "faro"], "belongs or belonged to a member").await.map(drop)
 }

@@ -1,12 +1,13 @@
 //! Jobs that the API server refuses, and jobs that say why they are not placed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use koinon_e2e::Fleet;
-use koinon_e2e::story::look::get;
+use koinon_e2e::story::look::{get, items, poll, text};
 use koinon_e2e::story::{SERVED_NAME, TEAM};
-use serde_json::json;
+use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
+use serde_json::{Value, json};
 
 use crate::ground::{delete, ground, refused, rejected};
 
@@ -54,6 +55,7 @@ pub async fn refused_jobs(fleet: Arc<Fleet>) -> Result<()> {
         let job = get(aarhus, &["kjob", name, "--namespace", TEAM]).await?;
         let placements = &job["status"]["placements"];
         ensure!(placements.as_array().is_none_or(Vec::is_empty), "{name} was placed: {placements}");
+        told(aarhus, name, reason, &message).await?;
     }
     // A person reads the same words.
     let explained = ground.koinon("aarhus", &["explain", "bad-large", "--namespace", TEAM]).await?;
@@ -63,4 +65,18 @@ pub async fn refused_jobs(fleet: Arc<Fleet>) -> Result<()> {
     );
     delete(aarhus, &[&["kjob", "--namespace", TEAM], names.as_slice()].concat()).await?;
     ground.story_still_served().await
+}
+
+/// Waits until an Event says of the job what its condition says, in the same words.
+async fn told(datacenter: &Datacenter, job: &str, reason: &str, message: &str) -> Result<()> {
+    let about = format!("involvedObject.kind=InferenceJob,involvedObject.name={job}");
+    let args = ["event", "--namespace", TEAM, "--field-selector", &about];
+    wait_until(&format!("an Event {reason} about {job}"), Duration::from_secs(20), || {
+        poll(datacenter, &args, |list| {
+            let same = |event: &&Value| event["reason"] == reason && text(event, "message") == message;
+            let seen: Vec<&str> = items(list).iter().map(|event| text(event, "reason")).collect();
+            Poll::<()>::when(items(list).iter().any(|event| same(&event)), format!("{seen:?}"))
+        })
+    })
+    .await
 }

@@ -8,6 +8,7 @@
 mod capacity;
 mod cli;
 mod clone;
+mod definitions;
 mod ending;
 mod forks;
 mod founding;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .case("a_client_that_goes_away_ends_the_engines_work", gateway::aborted)
         .case("weights_with_another_digest_are_never_served", weights::wrong_digest)
         .case("one_unreadable_object_stops_nobody_else", store::undecodable)
+        .case("an_older_or_missing_definition_is_named_and_its_return_is_enough", definitions::missing)
         .case("garbage_at_the_peer_endpoint_stops_nobody", peer::garbage)
         .case("a_peer_that_answers_nothing_costs_the_others_nothing", peer::silent)
         .case("invites_that_do_not_hold_end_in_their_reason", invites::refused)

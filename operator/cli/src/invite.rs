@@ -40,6 +40,9 @@ impl Args {
         let cluster = Cluster::connect(access).await?;
         let membership = cluster.membership().await?;
         let commons = cluster.commons(&membership).await?;
+        if commons.state().membership().is_some_and(|version| version.used_ids.contains(&member)) {
+            bail!("the id {member} belongs or belonged to a member, and none is given twice: invite under another one");
+        }
         let endpoints = if endpoints.is_empty() { own_endpoints(&membership.resource)? } else { endpoints };
         if endpoints.is_empty() {
             bail!("this member has no peer endpoint that an applicant could reach: give --endpoint URL");

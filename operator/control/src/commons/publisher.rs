@@ -2,7 +2,8 @@
 //!
 //! Guarantees: `seq` rises per subject and starts above any earlier process' (it is at least the clock in microseconds);
 //! what is not confirmed by [`LatestPublisher::set`] within its own validity is not signed again, so that a part that no
-//! longer decides cannot keep leases alive. Nothing here is durable: what a decision rests on is stored by the decider.
+//! longer decides cannot keep leases alive. A list of requests renews leases, so it is signed only when it is set, and
+//! never from memory. Nothing here is durable: what a decision rests on is stored by the decider.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,6 +161,14 @@ impl LatestPublisher {
         self.set(subject, Audience::Member(host.clone()), Body::Requests(Box::new(requests)), valid_for)
     }
 
+    /// Serves no list to `host` until the next one: called before a copy there durably stops being renewed, so that no
+    /// lease can begin anew after that. Absence withdraws nothing; what the host has heard holds.
+    pub fn hold_back_requests(&self, host: &MemberId) {
+        if let Ok(subject) = subject(&format!("requests/{host}")) {
+            self.withdraw(&subject);
+        }
+    }
+
     /// Publishes the complete list of what this member holds, or refused, for `home`.
     ///
     /// # Errors
@@ -278,7 +287,8 @@ impl LatestPublisher {
         for (subject, published) in &mut state.subjects {
             let confirmed = now.saturating_sub(published.confirmed) <= published.valid_for;
             let is_due = published.signed.as_ref().is_none_or(|signed| due(signed, published.valid_for, now));
-            if !(confirmed && is_due) {
+            let from_memory = !matches!(published.body, Body::Requests(_));
+            if !(from_memory && confirmed && is_due) {
                 continue;
             }
             match self.sign(&identity, subject, published, state.last_seq.get(subject).copied()) {
@@ -411,7 +421,7 @@ mod tests {
     fn what_nobody_confirms_any_more_is_not_signed_again() {
         let (publisher, clock) = publisher();
         publisher.bind(Some(identity("aarhus")));
-        publisher.requests(&member("bilbao"), Requests::default(), MINUTE).unwrap();
+        publisher.grants(&member("bilbao"), Grants::default(), MINUTE).unwrap();
         let mut alive = 0;
         for _ in 0..20 {
             clock.advance(Duration::from_secs(10));
@@ -421,6 +431,21 @@ mod tests {
         // Confirmed for one validity, and the last signature within it lives for another one.
         assert!((6..12).contains(&alive), "{alive}");
         assert!(publisher.served_to(&member("bilbao")).is_empty());
+    }
+
+    #[test]
+    fn a_list_that_renews_leases_is_never_signed_from_memory() {
+        let (publisher, clock) = publisher();
+        publisher.bind(Some(identity("aarhus")));
+        let first = publisher.requests(&member("bilbao"), Requests::default(), MINUTE).unwrap();
+        clock.advance(Duration::from_secs(40));
+        publisher.renew();
+        assert_eq!(publisher.current(&"requests/bilbao".parse().unwrap()), first);
+        publisher.hold_back_requests(&member("bilbao"));
+        publisher.renew();
+        assert!(publisher.served_to(&member("bilbao")).is_empty());
+        let second = publisher.requests(&member("bilbao"), Requests::default(), MINUTE).unwrap();
+        assert!(second.is_some() && second != first);
     }
 
     #[test]

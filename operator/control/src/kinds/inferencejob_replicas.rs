@@ -192,6 +192,10 @@ async fn write(
         let namespace = placement.namespace().unwrap_or_default();
         let api = Api::<Placement>::namespaced(jobs.ctx.client.clone(), &namespace);
         let object = Placement { status: Some(next.clone()), ..placement.as_ref().clone() };
+        if decided.stop.is_some() {
+            // Or the list that still names it could begin a lease after the time from which the next copy waits.
+            jobs.ctx.publisher.hold_back_requests(&copy.view.host);
+        }
         jobs.writer.replace_status(&api, &object).await?;
         for type_ in [ConditionType::Granted, ConditionType::Ready, ConditionType::Routable] {
             jobs.tell(placement.as_ref(), &before, &next.conditions, type_);
