@@ -176,7 +176,7 @@ def entries_without_effect():
     log = Log(aarhus, COOP)
     vote = aarhus.human(COOP, "vote", {"proposal": digest(b"p"), "choice": "yes", "vseq": 0})
     yield "a kind of a later version", log.make("key-update", {"anything": 1}, T0)
-    yield "rules of a later version", log.make("anchor", {"statement": vote}, T0, rules=2)
+    yield "rules of a later version", log.make("anchor", {"statement": vote}, T0, rules=3)
     yield "a field that this version does not know", log.make("anchor", {"statement": vote, "more": 1}, T0)
     yield "a header field that this version does not know", log.make(
         "anchor", {"statement": vote}, T0, onBehalfOf="cork"

@@ -79,6 +79,10 @@ impl Founding {
     pub fn charter(&self) -> &Charter {
         &self.charter
     }
+    /// The rules that it begins with.
+    pub fn rules(&self) -> u32 {
+        self.statement.header().rules
+    }
     /// The signed statement.
     pub fn statement(&self) -> &Statement {
         &self.statement

@@ -102,8 +102,13 @@ fn payloads() -> Vec<(Kind, Map<String, Value>)> {
 fn everything_is_asked(commons: &Commons, people: &[Person]) {
     let state = commons.state();
     for now in [T0.0, i64::MIN, i64::MAX, 0] {
-        let circumstances =
-            Circumstances { now: UnixSeconds(now), isolated: false, clock_in_tolerance: true, resumed_at: None };
+        let circumstances = Circumstances {
+            now: UnixSeconds(now),
+            isolated: false,
+            clock_in_tolerance: true,
+            resumed_at: None,
+            promises: crate::sealing::Promises::KEPT,
+        };
         for proposal in state.proposals().values() {
             state.phase(proposal, UnixSeconds(now)).name();
         }

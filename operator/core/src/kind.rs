@@ -19,12 +19,22 @@ pub enum Kind {
     Vote,
     /// Human: a member's own leaving.
     Leave,
+    /// Human: the author of a proposal takes it back.
+    Withdrawal,
+    /// Human: another member votes for this one.
+    Delegation,
+    /// Human: a member declares an interest and does not vote on one proposal.
+    Recusal,
     /// Log: a human statement's place.
     Anchor,
+    /// Log: what one operator held of a ballot box in time.
+    BoxOffer,
     /// Log: the content of a ballot box as one operator sealed it.
     CloseSeal,
     /// Log: one operator's signature under an enactment.
     EnactSeal,
+    /// Log: one operator signs no more in a slot, and says what it has signed there.
+    SlotStatus,
     /// Log: proof of a fork.
     Evidence,
     /// Log: names the head of a lost log.
@@ -57,15 +67,20 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 14] = [
+const KNOWN: [(Kind, &str, Place); 19] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
     (Kind::Vote, "vote", Place::Human),
     (Kind::Leave, "leave", Place::Human),
+    (Kind::Withdrawal, "withdrawal", Place::Human),
+    (Kind::Delegation, "delegation", Place::Human),
+    (Kind::Recusal, "recusal", Place::Human),
     (Kind::Anchor, "anchor", Place::Log),
+    (Kind::BoxOffer, "box-offer", Place::Log),
     (Kind::CloseSeal, "close-seal", Place::Log),
     (Kind::EnactSeal, "enact-seal", Place::Log),
+    (Kind::SlotStatus, "slot-status", Place::Log),
     (Kind::Evidence, "evidence", Place::Log),
     (Kind::LogResume, "log-resume", Place::Log),
     (Kind::Beacon, "beacon", Place::Latest),

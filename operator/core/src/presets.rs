@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::body::charter::{Budgets, Class, ClassRules, Fraction, MinYes, Parameters, Preset, Threshold};
+use crate::body::charter::{Budgets, Class, ClassRules, Deliberation, Fraction, MinYes, Parameters, Preset, Threshold};
 use crate::ids::Seconds;
 
 const fn part(num: u32, den: u32) -> Fraction {
@@ -33,6 +33,7 @@ pub fn parameters(preset: Preset) -> Parameters {
             probation_seconds: Seconds(0),
             max_open_proposals: 20,
             close_when_all_voted: true,
+            deliberation: None,
         },
         Preset::Standard | Preset::Custom => Parameters {
             grace_seconds: Seconds(HOUR),
@@ -51,8 +52,14 @@ pub fn parameters(preset: Preset) -> Parameters {
             probation_seconds: Seconds(0),
             max_open_proposals: 3,
             close_when_all_voted: false,
+            deliberation: None,
         },
     }
+}
+
+/// What rules 2 add, whatever the preset.
+pub fn deliberation() -> Deliberation {
+    Deliberation { delegation_max_seconds: Seconds(180 * DAY), delegation_cap: part(1, 10) }
 }
 
 /// The classes of `preset`; [`Preset::Custom`] begins with the standard ones.

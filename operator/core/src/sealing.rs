@@ -3,7 +3,7 @@
 //! A function of the own log and the others': promises are not remembered but read back, so that an operator that
 //! lost its memory keeps them. The caller appends what is returned, one entry at a time, and asks again.
 //!
-//! Promises
+//! Promises under rules 1, where operators may fail but not lie
 //! 1. One enact seal for each (scope, parent, term).
 //! 2. No enact seal in a term below one that was signed for; above, only when the earlier one can no longer succeed.
 //! 3. No enact seal on a box smaller than one that was close-sealed, and no larger box after an enact seal.
@@ -16,6 +16,10 @@ use crate::body::Body;
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
 use crate::body::proposal::Scope;
 use crate::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
+mod complete;
+
+pub use complete::{Promise, Promises};
+
 use crate::policy::{CloseCertificate, Phase, ProposalState, Sealed, State, leave_root, version_hash};
 
 /// The circumstances under which an operator seals.
@@ -29,6 +33,8 @@ pub struct Circumstances {
     pub clock_in_tolerance: bool,
     /// When its log was last resumed by a person's word.
     pub resumed_at: Option<UnixSeconds>,
+    /// The promises that it keeps: all of them, but for those who look for what each of them prevents.
+    pub promises: Promises,
 }
 
 /// The seals that the operator of `me` signs now.
@@ -37,6 +43,10 @@ pub fn next(state: &State, me: &MemberId, circumstances: &Circumstances) -> Vec<
         return Vec::new();
     }
     let sealer = Sealer { state, me, circumstances, own: state.enact_seals().iter().filter(|s| s.by == *me).collect() };
+    if state.rules() >= 2 {
+        // What rules 1 did not decide is proposed anew: sealing it still could bring a slot a second child.
+        return complete::next(state, me, circumstances);
+    }
     let close = state.proposals().values().filter_map(|proposal| sealer.close(proposal)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
     close.chain(enact).collect()
@@ -45,6 +55,9 @@ pub fn next(state: &State, me: &MemberId, circumstances: &Circumstances) -> Vec<
 /// The term for a new proposal that is to follow the newest version of `scope`.
 pub fn next_term(state: &State, scope: Scope, now: UnixSeconds) -> u32 {
     let parent = state.head(scope);
+    if let Some(membership) = state.membership().filter(|_| state.rules() >= 2) {
+        return state.open_term(scope, parent, membership).0;
+    }
     let of_parent = |s: &&Sealed<EnactSeal>| (s.seal.slot.scope, s.seal.slot.parent) == (scope, parent);
     let Some(term) = state.enact_seals().iter().filter(of_parent).map(|s| s.seal.slot.term).max() else { return 0 };
     let slot = Slot { scope, parent, term };
@@ -113,6 +126,7 @@ impl Sealer<'_> {
             membership_head: self.state.head(Scope::Membership),
             outcome,
             closed_at: ballot.closed_at,
+            basis: None,
         };
         let news = last.is_none_or(|last| CloseSeal { round: seal.round, ..last.clone() } != seal);
         news.then_some(seal)

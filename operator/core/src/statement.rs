@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::body::member::{Application, MemberError};
 use crate::body::proposal::Action;
-use crate::body::{Body, Opaque, RULES};
+use crate::body::{Body, Opaque, RULES_SUPPORTED};
 use crate::dsse::{Envelope, EnvelopeError, Signer};
 use crate::ids::{CoopId, Digest, IdError, MemberId, PublicKey, Seq, SiteName, StatementId, UnixSeconds, name_type};
 use crate::json::{self, JsonError};
@@ -259,7 +259,10 @@ impl Statement {
         };
         let position = read_position(&wire)?;
         let mut body = Body::read(&wire.kind, wire.rules, wire.body);
-        if wire.rules == RULES && !matches!(position, Position::Latest { .. }) && !wire.later.is_empty() {
+        if RULES_SUPPORTED.contains(&wire.rules)
+            && !matches!(position, Position::Latest { .. })
+            && !wire.later.is_empty()
+        {
             let name = wire.later.keys().next().map_or("", String::as_str);
             body = Body::Opaque(Opaque::Malformed(json::shorten(&format!("unknown field {name:?} in the header"))));
         }

@@ -100,6 +100,11 @@ fn ceil(electors: u32, share: Fraction) -> u32 {
     u32::try_from(whole).unwrap_or(u32::MAX)
 }
 
+/// How many of `members` may lie without any decision being unsafe: none with up to three.
+pub fn faults_tolerated(members: usize) -> usize {
+    if members <= 3 { 0 } else { (members - 1) / 3 }
+}
+
 /// How many of `members` must seal. Up to three members the quorum tolerates a dead operator, not a lying one.
 pub fn seal_quorum(members: usize) -> usize {
     if members <= 3 { members / 2 + 1 } else { 2 * members / 3 + 1 }

@@ -10,6 +10,8 @@ use crate::ids::{Line, MemberId, PublicKey, Seconds};
 
 /// Most members under `rules: 1`, whose seals tolerate a dead operator but no lying one.
 pub const MAX_MEMBERS: usize = 3;
+/// Most members under rules 2: what a box offer of 64 KiB can hold with room to spare.
+pub const MAX_MEMBERS_COMPLETE: usize = 100;
 
 /// What the cooperative is founded on; signed by every founder. Its id is the cooperative's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,13 +187,28 @@ pub struct Parameters {
     pub max_open_proposals: u32,
     /// Whether the box closes when every elector has voted; makes votes final.
     pub close_when_all_voted: bool,
+    /// What rules 2 ask for beyond that; absent under rules 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliberation: Option<Deliberation>,
+}
+
+/// The numbers that rules 2 add to a charter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Deliberation {
+    /// The longest that a delegation may be good for.
+    pub delegation_max_seconds: Seconds,
+    /// The share of the electors that may vote through one member, rounded down; one may always.
+    pub delegation_cap: Fraction,
 }
 
 /// Why a charter cannot be one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CharterError {
     /// No founder, or more than rules 1 can seal for.
-    #[error("the charter names {0} founders: between 1 and {MAX_MEMBERS} are allowed under rules 1")]
+    #[error(
+        "the charter names {0} founders: between 1 and {MAX_MEMBERS} are allowed under rules 1, {MAX_MEMBERS_COMPLETE} under rules 2"
+    )]
     FounderCount(usize),
     /// Two founders with one id.
     #[error("the charter names founder {0} twice")]
@@ -241,7 +258,8 @@ const DAY: i64 = 86_400;
 impl Charter {
     /// Checks what the types alone cannot say.
     pub fn validate(&self) -> Result<(), CharterError> {
-        if self.founders.is_empty() || self.founders.len() > MAX_MEMBERS {
+        let most = if self.parameters.deliberation.is_some() { MAX_MEMBERS_COMPLETE } else { MAX_MEMBERS };
+        if self.founders.is_empty() || self.founders.len() > most {
             return Err(CharterError::FounderCount(self.founders.len()));
         }
         let (mut ids, mut keys) = (BTreeSet::new(), BTreeSet::new());
@@ -256,10 +274,7 @@ impl Charter {
                 }
             }
         }
-        for class in Class::ALL {
-            self.classes.get(&class).ok_or(CharterError::MissingClass(class))?.validate(class)?;
-        }
-        self.parameters.validate()?;
+        validate_numbers(&self.parameters, &self.classes)?;
         let mut listed = BTreeSet::new();
         for engine in &self.engines {
             engine.validate()?;
@@ -274,6 +289,14 @@ impl Charter {
         }
         Ok(())
     }
+}
+
+/// Checks the periods, limits and classes of a charter.
+pub fn validate_numbers(parameters: &Parameters, classes: &BTreeMap<Class, ClassRules>) -> Result<(), CharterError> {
+    for class in Class::ALL {
+        classes.get(&class).ok_or(CharterError::MissingClass(class))?.validate(class)?;
+    }
+    parameters.validate()
 }
 
 impl ClassRules {
@@ -332,6 +355,17 @@ impl Parameters {
         if self.keep_serving_max_seconds < self.lease_seconds {
             return Err(CharterError::Order("keepServingMaxSeconds must not be less than leaseSeconds"));
         }
-        Ok(())
+        self.deliberation.map_or(Ok(()), |deliberation| deliberation.validate())
+    }
+}
+
+impl Deliberation {
+    /// Checks what the types alone cannot say.
+    pub fn validate(&self) -> Result<(), CharterError> {
+        bounds("delegationMaxSeconds", self.delegation_max_seconds.0, 0, 365 * DAY)?;
+        let Fraction { num, den } = self.delegation_cap;
+        bounds("delegationCap.den", den.into(), 1, 1000)?;
+        // More than half through one member would make it the cooperative.
+        bounds("delegationCap.num", num.into(), 0, i64::from(den) / 2)
     }
 }

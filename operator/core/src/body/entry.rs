@@ -1,5 +1,7 @@
 //! What operators write into their logs: anchors, seals, proofs of forks, the resumption after a lost log.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::proposal::Scope;
@@ -28,6 +30,19 @@ pub enum Outcome {
     Vetoed,
     /// It was pinned to a membership that had long been replaced.
     Stale,
+    /// Its author took it back in time (rules 2).
+    Withdrawn,
+}
+
+/// What one operator held of a ballot box when it closed. A vote is in the box if enough operators offer it, so that
+/// nobody alone can bring in one that came late (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BoxOffer {
+    /// Of which proposal.
+    pub proposal: StatementId,
+    /// The log entries that belong into its box: anchors of votes, delegations, recusals, and of a withdrawal.
+    pub entries: BTreeSet<StatementId>,
 }
 
 /// What one operator holds to be the content of a ballot box.
@@ -48,6 +63,19 @@ pub struct CloseSeal {
     pub outcome: Outcome,
     /// When the box closed: the proposal's time, or the last vote's where all have voted.
     pub closed_at: UnixSeconds,
+    /// What the box rests on (rules 2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
+}
+
+/// What a close seal of rules 2 rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Basis {
+    /// Where the proposal would be enacted. A member seals one thing as passed for it, ever.
+    pub slot: Slot,
+    /// The box offers from which anybody can compute the box; none for a leaving, whose box is itself.
+    pub offers: BTreeSet<StatementId>,
 }
 
 /// Where in a policy chain something is enacted. A member signs one thing for it, ever.
@@ -74,6 +102,17 @@ pub struct EnactSeal {
     pub root: BoxRoot,
     /// The version that results.
     pub version: PolicyHash,
+}
+
+/// One operator signs no more in a slot or a lower term, and says what it has signed there (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SlotStatus {
+    /// Which slot.
+    pub slot: Slot,
+    /// What it signed the enactment of there, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<StatementId>,
 }
 
 /// Two payloads of one position.

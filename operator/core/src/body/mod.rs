@@ -15,13 +15,23 @@ use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
-pub use entry::{Anchor, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot};
+pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot, SlotStatus};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
-pub use proposal::{Action, Leave, Proposal, Scope, Vote};
+pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
 
-/// The version of the rules that this code decides by.
+/// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;
+/// The rules that this code can decide by.
+pub const RULES_SUPPORTED: [u32; 2] = [RULES, 2];
+
+/// Fields that rules 2 added. Empty or null they would be read as absent, which a closed body of rules 1 must not be.
+const LATER_FIELDS: [(Kind, &str); 4] = [
+    (Kind::Proposal, "/charter"),
+    (Kind::Proposal, "/interested"),
+    (Kind::CloseSeal, "/basis"),
+    (Kind::Charter, "/parameters/deliberation"),
+];
 
 /// A body that was read, or why it has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +46,22 @@ pub enum Body {
     Vote(Vote),
     /// A member's own leaving.
     Leave(Leave),
+    /// The author of a proposal takes it back.
+    Withdrawal(Withdrawal),
+    /// Another member votes for this one.
+    Delegation(Delegation),
+    /// A member declares an interest.
+    Recusal(Recusal),
     /// A human statement's place in a log.
     Anchor(Box<Anchor>),
+    /// What one operator held of a ballot box in time.
+    BoxOffer(BoxOffer),
     /// What one operator sealed as the content of a ballot box.
     CloseSeal(CloseSeal),
     /// One operator's signature under an enactment.
     EnactSeal(EnactSeal),
+    /// One operator signs no more in a slot.
+    SlotStatus(SlotStatus),
     /// Proof that a log forked.
     Evidence(Box<Evidence>),
     /// A new log after the old one was lost.
@@ -65,7 +85,7 @@ pub enum Opaque {
     #[error("its kind is not known to this version")]
     UnknownKind,
     /// Rules of a later version.
-    #[error("it follows rules {0}, this version decides by rules {RULES}")]
+    #[error("it follows rules {0}, this version decides by rules 1 and 2")]
     UnsupportedRules(u32),
     /// The body breaks its schema.
     #[error("its body is not valid: {0}")]
@@ -81,9 +101,14 @@ impl Body {
             Self::Proposal(b) => serde_json::to_value(b),
             Self::Vote(b) => serde_json::to_value(b),
             Self::Leave(b) => serde_json::to_value(b),
+            Self::Withdrawal(b) => serde_json::to_value(b),
+            Self::Delegation(b) => serde_json::to_value(b),
+            Self::Recusal(b) => serde_json::to_value(b),
             Self::Anchor(b) => serde_json::to_value(b),
+            Self::BoxOffer(b) => serde_json::to_value(b),
             Self::CloseSeal(b) => serde_json::to_value(b),
             Self::EnactSeal(b) => serde_json::to_value(b),
+            Self::SlotStatus(b) => serde_json::to_value(b),
             Self::Evidence(b) => serde_json::to_value(b),
             Self::LogResume(b) => serde_json::to_value(b),
             Self::Beacon(b) => serde_json::to_value(b),
@@ -103,9 +128,14 @@ impl Body {
             Self::Proposal(_) => Kind::Proposal,
             Self::Vote(_) => Kind::Vote,
             Self::Leave(_) => Kind::Leave,
+            Self::Withdrawal(_) => Kind::Withdrawal,
+            Self::Delegation(_) => Kind::Delegation,
+            Self::Recusal(_) => Kind::Recusal,
             Self::Anchor(_) => Kind::Anchor,
+            Self::BoxOffer(_) => Kind::BoxOffer,
             Self::CloseSeal(_) => Kind::CloseSeal,
             Self::EnactSeal(_) => Kind::EnactSeal,
+            Self::SlotStatus(_) => Kind::SlotStatus,
             Self::Evidence(_) => Kind::Evidence,
             Self::LogResume(_) => Kind::LogResume,
             Self::Beacon(_) => Kind::Beacon,
@@ -118,9 +148,30 @@ impl Body {
 
     /// Reads the body of a statement of `kind` under `rules`.
     pub(crate) fn read(kind: &Kind, rules: u32, value: Value) -> Self {
-        if rules != RULES {
+        if !RULES_SUPPORTED.contains(&rules) {
             return Self::Opaque(Opaque::UnsupportedRules(rules));
         }
+        let names_later_field = LATER_FIELDS.iter().any(|(of, field)| of == kind && value.pointer(field).is_some());
+        let body = Self::read_typed(kind, value);
+        if body.since_rules() > rules || (rules == RULES && names_later_field) {
+            // The release before this one has no meaning for it: nor may it have one here.
+            return Self::Opaque(Opaque::Malformed("it belongs to later rules".to_owned()));
+        }
+        body
+    }
+
+    /// The lowest rules that know this body.
+    pub fn since_rules(&self) -> u32 {
+        match self {
+            Self::Proposal(proposal) => proposal.since_rules(),
+            Self::CloseSeal(seal) if seal.basis.is_some() || seal.outcome == Outcome::Withdrawn => 2,
+            Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
+            Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
+            _ => RULES,
+        }
+    }
+
+    fn read_typed(kind: &Kind, value: Value) -> Self {
         fn typed<T: serde::de::DeserializeOwned>(value: Value, wrap: fn(T) -> Body) -> Body {
             match serde_json::from_value(value) {
                 Ok(body) => wrap(body),
@@ -133,9 +184,14 @@ impl Body {
             Kind::Proposal => typed(value, Self::Proposal),
             Kind::Vote => typed(value, Self::Vote),
             Kind::Leave => typed(value, Self::Leave),
+            Kind::Withdrawal => typed(value, Self::Withdrawal),
+            Kind::Delegation => typed(value, Self::Delegation),
+            Kind::Recusal => typed(value, Self::Recusal),
             Kind::Anchor => typed(value, Self::Anchor),
+            Kind::BoxOffer => typed(value, Self::BoxOffer),
             Kind::CloseSeal => typed(value, Self::CloseSeal),
             Kind::EnactSeal => typed(value, Self::EnactSeal),
+            Kind::SlotStatus => typed(value, Self::SlotStatus),
             Kind::Evidence => typed(value, Self::Evidence),
             Kind::LogResume => typed(value, Self::LogResume),
             Kind::Beacon => typed(value, Self::Beacon),

@@ -1,12 +1,13 @@
 //! What people sign: proposals, votes, leaving. None of these has a position; they count from their anchor.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
-use super::charter::Class;
+use super::charter::{Class, ClassRules, Deliberation, Parameters};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -21,12 +22,14 @@ pub enum Scope {
     Releases,
     /// Which engines there are.
     Engines,
-    /// The charter's numbers (no action under `rules: 1`).
+    /// The charter's numbers, and the rules in force.
     Charter,
+    /// What stops other proposals. It has no versions: a certificate is enough.
+    Cancellations,
 }
 
 impl Scope {
-    /// All scopes.
+    /// All scopes that have versions.
     pub const ALL: [Self; 4] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter];
 
     /// The name on the wire.
@@ -36,16 +39,16 @@ impl Scope {
             Self::Releases => "releases",
             Self::Engines => "engines",
             Self::Charter => "charter",
+            Self::Cancellations => "cancellations",
         }
     }
 }
 impl FromStr for Scope {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.as_str() == text)
-            .ok_or_else(|| IdError::new("a scope", "must be membership, releases, engines or charter", text))
+        Self::ALL.into_iter().chain([Self::Cancellations]).find(|scope| scope.as_str() == text).ok_or_else(|| {
+            IdError::new("a scope", "must be membership, releases, engines, charter or cancellations", text)
+        })
     }
 }
 impl fmt::Display for Scope {
@@ -69,6 +72,14 @@ pub enum Action {
     RemoveEngine(RemoveEngine),
     /// Admit a member.
     Admit(Admit),
+    /// Decide by later rules from here on.
+    SetRules(SetRules),
+    /// Change the charter's numbers (rules 2).
+    ChangeCharter(Box<ChangeCharter>),
+    /// Stop a proposal that has passed and is not in force yet (rules 2).
+    CancelProposal(CancelProposal),
+    /// Expel a member (rules 2).
+    Expel(Expel),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -103,13 +114,59 @@ pub struct Admit {
     pub application: Envelope,
 }
 
+/// See [`Action::SetRules`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetRules {
+    /// The next version of the rules.
+    pub rules: u32,
+    /// What they ask the charter for beyond its earlier numbers.
+    pub deliberation: Deliberation,
+}
+
+/// See [`Action::ChangeCharter`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChangeCharter {
+    /// All periods and limits.
+    pub parameters: Parameters,
+    /// All classes.
+    pub classes: BTreeMap<Class, ClassRules>,
+}
+
+/// See [`Action::CancelProposal`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CancelProposal {
+    /// Which one.
+    pub proposal: StatementId,
+}
+
+/// See [`Action::Expel`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Expel {
+    /// Which member.
+    pub member: MemberId,
+}
+
 impl Action {
+    /// The lowest rules under which it can be proposed.
+    pub fn since_rules(&self) -> u32 {
+        match self {
+            Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
+            _ => 1,
+        }
+    }
+
     /// The policy chain that it changes.
     pub fn scope(&self) -> Scope {
         match self {
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) => Scope::Releases,
             Self::AddEngine(_) | Self::RemoveEngine(_) => Scope::Engines,
-            Self::Admit(_) => Scope::Membership,
+            Self::Admit(_) | Self::Expel(_) => Scope::Membership,
+            Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
+            Self::CancelProposal(_) => Scope::Cancellations,
         }
     }
 
@@ -117,7 +174,12 @@ impl Action {
     pub fn class(&self) -> Class {
         match self {
             Self::Admit(_) => Class::Admit,
-            _ => Class::Routine,
+            Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
+            Self::CancelProposal(_) => Class::Cancel,
+            Self::Expel(_) => Class::Expel,
+            Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
+                Class::Routine
+            }
         }
     }
 
@@ -129,6 +191,10 @@ impl Action {
             Self::AddEngine(_) => "addEngine",
             Self::RemoveEngine(_) => "removeEngine",
             Self::Admit(_) => "admit",
+            Self::SetRules(_) => "setRules",
+            Self::ChangeCharter(_) => "changeCharter",
+            Self::CancelProposal(_) => "cancelProposal",
+            Self::Expel(_) => "expel",
         }
     }
 }
@@ -145,6 +211,10 @@ pub struct Proposal {
     pub parent: PolicyHash,
     /// The membership version whose members vote and seal.
     pub membership: PolicyHash,
+    /// The charter version by whose numbers it is decided. It makes a proposal one of rules 2; under rules 1 there is only
+    /// the founding charter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charter: Option<PolicyHash>,
     /// The change.
     pub action: Action,
     /// From when votes count.
@@ -160,11 +230,21 @@ pub struct Proposal {
     /// The member that it is about, who does not vote on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<MemberId>,
+    /// Members with an interest in it, who do not vote on it either (rules 2).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub interested: BTreeSet<MemberId>,
     /// One line.
     pub title: Line,
     /// The case for it.
     #[serde(default)]
     pub text: Prose,
+}
+
+impl Proposal {
+    /// The rules by which it is judged, for ever.
+    pub fn since_rules(&self) -> u32 {
+        if self.charter.is_some() || !self.interested.is_empty() { 2 } else { self.action.since_rules() }
+    }
 }
 
 /// A choice.
@@ -220,4 +300,35 @@ pub struct Leave {
     /// For the others to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Prose>,
+}
+
+/// The author of a proposal takes it back (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Withdrawal {
+    /// Which one.
+    pub proposal: StatementId,
+}
+
+/// Another member votes for this one where it does not vote itself; one hop, never further (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delegation {
+    /// Who votes; absent to end an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<MemberId>,
+    /// On what.
+    pub classes: BTreeSet<Class>,
+    /// Orders one author's delegations; the highest counts.
+    pub vseq: u32,
+    /// Until when votes may close that it is used for.
+    pub not_after: UnixSeconds,
+}
+
+/// A member declares an interest: on this proposal it counts as abstaining (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recusal {
+    /// On which one.
+    pub proposal: StatementId,
 }

@@ -45,6 +45,15 @@ pub enum Verdict {
     /// A veto without ground.
     #[error("a veto needs a ground: legal, safety, solvency or charter")]
     VetoWithoutGround,
+    /// Its author declared an interest.
+    #[error("its author has recused itself from this proposal")]
+    Recused,
+    /// Too few operators had it when the vote closed.
+    #[error("too few operators held it when the vote closed, so it is not in the sealed box")]
+    NotInBox,
+    /// A number beyond those that a box takes.
+    #[error("its vseq is beyond the {} that one author may use on one proposal", super::MAX_VSEQ)]
+    TooManyVotes,
     /// The log in which it is anchored forked before it.
     #[error("the log of its author's operator forked before it was anchored")]
     LogForked,
@@ -70,6 +79,9 @@ impl Verdict {
             Self::TooLate => "TooLate",
             Self::AnchoredTooLate => "AnchoredTooLate",
             Self::VetoWithoutGround => "VetoWithoutGround",
+            Self::Recused => "Recused",
+            Self::NotInBox => "NotInBox",
+            Self::TooManyVotes => "TooManyVotes",
             Self::LogForked => "LogForked",
             Self::OverBudget => "OverBudget",
             Self::NoProposal => "NoProposal",
@@ -135,6 +147,15 @@ pub struct BallotBox {
     pub tally: Tally,
 }
 
+/// Who does not vote itself, and who votes for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standins {
+    /// Members that have declared an interest.
+    pub recused: BTreeSet<MemberId>,
+    /// The newest delegation of every member, by its id: from whom, to whom.
+    pub delegated: BTreeMap<StatementId, (MemberId, MemberId)>,
+}
+
 /// What is fixed for every vote on a proposal.
 pub(super) struct Poll<'a> {
     pub proposal: &'a Proposal,
@@ -144,10 +165,20 @@ pub(super) struct Poll<'a> {
 }
 
 impl Poll<'_> {
+    /// Who votes: the control groups and their members.
+    pub fn electors(&self) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
+        self.membership.electors(self.proposal.subject.iter().chain(&self.proposal.interested))
+    }
+
+    /// Whether it is decided by rules 2, where a box is what enough operators held, not what their authors' clocks say.
+    pub fn is_complete(&self) -> bool {
+        self.proposal.since_rules() >= 2
+    }
+
     /// Judges one vote by itself.
     pub fn judge(&self, statement: &Statement, vote: &Vote) -> Verdict {
         let (header, tolerance) = (statement.header(), self.parameters.clock_tolerance_seconds);
-        let electors = self.membership.electors(self.proposal.subject.as_ref());
+        let electors = self.electors();
         if !electors.values().any(|members| members.contains(&header.author)) {
             Verdict::NotElector
         } else if !self.membership.governance(&header.author, &header.key) {
@@ -158,6 +189,8 @@ impl Poll<'_> {
             Verdict::TooLate
         } else if vote.choice == Choice::Veto && vote.ground.is_none() {
             Verdict::VetoWithoutGround
+        } else if self.is_complete() && vote.vseq > super::MAX_VSEQ {
+            Verdict::TooManyVotes
         } else {
             Verdict::Counted
         }
@@ -171,7 +204,7 @@ impl Poll<'_> {
             (Some(Void::LogForked), _) => Verdict::LogForked,
             (Some(Void::OverBudget), _) => Verdict::OverBudget,
             (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote) {
-                Verdict::Counted if anchored.anchor.at > latest => Verdict::AnchoredTooLate,
+                Verdict::Counted if anchored.anchor.at > latest && !self.is_complete() => Verdict::AnchoredTooLate,
                 verdict => verdict,
             },
             _ => Verdict::NoProposal,
@@ -180,6 +213,15 @@ impl Poll<'_> {
 
     /// The box that `votes` make, and what became of each of them.
     pub fn count<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> (BallotBox, Vec<VoteRecord>) {
+        self.count_with(votes, &Standins::default())
+    }
+
+    /// The same, where members may have declared an interest or left their vote to another.
+    pub fn count_with<'v>(
+        &self,
+        votes: impl Iterator<Item = &'v Anchored>,
+        standins: &Standins,
+    ) -> (BallotBox, Vec<VoteRecord>) {
         let mut records: Vec<VoteRecord> = Vec::new();
         for anchored in votes {
             if let Some(mut record) = VoteRecord::of(anchored) {
@@ -192,11 +234,15 @@ impl Poll<'_> {
         } else {
             void_equivocation(&mut records);
         }
-        let electors = self.membership.electors(self.proposal.subject.as_ref());
-        let counted = one_for_each(&electors, &mut records);
+        let electors = self.electors();
+        let recused =
+            |record: &&mut VoteRecord| record.verdict == Verdict::Counted && standins.recused.contains(&record.author);
+        records.iter_mut().filter(recused).for_each(|record| record.verdict = Verdict::Recused);
+        let mut counted = one_for_each(&electors, &mut records);
+        self.stand_in(&electors, &records, standins, &mut counted);
         records.sort_by(|a, b| (&a.author, a.vseq, a.id).cmp(&(&b.author, b.vseq, b.id)));
         let mut counts = Counts::default();
-        counted.into_iter().for_each(|choice| counts.add(choice));
+        counted.into_values().for_each(|choice| counts.add(choice));
         // All members, not only all owners: otherwise a second member of one owner could still add to a closed box.
         let voted = |member: &MemberId| records.iter().any(|r| r.verdict.in_box() && r.author == *member);
         let all_voted = self.parameters.close_when_all_voted && electors.values().flatten().all(voted);
@@ -211,6 +257,43 @@ impl Poll<'_> {
         let electors = u32::try_from(electors.len()).unwrap_or(u32::MAX);
         let tally = tally(counts, electors, self.rules);
         (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally }, records)
+    }
+}
+
+impl Poll<'_> {
+    /// Adds the choices of those who did not vote themselves. One hop: who has no vote of its own passes none on.
+    fn stand_in(
+        &self,
+        electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>,
+        records: &[VoteRecord],
+        standins: &Standins,
+        counted: &mut BTreeMap<ControlGroup, Choice>,
+    ) {
+        let group_of =
+            |member: &MemberId| electors.iter().find(|(_, members)| members.contains(member)).map(|(g, _)| g);
+        for group in standins.recused.iter().filter_map(group_of) {
+            counted.entry(group.clone()).or_insert(Choice::Abstain);
+        }
+        let liars: BTreeSet<&ControlGroup> = records
+            .iter()
+            .filter(|record| record.verdict == Verdict::Equivocation)
+            .filter_map(|record| group_of(&record.author))
+            .collect();
+        let direct = counted.clone();
+        let Some(rules) = self.parameters.deliberation.filter(|_| self.rules.delegation) else { return };
+        let cap =
+            (electors.len() * rules.delegation_cap.num as usize / rules.delegation_cap.den.max(1) as usize).max(1);
+        let mut through: BTreeMap<&ControlGroup, usize> = BTreeMap::new();
+        for (from, to) in standins.delegated.values() {
+            let (Some(from), Some(to)) = (group_of(from), group_of(to)) else { continue };
+            let recused = electors[to].iter().any(|member| standins.recused.contains(member));
+            let Some(choice) = direct.get(to).filter(|_| !recused) else { continue };
+            let used = through.entry(to).or_default();
+            if *used < cap && !liars.contains(from) && !counted.contains_key(from) {
+                *used += 1;
+                counted.insert(from.clone(), *choice);
+            }
+        }
     }
 }
 
@@ -243,16 +326,19 @@ fn void_equivocation(records: &mut [VoteRecord]) {
 }
 
 /// One vote for each control group: its newest; the others are superseded. Returns the choices that count.
-fn one_for_each(electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>, records: &mut [VoteRecord]) -> Vec<Choice> {
-    let mut counted = Vec::new();
-    for members in electors.values() {
+fn one_for_each(
+    electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>,
+    records: &mut [VoteRecord],
+) -> BTreeMap<ControlGroup, Choice> {
+    let mut counted = BTreeMap::new();
+    for (group, members) in electors {
         let of_group = |r: &&mut VoteRecord| r.verdict == Verdict::Counted && members.contains(&r.author);
         let mut votes: Vec<&mut VoteRecord> = records.iter_mut().filter(of_group).collect();
         // Among equal numbers the smallest id: they say the same, or come from two members of one owner.
         votes.sort_by_key(|r| (std::cmp::Reverse(r.vseq), r.id));
         for (index, record) in votes.into_iter().enumerate() {
             if index == 0 {
-                counted.push(record.choice);
+                counted.insert(group.clone(), record.choice);
             } else {
                 record.verdict = Verdict::Superseded;
             }

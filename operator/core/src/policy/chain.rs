@@ -41,6 +41,8 @@ pub struct Enactment {
     pub root: BoxRoot,
     /// The version that results.
     pub version: PolicyHash,
+    /// The attempt in which it succeeded.
+    pub term: u32,
     /// From when on everybody can have known it: statements later than that cannot claim the version before.
     pub settled_at: UnixSeconds,
     /// The close seals that agree; none where a member left.
@@ -91,7 +93,7 @@ impl Membership {
         (next.hash, next.number, next.settled_at) = (enacted.version, self.number + 1, enacted.settled_at);
         match change {
             MembershipChange::Admit(member) => next.add(member),
-            MembershipChange::Leave(member) => {
+            MembershipChange::Part(member) => {
                 next.members.remove(member);
             }
         }
@@ -108,11 +110,15 @@ impl Membership {
         self.members.get(author).is_some_and(|m| m.keys.governance.contains(key))
     }
 
-    /// The member of a control group's vote: the groups and their members, without the one that it is about.
-    pub fn electors(&self, subject: Option<&MemberId>) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
-        let left_out = subject.and_then(|s| self.members.get(s)).map(|m| &m.control_group);
+    /// Who votes: the control groups and their members, without those of the members that it is about.
+    pub fn electors<'a>(
+        &self,
+        concerned: impl IntoIterator<Item = &'a MemberId>,
+    ) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
+        let left_out: BTreeSet<&ControlGroup> =
+            concerned.into_iter().filter_map(|id| self.members.get(id)).map(|m| &m.control_group).collect();
         let mut groups: BTreeMap<ControlGroup, BTreeSet<MemberId>> = BTreeMap::new();
-        for member in self.members.values().filter(|m| Some(&m.control_group) != left_out) {
+        for member in self.members.values().filter(|m| !left_out.contains(&m.control_group)) {
             groups.entry(member.control_group.clone()).or_default().insert(member.id.clone());
         }
         groups
@@ -123,5 +129,6 @@ impl Membership {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum MembershipChange<'a> {
     Admit(&'a Member),
-    Leave(&'a MemberId),
+    /// It has left, or was expelled.
+    Part(&'a MemberId),
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::State;
 use super::ballot::{Poll, Verdict};
 use super::gather::as_proposal;
 use super::validity::{Invalid, judge_statement};
-use super::{MemberStanding, State};
 use crate::body::Body;
 use crate::founding::Founding;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
@@ -204,7 +204,7 @@ impl State {
         if header.author != *me {
             return Err(NotAnchored::NotOurs(header.author.clone()));
         }
-        let member = self.member(me).filter(|m| m.standing != MemberStanding::Left);
+        let member = self.member(me).filter(|m| !m.standing.is_gone());
         let member = member.ok_or_else(|| NotAnchored::NotActive(me.clone()))?;
         if !member.member.keys.governance.contains(&header.key) {
             return Err(NotAnchored::WrongKeyRole(header.key));
@@ -218,6 +218,9 @@ impl State {
                 judged.map_err(NotAnchored::Proposal)
             }
             Body::Leave(_) => Ok(()),
+            Body::Withdrawal(withdrawal) => self.may_still_say(withdrawal.proposal, now, |p| p.author == *me),
+            Body::Recusal(recusal) => self.may_still_say(recusal.proposal, now, |_| true),
+            Body::Delegation(_) if self.rules() >= 2 => Ok(()),
             Body::Vote(vote) => {
                 let on = self.proposals().get(&vote.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let phase = self.phase(on, now);
@@ -225,8 +228,9 @@ impl State {
                     return Err(NotAnchored::ProposalOver(phase.name()));
                 }
                 let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
-                let rules = self.class(on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
-                let poll = Poll { proposal: &on.proposal, membership: pinned, rules, parameters: self.parameters() };
+                let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
+                let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
+                let poll = Poll { proposal: &on.proposal, membership: pinned, rules, parameters: &numbers.parameters };
                 match poll.judge(statement, vote) {
                     Verdict::Counted => Ok(()),
                     verdict => Err(NotAnchored::Vote(verdict)),
@@ -234,6 +238,21 @@ impl State {
             }
             _ => Err(NotAnchored::NotAnchorable(statement.kind().to_string())),
         }
+    }
+
+    /// Whether something about a proposal of rules 2 can still have an effect.
+    fn may_still_say(
+        &self,
+        proposal: StatementId,
+        now: UnixSeconds,
+        may: impl Fn(&super::ProposalState) -> bool,
+    ) -> Result<(), NotAnchored> {
+        let on = self.proposals().get(&proposal).ok_or(NotAnchored::UnknownProposal)?;
+        let phase = self.phase(on, now);
+        if phase.is_final() || !may(on) || on.rules < 2 {
+            return Err(NotAnchored::ProposalOver(phase.name()));
+        }
+        Ok(())
     }
 
     /// Judges a proposal that is not anchored yet.

@@ -23,12 +23,14 @@ impl State {
             scope,
             parent: self.head(scope),
             membership: self.head(Scope::Membership),
+            charter: (self.rules >= 2).then(|| self.head(Scope::Charter)),
+            interested: Default::default(),
             opens_at,
             closes_at,
             eta,
             expires_at: eta.plus(self.parameters().enact_window_seconds),
             term: next_term(self, scope, now),
-            subject: applicant(&action),
+            subject: subject(&action),
             action,
             title,
             text,
@@ -36,8 +38,13 @@ impl State {
     }
 }
 
-fn applicant(action: &Action) -> Option<MemberId> {
-    let Action::Admit(admit) = action else { return None };
+/// The member that an action is about.
+fn subject(action: &Action) -> Option<MemberId> {
+    let admit = match action {
+        Action::Admit(admit) => admit,
+        Action::Expel(expel) => return Some(expel.member.clone()),
+        _ => return None,
+    };
     match Statement::verify(admit.application.clone()).ok()?.body() {
         Body::Application(application) => {
             let Application { member } = &**application;

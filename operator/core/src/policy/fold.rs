@@ -10,7 +10,6 @@ use super::*;
 use crate::body::Body;
 use crate::body::proposal::Action;
 use crate::founding::Founding;
-use crate::ids::Seconds;
 use crate::log::Replica;
 use crate::merkle;
 use crate::tally::membership_quorum;
@@ -20,6 +19,7 @@ impl State {
     pub fn fold(founding: &Founding, replica: &Replica) -> Self {
         let gathered = gather(replica);
         let mut state = Self::founded(founding);
+        state.slot_statuses.clone_from(&gathered.statuses);
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
         }
@@ -27,6 +27,8 @@ impl State {
         state.read_members(&gathered, replica);
         state.read_stray_votes(&gathered);
         state.read_faults(&gathered);
+        state.box_offers = gathered.offers.into_values().flatten().collect();
+        state.close_seals = gathered.close.into_values().flatten().collect();
         state.enact_seals = gathered.enact.into_values().flatten().collect();
         state
     }
@@ -39,8 +41,13 @@ impl State {
         let released = |r: &ModelRelease| ReleaseState { release: r.clone(), since, withdrawn: None };
         Self {
             coop,
+            rules: founding.rules(),
             parameters: charter.parameters,
             classes: charter.classes.clone(),
+            charters: BTreeMap::from([(
+                genesis(Scope::Charter, coop),
+                Numbers { parameters: charter.parameters, classes: charter.classes.clone() },
+            )]),
             chains: Scope::ALL.into_iter().map(|scope| (scope, vec![version(scope)])).collect(),
             members: first.members.values().map(|m| (m.id.clone(), MemberState::new(m, first.hash))).collect(),
             memberships: BTreeMap::from([(first.hash, first)]),
@@ -48,20 +55,33 @@ impl State {
             engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
             proposals: BTreeMap::new(),
             leaves: BTreeMap::new(),
+            box_offers: Vec::new(),
+            close_seals: Vec::new(),
             enact_seals: Vec::new(),
+            slot_statuses: Vec::new(),
             stray_votes: Vec::new(),
             faults: BTreeSet::new(),
         }
     }
 
     pub(super) fn known<R>(&self, judge: impl FnOnce(&Known<'_>) -> R) -> R {
-        let is_version = |scope: Scope, hash: &PolicyHash| self.chain(scope).iter().any(|v| v.hash == *hash);
+        let is_version = |scope: Scope, hash: &PolicyHash| {
+            *hash == genesis(scope, self.coop) || self.chain(scope).iter().any(|v| v.hash == *hash)
+        };
         judge(&Known {
             memberships: &self.memberships,
+            charters: &self.charters,
+            founding: genesis(Scope::Charter, self.coop),
+            rules: self.rules,
             is_version: &is_version,
-            classes: &self.classes,
-            parameters: &self.parameters,
+            proposal: &|id| self.proposals.get(&id).map(|target| &target.proposal),
         })
+    }
+
+    /// The charter's numbers for a proposal: those that it pins; under rules 1 there are no others than the founding ones.
+    pub(super) fn numbers(&self, proposal: &Proposal) -> Option<&Numbers> {
+        let founding = genesis(Scope::Charter, self.coop);
+        self.charters.get(&proposal.charter.unwrap_or(founding))
     }
 
     /// The next version that the seals prove. If more faults than the quorum tolerates prove two, every replica
@@ -73,7 +93,9 @@ impl State {
                 return None;
             }
             let state = self.read_proposal(anchored, gathered)?;
-            Some((proposal.scope, proposal.term, state.enacted?))
+            // What a version of rules 2 follows from is a version of the same rules: the term is the one it was sealed in.
+            let enacted = state.enacted.filter(|_| proposal.scope != Scope::Cancellations)?;
+            Some((proposal.scope, enacted.term, enacted))
         });
         let leaves = gathered.leaves.values().filter_map(|anchored| {
             let (term, enacted) = self.leave_enactment(anchored, gathered)?;
@@ -87,10 +109,7 @@ impl State {
         if let Some(proposal) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
             self.apply(proposal, &enacted);
         } else if let Some(leave) = gathered.leaves.get(&enacted.proposal).and_then(Anchored::statement) {
-            self.change_members(&enacted, MembershipChange::Leave(leave.author()));
-            if let Some(member) = self.members.get_mut(leave.author()) {
-                (member.standing, member.left) = (MemberStanding::Left, Some(version));
-            }
+            self.part(&enacted, leave.author(), MemberStanding::Left);
         }
         let (number, parent) = (self.chain(scope).len() as u64, Some(self.head(scope)));
         let next = Version { hash: version, scope, number, parent, enacted: Some(enacted) };
@@ -122,6 +141,31 @@ impl State {
                     self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
                 }
             }
+            Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
+            Action::SetRules(set) => {
+                self.rules = set.rules;
+                self.parameters.deliberation = Some(set.deliberation);
+                self.new_numbers(enacted);
+            }
+            Action::ChangeCharter(change) => {
+                self.parameters = change.parameters;
+                self.classes.clone_from(&change.classes);
+                self.new_numbers(enacted);
+            }
+            // A cancellation makes no version.
+            Action::CancelProposal(_) => {}
+        }
+    }
+
+    fn new_numbers(&mut self, enacted: &Enactment) {
+        let numbers = Numbers { parameters: self.parameters, classes: self.classes.clone() };
+        self.charters.insert(enacted.version, numbers);
+    }
+
+    fn part(&mut self, enacted: &Enactment, member: &MemberId, standing: MemberStanding) {
+        self.change_members(enacted, MembershipChange::Part(member));
+        if let Some(member) = self.members.get_mut(member) {
+            (member.standing, member.left) = (standing, Some(enacted.version));
         }
     }
 
@@ -135,6 +179,7 @@ impl State {
         let statement = anchored.statement()?;
         let current = self.membership()?;
         let header = statement.header();
+        let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
         let valid = anchored.anchor.void.is_none()
             && current.governance(&header.author, &header.key)
             && current.members.len() > 1;
@@ -154,15 +199,17 @@ impl State {
             }
         }
         let quorum = membership_quorum(current.members.len(), current.members.len() - 1);
-        let (term, seals) = by_term.into_iter().find(|(_, seals)| seals.len() >= quorum)?;
+        let bound = |term: u32| self.rules < 2 || held.iter().any(|certificate| certificate.slot.term == term);
+        let (term, seals) = by_term.into_iter().find(|(term, seals)| seals.len() >= quorum && bound(*term))?;
         let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);
         let enact_seals = seals.into_values().collect();
         let enacted = Enactment {
             proposal: statement.id(),
             root,
             version,
+            term,
             settled_at,
-            close_seals: BTreeSet::new(),
+            close_seals: held.iter().filter(|c| c.slot.term == term).flat_map(|c| c.seals.clone()).collect(),
             enact_seals,
         };
         Some((term, enacted))
@@ -172,19 +219,24 @@ impl State {
     fn read_proposal(&self, anchored: &Anchored, gathered: &Gathered) -> Option<ProposalState> {
         let statement = anchored.statement()?;
         let proposal = as_proposal(statement)?;
-        let rules = self.classes.get(&proposal.class)?;
+        let numbers = self.numbers(proposal).or_else(|| self.charters.get(&genesis(Scope::Charter, self.coop)))?;
+        let rules = numbers.classes.get(&proposal.class)?;
         let id = statement.id();
         let invalid = self.known(|known| judge(known, anchored)).err();
         let nobody = Membership { members: BTreeMap::new(), ..Membership::founding(self.coop, &[]) };
         let membership = self.memberships.get(&proposal.membership).unwrap_or(&nobody);
-        let poll = Poll { proposal, membership, rules, parameters: &self.parameters };
+        let poll = Poll { proposal, membership, rules, parameters: &numbers.parameters };
         let on_this = gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values);
         let (ballot, mut votes) = poll.count(on_this);
         if invalid.is_some() {
             votes.iter_mut().for_each(|vote| vote.verdict = Verdict::NoProposal);
         }
         let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
-        let after = sealers.len() + usize::from(matches!(proposal.action, Action::Admit(_)));
+        let after = match proposal.action {
+            Action::Admit(_) => sealers.len() + 1,
+            Action::Expel(_) => sealers.len().saturating_sub(1),
+            _ => sealers.len(),
+        };
         let applicant = match statement.nested().map(|s| s.body()) {
             Some(Body::Application(application)) => Some(application.member.clone()),
             _ => None,
@@ -202,21 +254,36 @@ impl State {
             enacted: None,
             superseded_by: None,
             stale: false,
+            cancelled_by: None,
+            rules: proposal.since_rules(),
+            parameters: numbers.parameters,
+            held: ballot.clone(),
+            entries: BTreeSet::new(),
+            offers: Vec::new(),
+            box_complete: false,
+            box_outcome: ballot.tally.outcome,
             proposal: proposal.clone(),
             invalid,
             sealers,
             ballot,
             votes,
         };
-        if state.invalid.is_none() {
-            state.read_seals(gathered, self.parameters.grace_seconds, self.parameters.close_when_all_voted);
+        match (&state.invalid, state.rules) {
+            (Some(_), _) => {}
+            (None, 1) => state.read_seals(gathered),
+            (None, _) => self.read_complete(&mut state, &poll, gathered),
         }
         Some(state)
     }
 
     fn read_proposals(&mut self, gathered: &Gathered) {
-        let mut proposals = BTreeMap::new();
-        for anchored in gathered.proposals.values() {
+        let cancels = |anchored: &&Anchored| {
+            let proposal = anchored.statement().and_then(as_proposal);
+            matches!(proposal.map(|proposal| &proposal.action), Some(Action::CancelProposal(_)))
+        };
+        // A cancellation is judged by what it would stop.
+        let (cancelling, others): (Vec<_>, Vec<_>) = gathered.proposals.values().partition(cancels);
+        for anchored in others.into_iter().chain(cancelling) {
             let Some(mut state) = self.read_proposal(anchored, gathered) else { continue };
             // A certificate counts only where it made a version: see `next_enactment`.
             let child = self
@@ -227,9 +294,15 @@ impl State {
             state.enacted = child.filter(|e| e.proposal == state.id).cloned();
             state.superseded_by = child.map(|e| e.proposal).filter(|id| *id != state.id);
             state.stale = self.is_stale(&state);
-            proposals.insert(state.id, state);
+            self.proposals.insert(state.id, state);
         }
-        self.proposals = proposals;
+        let cancelled: Vec<(StatementId, StatementId)> =
+            self.proposals.keys().filter_map(|id| Some((*id, self.cancellation(*id)?))).collect();
+        for (id, by) in cancelled {
+            if let Some(state) = self.proposals.get_mut(&id).filter(|state| state.enacted.is_none()) {
+                state.cancelled_by = Some(by);
+            }
+        }
     }
 
     /// Whether the membership moved on so far that quorums need not overlap, or so long ago that pinning the older
@@ -265,6 +338,7 @@ impl State {
                 id: statement.id(),
                 author: author.clone(),
                 issued_at: statement.header().issued_at,
+                certificates: self.read_leave_seals(statement.id(), statement.header().issued_at, gathered),
                 enacted,
             };
             self.leaves.insert(leave.id, leave);
@@ -285,7 +359,9 @@ impl State {
         let mut close: BTreeMap<(&MemberId, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
         for sealed in gathered.close.values().flatten() {
             let first = *close.entry((&sealed.by, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
-            if first.seal != sealed.seal {
+            // The same box can be named by other offers.
+            let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
+            if says(&first.seal) != says(&sealed.seal) {
                 let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
                 self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
             }
@@ -316,13 +392,17 @@ impl MemberState {
 type Agreement = (u32, BoxRoot, PolicyHash, Outcome, UnixSeconds);
 
 impl ProposalState {
-    fn read_seals(&mut self, gathered: &Gathered, grace: Seconds, closes_early: bool) {
+    fn read_seals(&mut self, gathered: &Gathered) {
+        let (grace, closes_early) = (self.parameters.grace_seconds, self.parameters.close_when_all_voted);
         let body = &self.proposal;
         let closed_in_time =
             |at: UnixSeconds| at == body.closes_at || (closes_early && at >= body.opens_at && at < body.closes_at);
         let (id, slot) = (self.id, self.slot());
         let close = gathered.close.get(&id).into_iter().flatten().filter(|s| {
-            self.sealers.contains(&s.by) && closed_in_time(s.seal.closed_at) && s.at >= s.seal.closed_at.plus(grace)
+            s.seal.basis.is_none()
+                && self.sealers.contains(&s.by)
+                && closed_in_time(s.seal.closed_at)
+                && s.at >= s.seal.closed_at.plus(grace)
         });
         let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
             s.seal.slot == slot
@@ -353,13 +433,13 @@ impl ProposalState {
         let agreed = self.agreements().into_iter().rev().filter(|(_, seals)| seals.len() >= self.quorum);
         agreed
             .map(|((count, root, membership_head, outcome, closed_at), seals)| {
-                let seals = seals.into_values().collect();
-                CloseCertificate { root, count, membership_head, outcome, closed_at, seals }
+                let (slot, entries, seals) = (self.slot(), BTreeSet::new(), seals.into_values().collect());
+                CloseCertificate { slot, entries, root, count, membership_head, outcome, closed_at, seals }
             })
             .collect()
     }
 
-    fn enacted_on(&self, certificate: &CloseCertificate) -> Option<Enactment> {
+    pub(super) fn enacted_on(&self, certificate: &CloseCertificate) -> Option<Enactment> {
         if certificate.outcome != Outcome::Passed {
             return None;
         }
@@ -371,6 +451,7 @@ impl ProposalState {
             proposal: self.id,
             root: certificate.root,
             version: version_hash(self.proposal.scope, self.proposal.parent, self.id, certificate.root),
+            term: certificate.slot.term,
             settled_at: self.proposal.expires_at,
             close_seals: certificate.seals.clone(),
             enact_seals: seals.into_values().collect(),

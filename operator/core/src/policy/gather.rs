@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::body::Body;
-use crate::body::entry::{CloseSeal, EnactSeal};
+use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
 use crate::body::proposal::Proposal;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
@@ -64,6 +64,13 @@ pub struct Sealed<T> {
     pub seal: T,
 }
 
+impl Sealed<()> {
+    fn of<T: Clone>(self, seal: &T) -> Sealed<T> {
+        let Sealed { id, by, seq, at, seal: () } = self;
+        Sealed { id, by, seq, at, seal: seal.clone() }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gathered {
     pub proposals: BTreeMap<StatementId, Anchored>,
@@ -74,6 +81,15 @@ pub(super) struct Gathered {
     pub close: BTreeMap<StatementId, Vec<Sealed<CloseSeal>>>,
     /// By what they are about.
     pub enact: BTreeMap<StatementId, Vec<Sealed<EnactSeal>>>,
+    /// By what they are about.
+    pub offers: BTreeMap<StatementId, Vec<Sealed<BoxOffer>>>,
+    pub statuses: Vec<Sealed<SlotStatus>>,
+    /// What may stand in a box of rules 2, by the entry that anchors it.
+    pub said: BTreeMap<StatementId, Anchored>,
+    /// The entries of `said` about each proposal.
+    pub about: BTreeMap<StatementId, BTreeSet<StatementId>>,
+    /// The entries of `said` that delegate.
+    pub delegations: BTreeSet<StatementId>,
 }
 
 pub(super) fn gather(replica: &Replica) -> Gathered {
@@ -87,26 +103,23 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
         for entry in entries {
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
+            let counts = entry.standing == Standing::Valid;
+            let sealed = Sealed { id, by: owner.clone(), seq, at, seal: () };
             match statement.body() {
-                Body::CloseSeal(seal) if entry.standing == Standing::Valid => {
-                    gathered.close.entry(seal.proposal).or_default().push(Sealed {
-                        id,
-                        by: owner.clone(),
-                        seq,
-                        at,
-                        seal: seal.clone(),
-                    });
+                Body::BoxOffer(offer) if counts => {
+                    gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));
                 }
-                Body::EnactSeal(seal) if entry.standing == Standing::Valid => {
-                    gathered.enact.entry(seal.proposal).or_default().push(Sealed {
-                        id,
-                        by: owner.clone(),
-                        seq,
-                        at,
-                        seal: seal.clone(),
-                    });
+                Body::CloseSeal(seal) if counts => {
+                    gathered.close.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
+                Body::EnactSeal(seal) if counts => {
+                    gathered.enact.entry(seal.proposal).or_default().push(sealed.of(seal));
+                }
+                Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
                 Body::Anchor(_) => {
+                    if counts {
+                        gathered.say(owner, id, statement, AnchorAt { log: *log, seq, at, void: None }, replica);
+                    }
                     let void = match entry.standing {
                         _ if seq >= fork => Some(Void::LogForked),
                         Standing::OverBudget(_) => Some(Void::OverBudget),
@@ -122,6 +135,34 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
 }
 
 impl Gathered {
+    /// Notes what may stand in a box of rules 2: whether it does, its entry's id decides, and never what else is known.
+    fn say(
+        &mut self,
+        owner: &MemberId,
+        entry: StatementId,
+        carrier: &Arc<Statement>,
+        anchor: AnchorAt,
+        replica: &Replica,
+    ) {
+        let Some(inner) = carrier.nested() else { return };
+        if inner.author() != owner || inner.coop() != replica.coop() {
+            return;
+        }
+        let proposal = match inner.body() {
+            Body::Vote(vote) => Some(vote.proposal),
+            Body::Withdrawal(withdrawal) => Some(withdrawal.proposal),
+            Body::Recusal(recusal) => Some(recusal.proposal),
+            Body::Delegation(_) => None,
+            _ => return,
+        };
+        match proposal {
+            Some(proposal) => self.about.entry(proposal).or_default().insert(entry),
+            None => self.delegations.insert(entry),
+        };
+        let signers = inner.signers().copied().collect();
+        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, open_before: 0 });
+    }
+
     fn anchor(
         &mut self,
         owner: &MemberId,

@@ -10,6 +10,7 @@
 mod ballot;
 mod chain;
 mod commons;
+mod complete;
 mod draft;
 mod fold;
 mod gather;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Enactment, Membership, Version, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
+pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub(crate) use fold::leave_root;
 pub use gather::{AnchorAt, Sealed, Void};
 pub use phase::Phase;
@@ -30,7 +32,7 @@ pub use validity::Invalid;
 
 use crate::body::catalogue::{Engine, ModelRelease};
 use crate::body::charter::{Class, ClassRules, Parameters};
-use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
+use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, SlotStatus};
 use crate::body::member::Member;
 use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{
@@ -46,6 +48,15 @@ pub enum MemberStanding {
     Leaving,
     /// It has left.
     Left,
+    /// The others have expelled it.
+    Expelled,
+}
+
+impl MemberStanding {
+    /// Whether it is no member any more.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::Left | Self::Expelled)
+    }
 }
 
 /// A member, present or past.
@@ -66,7 +77,7 @@ pub struct MemberState {
 impl MemberState {
     /// Whether new work may go to it or come from it.
     pub fn may_work(&self) -> bool {
-        self.standing != MemberStanding::Left && self.forked_at.is_none()
+        !self.standing.is_gone() && self.forked_at.is_none()
     }
 }
 
@@ -84,6 +95,10 @@ pub struct ReleaseState {
 /// Close seals that agree, enough of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseCertificate {
+    /// Where it would be enacted.
+    pub slot: Slot,
+    /// What is in the box, under rules 2.
+    pub entries: BTreeSet<StatementId>,
     /// The box.
     pub root: BoxRoot,
     /// How many votes are in it.
@@ -113,14 +128,28 @@ pub struct ProposalState {
     pub applicant: Option<Member>,
     /// Why it may not be voted on, if so.
     pub invalid: Option<Invalid>,
+    /// The rules by which it is judged.
+    pub rules: u32,
+    /// The charter's numbers for it.
+    pub parameters: Parameters,
     /// The operators that seal it: the Active members of the pinned version.
     pub sealers: BTreeSet<MemberId>,
     /// How many must agree on a box.
     pub quorum: usize,
     /// How many must sign the enactment.
     pub enact_quorum: usize,
-    /// The box as this replica holds it.
+    /// The box as this replica holds it; under rules 2 what enough offers name, once there are enough.
     pub ballot: BallotBox,
+    /// Everything held here that belongs into the box: what an operator offers (rules 2).
+    pub held: BallotBox,
+    /// See `held`.
+    pub entries: BTreeSet<StatementId>,
+    /// The operators' offers (rules 2).
+    pub offers: Vec<Sealed<BoxOffer>>,
+    /// Whether there are enough offers, and everything that they put into the box is held here (rules 2).
+    pub box_complete: bool,
+    /// What the box amounts to by the newest membership that is known here (rules 2).
+    pub box_outcome: Outcome,
     /// Every vote on it, and what became of it.
     pub votes: Vec<VoteRecord>,
     /// The close seals of its sealers.
@@ -135,6 +164,8 @@ pub struct ProposalState {
     pub superseded_by: Option<StatementId>,
     /// Whether the membership moved on too far for it.
     pub stale: bool,
+    /// What cancelled it.
+    pub cancelled_by: Option<StatementId>,
 }
 
 impl ProposalState {
@@ -163,6 +194,8 @@ pub struct LeaveState {
     pub author: MemberId,
     /// When it was signed.
     pub issued_at: UnixSeconds,
+    /// The seals that bind a slot to it (rules 2).
+    pub certificates: Vec<CloseCertificate>,
     /// Its enactment.
     pub enacted: Option<Enactment>,
 }
@@ -194,12 +227,23 @@ pub enum Fault {
     },
 }
 
+/// The numbers of one charter version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Periods and limits.
+    pub parameters: Parameters,
+    /// How each class decides.
+    pub classes: BTreeMap<Class, ClassRules>,
+}
+
 /// What the cooperative has decided, and what is being decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     coop: CoopId,
+    rules: u32,
     parameters: Parameters,
     classes: BTreeMap<Class, ClassRules>,
+    charters: BTreeMap<PolicyHash, Numbers>,
     chains: BTreeMap<Scope, Vec<Version>>,
     memberships: BTreeMap<PolicyHash, Membership>,
     members: BTreeMap<MemberId, MemberState>,
@@ -207,7 +251,10 @@ pub struct State {
     engines: BTreeMap<EngineName, Engine>,
     proposals: BTreeMap<StatementId, ProposalState>,
     leaves: BTreeMap<StatementId, LeaveState>,
+    box_offers: Vec<Sealed<BoxOffer>>,
+    close_seals: Vec<Sealed<CloseSeal>>,
     enact_seals: Vec<Sealed<EnactSeal>>,
+    slot_statuses: Vec<Sealed<SlotStatus>>,
     stray_votes: Vec<(StatementId, VoteRecord)>,
     faults: BTreeSet<Fault>,
 }
@@ -216,6 +263,10 @@ impl State {
     /// The cooperative.
     pub fn coop(&self) -> CoopId {
         self.coop
+    }
+    /// The rules in force.
+    pub fn rules(&self) -> u32 {
+        self.rules
     }
     /// The periods and limits in force.
     pub fn parameters(&self) -> &Parameters {
@@ -235,7 +286,7 @@ impl State {
     }
     /// The member whose operator key this is, if it is one now.
     pub fn member_by_operator(&self, key: &PublicKey) -> Option<&MemberState> {
-        self.members.values().find(|m| m.member.keys.operator == *key && m.standing != MemberStanding::Left)
+        self.members.values().find(|m| m.member.keys.operator == *key && !m.standing.is_gone())
     }
     /// The newest membership version.
     pub fn membership(&self) -> Option<&Membership> {
@@ -293,9 +344,25 @@ impl State {
     pub fn faults(&self) -> &BTreeSet<Fault> {
         &self.faults
     }
+    /// Every box offer of a present or past member.
+    pub fn box_offers(&self) -> &[Sealed<BoxOffer>] {
+        &self.box_offers
+    }
+    /// Every close seal of a present or past member, whether it holds or not.
+    pub fn close_seals(&self) -> &[Sealed<CloseSeal>] {
+        &self.close_seals
+    }
     /// Every enact seal of a present or past member.
     pub fn enact_seals(&self) -> &[Sealed<EnactSeal>] {
         &self.enact_seals
+    }
+    /// Every slot status of a present or past member.
+    pub fn slot_statuses(&self) -> &[Sealed<SlotStatus>] {
+        &self.slot_statuses
+    }
+    /// One membership version.
+    pub fn membership_version(&self, hash: &PolicyHash) -> Option<&Membership> {
+        self.memberships.get(hash)
     }
     /// Where a vote went: its proposal, and its record.
     pub fn vote(&self, id: &StatementId) -> Option<(StatementId, &VoteRecord)> {

@@ -2,7 +2,7 @@
 
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::Outcome;
-use crate::body::proposal::Proposal;
+use crate::body::proposal::{Action, Proposal};
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -47,6 +47,15 @@ pub enum Phase {
     QuorumNotMet,
     /// Enough vetoes.
     Vetoed,
+    /// Its author took it back.
+    Withdrawn,
+    /// Another proposal stopped it.
+    Cancelled {
+        /// Which one.
+        by: StatementId,
+    },
+    /// Its box was not sealed in time; propose it again.
+    Stalled,
     /// The membership moved on; propose it again.
     Stale,
     /// Something else took its place in the chain; propose it again.
@@ -71,6 +80,9 @@ impl Phase {
             Self::Rejected => "Rejected",
             Self::QuorumNotMet => "QuorumNotMet",
             Self::Vetoed => "Vetoed",
+            Self::Withdrawn => "Withdrawn",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::Stalled => "Stalled",
             Self::Stale => "Stale",
             Self::Superseded { .. } => "Superseded",
             Self::Expired => "Expired",
@@ -99,7 +111,11 @@ impl State {
             Some(Outcome::QuorumNotMet) => return Phase::QuorumNotMet,
             Some(Outcome::Vetoed) => return Phase::Vetoed,
             Some(Outcome::Stale) => return Phase::Stale,
+            Some(Outcome::Withdrawn) => return Phase::Withdrawn,
             Some(Outcome::Passed) | None => {}
+        }
+        if let Some(by) = proposal.cancelled_by {
+            return Phase::Cancelled { by };
         }
         if let Some(by) = proposal.superseded_by {
             return Phase::Superseded { by };
@@ -107,8 +123,12 @@ impl State {
         if proposal.stale {
             return Phase::Stale;
         }
-        if now > body.expires_at {
+        let last = certificate.map_or(body.expires_at, |certificate| proposal.deadline(certificate.slot));
+        if now > last {
             return Phase::Expired;
+        }
+        if proposal.rules >= 2 && certificate.is_none() && now > proposal.seal_by() {
+            return Phase::Stalled;
         }
         if let Some(certificate) = certificate {
             let signed = proposal.signed_on(certificate).count();
@@ -128,13 +148,15 @@ impl State {
 impl State {
     /// The next time after `now` at which the clock alone changes a phase, or what there is to seal.
     pub fn next_change(&self, now: UnixSeconds) -> Option<UnixSeconds> {
-        let grace = self.parameters().grace_seconds;
         let open = self.proposals().values().filter(|p| !self.phase(p, now).is_final());
         let times = open.flat_map(|p| {
             let Proposal { opens_at, closes_at, expires_at, .. } = p.proposal;
-            let sealed = p.ballot.closed_at.plus(grace);
-            let fixed = [opens_at, closes_at, sealed, expires_at.plus(Seconds(1))];
-            fixed.into_iter().chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
+            let offered = p.ballot.closed_at.plus(p.parameters.grace_seconds);
+            let sealed = if p.rules >= 2 { super::seal_from(p.ballot.closed_at, &p.parameters) } else { offered };
+            let second = Seconds(1);
+            let fixed = [opens_at, closes_at, offered, sealed, expires_at.plus(second)];
+            let stalled = (p.rules >= 2).then(|| p.seal_by().plus(second));
+            fixed.into_iter().chain(stalled).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
         });
         times.filter(|time| *time > now).min()
     }
@@ -146,8 +168,16 @@ impl ProposalState {
         &self,
         certificate: &CloseCertificate,
     ) -> impl Iterator<Item = &super::Sealed<super::EnactSeal>> {
-        let (root, eta) = (certificate.root, self.eta(certificate.closed_at));
-        let latest = self.proposal.expires_at;
-        self.enact_seals.iter().filter(move |s| s.seal.root == root && s.at >= eta && s.at <= latest)
+        let (root, slot, eta) = (certificate.root, certificate.slot, self.eta(certificate.closed_at));
+        let latest = self.deadline(slot);
+        // From three members to four or back all that stay must sign: who is expelled does not stay.
+        let parts = match &self.proposal.action {
+            Action::Expel(expel) if self.sealers.len() == 4 => Some(&expel.member),
+            _ => None,
+        };
+        self.enact_seals
+            .iter()
+            .filter(move |s| s.seal.slot == slot && s.seal.root == root && s.at >= eta && s.at <= latest)
+            .filter(move |s| parts != Some(&s.by))
     }
 }

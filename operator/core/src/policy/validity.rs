@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use super::Numbers;
 use super::chain::Membership;
 use super::gather::{Anchored, as_proposal};
-use crate::body::Body;
-use crate::body::charter::{Class, ClassRules, MAX_MEMBERS, Parameters};
+use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
 use crate::body::proposal::{Action, Proposal, Scope};
-use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, UnixSeconds};
+use crate::body::{Body, RULES_SUPPORTED};
+use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
 use crate::statement::Statement;
 
 /// Why a proposal is not valid.
@@ -87,9 +88,39 @@ pub enum Invalid {
     /// The applicant's id or one of its keys was a member's before.
     #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
     IdOrKeyUsed,
-    /// Rules 1 cannot seal for more members.
-    #[error("the cooperative has {MAX_MEMBERS} members, which is all that rules 1 can seal for")]
+    /// More members than the rules in force can seal for.
+    #[error(
+        "the cooperative has all the members that its rules can seal for: {MAX_MEMBERS} under rules 1, {MAX_MEMBERS_COMPLETE} under rules 2"
+    )]
     TooManyMembers,
+    /// Too few members for one of them to be expelled.
+    #[error("the cooperative has {0} members: with two they part, and neither can put the other out")]
+    TooFewMembers(usize),
+    /// It follows other rules than those in force.
+    #[error("it follows rules {seen}, rules {in_force} are in force")]
+    OtherRules {
+        /// Its rules, or those that it would set.
+        seen: u32,
+        /// The cooperative's.
+        in_force: u32,
+    },
+    /// The charter version that it pins is not known here.
+    #[error("charter version {0} is not known here")]
+    UnknownCharter(PolicyHash),
+    /// The charter that it would make contradicts itself.
+    #[error("the charter would not hold: {0}")]
+    Charter(String),
+    /// What it would cancel is not known here.
+    #[error("proposal {0}, which it would cancel, is not known here")]
+    UnknownTarget(StatementId),
+    /// The cancellation would be decided too late.
+    #[error("it closes at {closes_at}, and to stop that proposal it must close by {latest}")]
+    TooLateToCancel {
+        /// Its own close.
+        closes_at: UnixSeconds,
+        /// Three graces before the other takes effect.
+        latest: UnixSeconds,
+    },
     /// The application is missing or not understood.
     #[error("it carries no application that holds")]
     NoApplication,
@@ -119,6 +150,12 @@ impl Invalid {
             Self::Sponsors { .. } => "TooFewSponsors",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
             Self::TooManyMembers => "TooManyMembers",
+            Self::TooFewMembers(_) => "TooFewMembers",
+            Self::OtherRules { .. } => "OtherRules",
+            Self::UnknownCharter(_) => "UnknownCharter",
+            Self::Charter(_) => "InvalidCharter",
+            Self::UnknownTarget(_) => "UnknownTarget",
+            Self::TooLateToCancel { .. } => "TooLateToCancel",
             Self::NoApplication => "NoApplication",
             Self::Engine(_) => "InvalidEngine",
             Self::Term(_) => "WrongTerm",
@@ -129,9 +166,14 @@ impl Invalid {
 /// Everything that a proposal is judged against.
 pub(super) struct Known<'a> {
     pub memberships: &'a BTreeMap<PolicyHash, Membership>,
+    pub charters: &'a BTreeMap<PolicyHash, Numbers>,
+    /// The founding charter's version.
+    pub founding: PolicyHash,
+    /// The rules in force.
+    pub rules: u32,
+    /// Proposals, for those that are about one.
+    pub proposal: &'a dyn Fn(StatementId) -> Option<&'a Proposal>,
     pub is_version: &'a dyn Fn(Scope, &PolicyHash) -> bool,
-    pub classes: &'a BTreeMap<Class, ClassRules>,
-    pub parameters: &'a Parameters,
 }
 
 /// Judges an anchored proposal.
@@ -142,11 +184,18 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     if anchored.anchor.void.is_some() {
         return Err(Invalid::AnchorVoid);
     }
-    let allowed = known.parameters.max_open_proposals;
+    let numbers = numbers(known, proposal)?;
+    let allowed = numbers.parameters.max_open_proposals;
     if anchored.open_before >= allowed {
         return Err(Invalid::TooManyOpen { open: anchored.open_before, allowed });
     }
     judge_statement(known, statement, proposal, &mut anchored.signers.iter())
+}
+
+/// The charter's numbers by which a proposal is decided.
+fn numbers<'a>(known: &Known<'a>, proposal: &Proposal) -> Result<&'a Numbers, Invalid> {
+    let pinned = proposal.charter.unwrap_or(known.founding);
+    known.charters.get(&pinned).ok_or(Invalid::UnknownCharter(pinned))
 }
 
 /// Judges a proposal by what it says alone, as before anchoring it.
@@ -178,10 +227,15 @@ pub(super) fn judge_statement(
     if proposal.term > 1_000 {
         return Err(Invalid::Term(proposal.term));
     }
-    if let Some(rules) = known.classes.get(&class) {
-        judge_times(rules, known.parameters, header.issued_at, proposal)?;
+    // Rules 1 are not repeated once later ones are in force: what they decided stands, what they did not is proposed anew.
+    if proposal.since_rules() > known.rules || (proposal.since_rules() >= 2) != proposal.charter.is_some() {
+        return Err(Invalid::OtherRules { seen: proposal.since_rules(), in_force: known.rules });
     }
-    judge_action(known, pinned, statement, proposal, signers)
+    let numbers = numbers(known, proposal)?;
+    if let Some(rules) = numbers.classes.get(&class) {
+        judge_times(rules, &numbers.parameters, header.issued_at, proposal)?;
+    }
+    judge_action(known, &numbers.parameters, pinned, statement, proposal, signers)
 }
 
 fn judge_times(
@@ -209,6 +263,7 @@ pub(super) fn after_close(rules: &ClassRules, parameters: &Parameters) -> Second
 
 fn judge_action(
     known: &Known<'_>,
+    parameters: &Parameters,
     pinned: &Membership,
     statement: &Statement,
     proposal: &Proposal,
@@ -226,14 +281,15 @@ fn judge_action(
             if proposal.subject.as_ref().is_some_and(|subject| *subject != member.id) {
                 return Err(Invalid::Subject);
             }
-            if pinned.members.len() >= MAX_MEMBERS {
+            let most = if known.rules >= 2 { MAX_MEMBERS_COMPLETE } else { MAX_MEMBERS };
+            if pinned.members.len() >= most {
                 return Err(Invalid::TooManyMembers);
             }
             let used = pinned.used_ids.contains(&member.id) || member.keys.all().any(|k| pinned.used_keys.contains(&k));
             if used {
                 return Err(Invalid::IdOrKeyUsed);
             }
-            let needed = (known.parameters.sponsors as usize).min(pinned.members.len());
+            let needed = (parameters.sponsors as usize).min(pinned.members.len());
             let signers: Vec<&PublicKey> = signers.collect();
             let sponsors =
                 pinned.members.values().filter(|m| signers.iter().any(|key| m.keys.governance.contains(key)));
@@ -242,9 +298,42 @@ fn judge_action(
                 _ => Ok(()),
             }
         }
+        Action::Expel(expel) => {
+            if proposal.parent != proposal.membership {
+                return Err(Invalid::PinnedElsewhere);
+            }
+            if proposal.subject.as_ref() != Some(&expel.member) || !pinned.members.contains_key(&expel.member) {
+                return Err(Invalid::Subject);
+            }
+            // Two members part; neither can put the other out.
+            if pinned.members.len() < 3 { Err(Invalid::TooFewMembers(pinned.members.len())) } else { Ok(()) }
+        }
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),
+        Action::SetRules(set) => {
+            let next = RULES_SUPPORTED.contains(&set.rules) && set.rules > known.rules;
+            if !next {
+                return Err(Invalid::OtherRules { seen: set.rules, in_force: known.rules });
+            }
+            set.deliberation.validate().map_err(|error| Invalid::Charter(error.to_string()))
+        }
+        Action::ChangeCharter(change) => {
+            if change.parameters.deliberation.is_none() {
+                return Err(Invalid::Charter("parameter deliberation is missing".to_owned()));
+            }
+            charter::validate_numbers(&change.parameters, &change.classes)
+                .map_err(|error| Invalid::Charter(error.to_string()))
+        }
+        Action::CancelProposal(cancel) => {
+            let target = (known.proposal)(cancel.proposal).ok_or(Invalid::UnknownTarget(cancel.proposal))?;
+            let grace = parameters.grace_seconds.0;
+            let latest = target.eta.minus(Seconds(grace.saturating_mul(3)));
+            if proposal.closes_at > latest {
+                return Err(Invalid::TooLateToCancel { closes_at: proposal.closes_at, latest });
+            }
+            Ok(())
+        }
         Action::AddModelRelease(_) | Action::WithdrawModelRelease(_) | Action::RemoveEngine(_) => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Statements about to be signed.
 
 use super::{Position, Statement, StatementError, Wire};
-use crate::body::{Body, Opaque, RULES};
+use crate::body::{Body, Opaque};
 use crate::dsse::{Envelope, Signer};
 use crate::ids::{CoopId, MemberId, PublicKey, SiteName, UnixSeconds};
 use crate::json::{self, JsonError};
@@ -37,7 +37,7 @@ impl Draft {
             site: self.site.clone(),
             key,
             kind: kind.clone(),
-            rules: RULES,
+            rules: self.body.since_rules(),
             issued_at: self.issued_at,
             log: None,
             subject: None,

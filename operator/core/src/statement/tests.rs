@@ -109,7 +109,7 @@ fn an_entry_that_is_not_understood_keeps_its_place_without_effect() {
         m.insert("kind".into(), "key-update".into());
     });
     let rules = payload(|m| {
-        m.insert("rules".into(), 2.into());
+        m.insert("rules".into(), 3.into());
     });
     let field = payload(|m| {
         m["body"]["more"] = 1.into();
@@ -122,7 +122,7 @@ fn an_entry_that_is_not_understood_keeps_its_place_without_effect() {
     });
     for (kind, text, because) in [
         ("key-update", later, "not known"),
-        ("anchor", rules, "follows rules 2"),
+        ("anchor", rules, "follows rules 3"),
         ("anchor", field, "more"),
         ("anchor", header, "onBehalfOf"),
         ("anchor", broken, "does not verify"),

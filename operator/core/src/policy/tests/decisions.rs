@@ -295,6 +295,7 @@ fn certificates_need_the_exact_time_window() {
         membership_head: world.state(0).head(Scope::Membership),
         outcome: Outcome::Passed,
         closed_at: state.ballot.closed_at,
+        basis: None,
     };
     world.append(0, Body::CloseSeal(close));
     let version = version_hash(slot.scope, slot.parent, proposal, root);

@@ -238,6 +238,7 @@ fn two_seals_for_one_slot_are_shown_as_a_fault() {
             membership_head: slot.parent,
             outcome: Outcome::Passed,
             closed_at: world.now,
+            basis: None,
         };
         world.append(2, Body::CloseSeal(close));
         world.wait(1);

@@ -1,5 +1,6 @@
 //! The cooperative decides: several operators, each with its own replica, exchange entries and seal.
 
+mod complete;
 mod decisions;
 mod disorder;
 mod members;
@@ -12,7 +13,7 @@ use crate::body::{Anchor, Body};
 use crate::founding::Founding;
 use crate::ids::{Digest, Seconds};
 use crate::log::Limits;
-use crate::sealing::{self, Circumstances};
+use crate::sealing::{self, Circumstances, Promises};
 use crate::statement::{Draft, Statement};
 use crate::testkit::{Person, T0, charter, found, person};
 
@@ -146,6 +147,7 @@ impl World {
             isolated: self.isolated.contains(&who),
             clock_in_tolerance: true,
             resumed_at: crate::recovery::resumed_at(self.commons[who].replica(), &log),
+            promises: Promises::KEPT,
         }
     }
 
