@@ -1,0 +1,1 @@
+//! Every state that a small cooperative can come to.

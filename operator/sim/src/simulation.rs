@@ -1,0 +1,1 @@
+//! A large cooperative, from a seed.
