@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::charter::{CancelProposal, ChangeCharter, Expel, SetRules};
 use crate::envelope::Envelope;
 
 /// What a proposal changes. Exactly one of these.
@@ -23,6 +24,14 @@ pub enum Action {
     RemoveEngine(EngineName),
     /// Admits a member.
     Admit(Admit),
+    /// Raises the rules.
+    SetRules(SetRules),
+    /// Changes the charter's numbers.
+    ChangeCharter(Box<ChangeCharter>),
+    /// Stops a proposal that has passed and is not in force yet.
+    CancelProposal(CancelProposal),
+    /// Expels a member.
+    Expel(Expel),
 }
 
 /// A release of a model: what it is, where it is found, and which engines may serve it.

@@ -19,6 +19,7 @@
 
 pub mod api_keys;
 pub mod catalogue;
+pub mod charter;
 pub mod common;
 pub mod conditions;
 pub mod convert;

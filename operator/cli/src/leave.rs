@@ -1,18 +1,12 @@
 //! `kubectl koinon leave`: a member ends its own membership.
 
-use std::collections::BTreeMap;
-
-use anyhow::Context as _;
-use koinon_api::labels;
 use koinon_core::body::{Body, Leave};
 use koinon_core::ids::Prose;
-use koinon_core::kind::Kind;
-use koinon_core::statement::{Draft, Position};
 
 use crate::access::Access;
-use crate::cluster::{Cluster, now, to_api};
-use crate::keyfile;
-use crate::output::{Output, print_yaml};
+use crate::cluster::Cluster;
+use crate::output::Output;
+use crate::say::say;
 
 /// Leave the cooperative: guests and own placements drain, then the membership ends.
 #[derive(Debug, clap::Args)]
@@ -41,26 +35,9 @@ impl Args {
             );
             return Ok(());
         }
-        let signer = keyfile::read(&access.governance_key()?)?;
-        let draft = Draft {
-            coop: Some(membership.coop),
-            author: membership.member.clone(),
-            site: membership.site.clone(),
-            issued_at: now(),
-            position: Position::Human,
-            body: Body::Leave(Leave { reason }),
-        };
-        let statement = draft.sign(&signer, &[]).context("cannot sign")?;
-        let mut resource = koinon_api::Statement::new(
-            &koinon_api::names::statement(&statement.id().to_string()),
-            koinon_api::statement::StatementSpec { envelope: to_api(statement.envelope())? },
-        );
-        resource.metadata.namespace = Some(cluster.namespace.clone());
-        resource.metadata.labels = Some(BTreeMap::from([(labels::KIND.to_owned(), Kind::Leave.as_str().to_owned())]));
-        if output == Some(Output::Yaml) {
-            return print_yaml(&[resource]);
+        if !say(access, &cluster, &membership, Body::Leave(Leave { reason }), output).await? {
+            return Ok(());
         }
-        cluster.apply(&resource).await?;
         println!("{} asks to leave; watch: kubectl get kmem -n {} -w", membership.member, cluster.namespace);
         Ok(())
     }

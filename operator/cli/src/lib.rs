@@ -5,6 +5,8 @@
 
 mod access;
 mod apikey;
+mod ballot;
+mod charter;
 mod cluster;
 mod completion;
 mod cordon;
@@ -22,6 +24,7 @@ mod output;
 mod plan;
 mod precheck;
 mod propose;
+mod say;
 mod show;
 mod vote;
 
@@ -45,6 +48,10 @@ enum Command {
     Leave(leave::Args),
     Propose(propose::Args),
     Vote(vote::Args),
+    Withdraw(ballot::Withdraw),
+    Recuse(ballot::Recuse),
+    Delegate(ballot::Delegate),
+    Charter(charter::Args),
     Explain(explain::Args),
     Plan(plan::Args),
     Digest(digest::Args),
@@ -99,6 +106,10 @@ impl Cli {
             Command::Leave(args) => args.run(&access).await,
             Command::Propose(args) => args.run(&access).await,
             Command::Vote(args) => args.run(&access).await,
+            Command::Withdraw(args) => args.run(&access).await,
+            Command::Recuse(args) => args.run(&access).await,
+            Command::Delegate(args) => args.run(&access).await,
+            Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
             Command::Digest(args) => args.run(),

@@ -71,6 +71,17 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
             "invite the applicant under another id; it joins with key files of its own (--keys DIR) that no member has had".into()
         }
         Invalid::TooManyMembers => "a member has to leave first".into(),
+        Invalid::TooFewMembers(_) => "one of the two leaves: kubectl koinon leave".into(),
+        Invalid::OtherRules { .. } => {
+            "propose it anew with this version of kubectl koinon; `setRules` raises the rules in force, by one vote".into()
+        }
+        Invalid::UnknownCharter(_) | Invalid::UnknownTarget(_) => {
+            "wait until this cluster has heard what the others decided (kubectl koinon members), or propose it anew".into()
+        }
+        Invalid::Charter(_) => "correct the numbers; the message names the bound that they leave".into(),
+        Invalid::TooLateToCancel { .. } => {
+            "it takes effect before a vote could stop it: propose the opposite instead".into()
+        }
         Invalid::NoApplication => {
             "propose the draft that the operator made of the application: kubectl koinon propose --from admit-ID".into()
         }

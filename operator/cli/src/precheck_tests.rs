@@ -31,6 +31,8 @@ fn proposal_of(commons: &Commons, action: Action, title: &str) -> Proposal {
         expires_at: eta.plus(parameters.enact_window_seconds),
         term: 0,
         subject: None,
+        charter: None,
+        interested: Default::default(),
         title: title.parse().unwrap(),
         text: "".parse().unwrap(),
     }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use koinon_api::{Proposal, names, proposal as api};
-use koinon_core::body::proposal::{self, AddEngine, RemoveEngine, WithdrawModelRelease};
-use koinon_core::body::{Action, Body, Engine, ModelRelease, Scope};
+use koinon_core::body::proposal::{AddEngine, CancelProposal, Expel, RemoveEngine, SetRules, WithdrawModelRelease};
+use koinon_core::body::{Action, Body, Engine, ModelRelease};
 use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
 use koinon_core::ids::{
-    Bytes, EngineName, License, Line, ManifestDigest, MemberId, ModelUri, Prose, Quantization, Revision, UnixSeconds,
+    Bytes, EngineName, License, Line, ManifestDigest, MemberId, ModelUri, Prose, Quantization, Revision,
 };
 use koinon_core::policy::State;
-use koinon_core::sealing;
+use koinon_core::presets;
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
@@ -131,6 +131,29 @@ enum ActionCommand {
         /// Its name in the catalogue.
         name: EngineName,
     },
+    /// Decide by later rules from here on: rules 2 let more than three members decide, and tolerate some that lie.
+    SetRules {
+        /// The version; what this program can decide by is the most that it proposes.
+        #[arg(default_value_t = 2)]
+        rules: u32,
+    },
+    /// Change the charter's periods, limits and classes.
+    ///
+    /// `kubectl koinon charter` prints the present ones in the form that is expected here; change what should change.
+    ChangeCharter {
+        /// All parameters and classes, as YAML.
+        file: PathBuf,
+    },
+    /// Stop a proposal that has passed and is not in force yet.
+    Cancel {
+        /// Its name or id, or the beginning of either.
+        proposal: String,
+    },
+    /// Expel a member.
+    Expel {
+        /// Its id.
+        member: MemberId,
+    },
 }
 
 /// What is to be proposed, before its times and parents are known.
@@ -170,7 +193,10 @@ impl Args {
             None => {
                 let signer = keyfile::read(&access.governance_key()?)?;
                 let plan = plan(&cluster, from, file, action, title, text).await?;
-                let body = complete(state, plan.action, plan.title, plan.text, now())?;
+                let class = plan.action.class();
+                let body = state
+                    .draft_proposal(plan.action, plan.title, plan.text, now())
+                    .with_context(|| format!("the charter has no class {class}"))?;
                 let draft = Draft {
                     coop: Some(membership.coop),
                     author: membership.member.clone(),
@@ -302,7 +328,7 @@ async fn plan(
     text: Option<Prose>,
 ) -> anyhow::Result<Plan> {
     let (action, written, draft) = match (command, from, file) {
-        (Some(command), _, _) => (command.action()?, None, None),
+        (Some(command), _, _) => (command.action(cluster).await?, None, None),
         (None, Some(name), _) => {
             let found = cluster.proposal(&name).await?;
             if found.spec.envelope.is_some() {
@@ -339,7 +365,7 @@ async fn plan(
 }
 
 impl ActionCommand {
-    fn action(self) -> anyhow::Result<Action> {
+    async fn action(self, cluster: &Cluster) -> anyhow::Result<Action> {
         Ok(match self {
             Self::AddModelRelease { uri, revision, manifest_digest, quantization, license, engines, memory_bytes } => {
                 Action::AddModelRelease(ModelRelease {
@@ -363,6 +389,17 @@ impl ActionCommand {
                 }
             }
             Self::RemoveEngine { name } => Action::RemoveEngine(RemoveEngine { name }),
+            Self::SetRules { rules } => Action::SetRules(SetRules { rules, deliberation: presets::deliberation() }),
+            Self::ChangeCharter { file } => {
+                Action::ChangeCharter(Box::new(read_yaml(&file, "the charter's parameters and classes")?))
+            }
+            Self::Cancel { proposal } => {
+                let found = cluster.proposal(&proposal).await?;
+                let id = found.status.as_ref().and_then(|status| status.id.clone());
+                let id = id.with_context(|| format!("{} is not signed: delete the draft", found.name_any()))?;
+                Action::CancelProposal(CancelProposal { proposal: id.parse()? })
+            }
+            Self::Expel { member } => Action::Expel(Expel { member }),
         })
     }
 }
@@ -375,39 +412,12 @@ fn describe(action: &Action) -> String {
         Action::AddEngine(add) => format!("Add engine {}", add.engine.name),
         Action::RemoveEngine(remove) => format!("Remove engine {}", remove.name),
         Action::Admit(_) => "Admit a member".to_owned(),
+        Action::SetRules(set) => format!("Decide by rules {}", set.rules),
+        Action::ChangeCharter(_) => "Change the charter".to_owned(),
+        Action::CancelProposal(cancel) => format!("Cancel proposal {}", cancel.proposal),
+        Action::Expel(expel) => format!("Expel {}", expel.member),
     };
     text.chars().take(200).collect()
-}
-
-/// Fills in what the current policy says: parents, term, and the earliest times that the class allows.
-fn complete(
-    state: &State,
-    action: Action,
-    title: Line,
-    text: Prose,
-    issued: UnixSeconds,
-) -> anyhow::Result<proposal::Proposal> {
-    let (class, scope) = (action.class(), action.scope());
-    let rules = state.class(class).with_context(|| format!("the charter has no class {class}"))?;
-    let parameters = state.parameters();
-    let opens_at = issued.plus(rules.delay_seconds);
-    let closes_at = opens_at.plus(rules.period_seconds);
-    let eta = closes_at.plus(parameters.grace_seconds).plus(rules.timelock_seconds);
-    Ok(proposal::Proposal {
-        class,
-        scope,
-        parent: state.head(scope),
-        membership: state.head(Scope::Membership),
-        action,
-        opens_at,
-        closes_at,
-        eta,
-        expires_at: eta.plus(parameters.enact_window_seconds),
-        term: sealing::next_term(state, scope, issued),
-        subject: None,
-        title,
-        text,
-    })
 }
 
 fn to_core_action(action: &koinon_api::catalogue::Action) -> anyhow::Result<Action> {

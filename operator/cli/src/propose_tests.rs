@@ -1,28 +1,9 @@
 use koinon_core::body::charter::Preset;
-use koinon_core::ids::Seconds;
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use koinon_core::testkit::{T0, charter, found, person};
 
 use super::*;
-
-fn commons() -> Commons {
-    let founder = person("aarhus");
-    Commons::new(found(&[&founder], charter(&[&founder], Preset::Standard)), Limits::default())
-}
-
-#[test]
-fn times_are_the_earliest_that_the_class_allows() {
-    let issued = T0;
-    let action = Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() });
-    let commons = commons();
-    let body = complete(commons.state(), action, "t".parse().unwrap(), "".parse().unwrap(), issued).unwrap();
-    assert_eq!(body.opens_at.since(issued), Seconds(3600));
-    assert_eq!(body.closes_at.since(body.opens_at), Seconds(72 * 3600));
-    assert_eq!(body.eta.since(body.closes_at), Seconds(3600 + 24 * 3600));
-    assert_eq!(body.expires_at.since(body.eta), Seconds(72 * 3600));
-    assert_eq!((body.parent, body.term), (commons.state().head(Scope::Engines), 0));
-}
 
 #[test]
 fn a_second_sponsor_signs_the_file_in_place_and_the_author_can_then_apply_it() {
@@ -32,7 +13,7 @@ fn a_second_sponsor_signs_the_file_in_place_and_the_author_can_then_apply_it() {
     let coop = commons.founding().coop();
     let application = person("coimbra").application(coop, T0).envelope().clone();
     let action = Action::Admit(koinon_core::body::proposal::Admit { application });
-    let body = complete(commons.state(), action, "t".parse().unwrap(), "".parse().unwrap(), T0).unwrap();
+    let body = commons.state().draft_proposal(action, "t".parse().unwrap(), "".parse().unwrap(), T0).unwrap();
     let statement = people[0].human(coop, T0, Body::Proposal(Box::new(body)));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admit-coimbra.yaml");

@@ -31,6 +31,8 @@ fn commons(wait: i64) -> (Commons, StatementId) {
         expires_at: eta.plus(parameters.enact_window_seconds),
         term: 0,
         subject: None,
+        charter: None,
+        interested: Default::default(),
         title: "t".parse().unwrap(),
         text: "".parse().unwrap(),
     };

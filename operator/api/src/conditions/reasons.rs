@@ -258,6 +258,8 @@ super::closed_set! {
         TooEarly,
         /// The vote was signed after the poll closed.
         TooLate,
+        /// The member has declared an interest and does not vote.
+        Recused,
         /// A later vote of the same member counts.
         SupersededByVote,
 

@@ -6,7 +6,7 @@ use koinon_core::body::latest::{EngineChoice, JobRef, ModelRef, Offer, OnPartiti
 use koinon_core::ids::{Bytes, EngineName, Epoch, IdError, MemberId, ObjectUid, ReplicaIndex, Seconds, ServedName};
 use koinon_core::liveness::Liveness;
 use koinon_core::planner::{Candidate, Need};
-use koinon_core::policy::{MemberStanding, State};
+use koinon_core::policy::State;
 use koinon_core::sizing::{ModelSize, gpus_needed};
 use kube::ResourceExt;
 
@@ -314,7 +314,7 @@ pub fn candidates(
     scope: Scope,
     mut see: impl FnMut(&MemberId) -> Seen,
 ) -> Vec<Candidate> {
-    let there = decided.members().iter().filter(|(_, member)| member.standing != MemberStanding::Left);
+    let there = decided.members().iter().filter(|(_, member)| !member.standing.is_gone());
     let asked = there.filter(|(id, _)| scope != Scope::Local || *id == me);
     asked
         .map(|(id, member)| {

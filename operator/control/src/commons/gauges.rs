@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::peers::{Liveness, PeersSnapshot};
 
 /// The names of all phases, so that a state without proposals shows as zero.
-const PHASES: [&str; 12] = [
+const PHASES: [&str; 15] = [
     "Invalid",
     "Pending",
     "Open",
@@ -22,13 +22,16 @@ const PHASES: [&str; 12] = [
     "Rejected",
     "QuorumNotMet",
     "Vetoed",
+    "Withdrawn",
+    "Cancelled",
+    "Stalled",
     "Stale",
     "Superseded",
     "Expired",
 ];
 
 /// What can become of a vote, so that what became of none shows as zero.
-const VERDICTS: [Verdict; 13] = [
+const VERDICTS: [Verdict; 16] = [
     Verdict::Counted,
     Verdict::Superseded,
     Verdict::Equivocation,
@@ -39,6 +42,9 @@ const VERDICTS: [Verdict; 13] = [
     Verdict::TooLate,
     Verdict::AnchoredTooLate,
     Verdict::VetoWithoutGround,
+    Verdict::Recused,
+    Verdict::NotInBox,
+    Verdict::TooManyVotes,
     Verdict::LogForked,
     Verdict::OverBudget,
     Verdict::NoProposal,

@@ -105,10 +105,14 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
 pub fn invalid(why: &Invalid, key: impl FnOnce() -> Reason) -> Reason {
     match why {
         Invalid::AnchorVoid => Reason::LogForked,
-        Invalid::UnknownMembership(_) | Invalid::UnknownParent { .. } => Reason::UnknownParent,
+        Invalid::UnknownMembership(_) | Invalid::UnknownParent { .. } | Invalid::UnknownCharter(_) => {
+            Reason::UnknownParent
+        }
+        Invalid::UnknownTarget(_) => Reason::UnknownProposal,
+        Invalid::OtherRules { .. } => Reason::UnsupportedRules,
         Invalid::AuthorNotActive(_) => Reason::NotElector,
         Invalid::WrongKey(_) => key(),
-        Invalid::Time { .. } => Reason::TimesInvalid,
+        Invalid::Time { .. } | Invalid::TooLateToCancel { .. } => Reason::TimesInvalid,
         Invalid::TooManyOpen { .. } => Reason::TooManyOpen,
         _ => Reason::ActionInvalid,
     }
@@ -120,11 +124,12 @@ pub fn ballot(verdict: Ballot, key: impl FnOnce() -> Reason) -> Reason {
     match verdict {
         Ballot::Counted => Reason::Counted,
         Ballot::Superseded | Ballot::AlreadyFinal => Reason::SupersededByVote,
-        Ballot::Equivocation | Ballot::VetoWithoutGround => Reason::PayloadMalformed,
+        Ballot::Equivocation | Ballot::VetoWithoutGround | Ballot::TooManyVotes => Reason::PayloadMalformed,
         Ballot::NotElector => Reason::NotElector,
         Ballot::WrongKeyRole => key(),
         Ballot::TooEarly => Reason::TooEarly,
-        Ballot::TooLate | Ballot::AnchoredTooLate => Reason::TooLate,
+        Ballot::TooLate | Ballot::AnchoredTooLate | Ballot::NotInBox => Reason::TooLate,
+        Ballot::Recused => Reason::Recused,
         Ballot::LogForked => Reason::LogForked,
         Ballot::OverBudget => Reason::OverBudget,
         Ballot::NoProposal => Reason::UnknownProposal,

@@ -50,6 +50,7 @@ pub(crate) fn statuses(
         let state = match member.standing {
             MemberStanding::Active | MemberStanding::Leaving => MemberState::Active,
             MemberStanding::Left => MemberState::Left,
+            MemberStanding::Expelled => MemberState::Expelled,
         };
         let peer = peers.members.get(id);
         let status = status(view, member, state, peer, moment, stored(&name).as_deref());
@@ -112,6 +113,8 @@ fn status(
     note(ConditionType::LogIntact, log.clone());
     let usable = if state == MemberState::Left {
         Verdict::no(Reason::Left, "it has left the cooperative")
+    } else if state == MemberState::Expelled {
+        Verdict::no(Reason::Expelled, "the others have expelled it")
     } else if log.status != conditions::ConditionStatus::True {
         log
     } else if cordoned {

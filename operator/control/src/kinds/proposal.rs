@@ -163,6 +163,9 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
         Phase::Vetoed => Shown::Vetoed,
+        Phase::Withdrawn => Shown::Withdrawn,
+        Phase::Cancelled { .. } => Shown::Cancelled,
+        Phase::Stalled => Shown::Stalled,
         Phase::Stale => Shown::Stale,
         Phase::Superseded { .. } => Shown::Superseded,
         Phase::Expired => Shown::Expired,
@@ -198,6 +201,15 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
         Phase::Rejected => Verdict::no(Reason::Rejected, votes),
         Phase::QuorumNotMet => Verdict::no(Reason::QuorumNotMet, votes),
         Phase::Vetoed => Verdict::no(Reason::Vetoed, votes),
+        Phase::Withdrawn => Verdict::no(Reason::Withdrawn, format!("{} took it back", known.author)),
+        Phase::Cancelled { by } => Verdict::no(
+            Reason::Cancelled,
+            format!("it had passed, and {} stopped it", names::proposal(&by.to_string())),
+        ),
+        Phase::Stalled => Verdict::no(
+            Reason::Stalled,
+            format!("{votes}; too few operators agreed on the ballot box in time: propose it again"),
+        ),
         Phase::Stale => {
             Verdict::no(Reason::Stale, "the membership has moved on since it was proposed: propose it again")
         }

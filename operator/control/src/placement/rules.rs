@@ -7,7 +7,6 @@ use koinon_api::{Member, ModelRelease};
 use koinon_core::body::catalogue::{self, Engine};
 use koinon_core::body::charter::Parameters;
 use koinon_core::ids::{EngineName, ManifestDigest, MemberId};
-use koinon_core::policy::MemberStanding;
 use kube::ResourceExt;
 
 use crate::context::{Context, CooperativeView};
@@ -120,7 +119,7 @@ impl Rules {
     #[must_use]
     pub fn standing(&self, member: &MemberId) -> Standing {
         match self.view.state.member(member) {
-            Some(state) if state.standing == MemberStanding::Left => Standing::NoMember,
+            Some(state) if state.standing.is_gone() => Standing::NoMember,
             Some(state) if state.forked_at.is_some() => Standing::Forked,
             Some(_) => Standing::Works,
             None => Standing::NoMember,
@@ -130,6 +129,6 @@ impl Rules {
     /// The members that take part, this one included.
     pub fn members(&self) -> impl Iterator<Item = &MemberId> {
         let members = self.view.state.members().iter();
-        members.filter(|(_, state)| state.standing != MemberStanding::Left).map(|(id, _)| id)
+        members.filter(|(_, state)| !state.standing.is_gone()).map(|(id, _)| id)
     }
 }

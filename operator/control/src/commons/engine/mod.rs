@@ -13,13 +13,13 @@ use koinon_api::conditions::Reason;
 use koinon_core::body::charter::Charter;
 use koinon_core::body::entry::{Anchor, LogResume};
 use koinon_core::body::latest::Beacon;
-use koinon_core::body::{Body, RULES};
+use koinon_core::body::{Body, RULES_SUPPORTED};
 use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId};
 use koinon_core::invite::Invite;
 use koinon_core::kind::Kind;
-use koinon_core::policy::{MemberStanding, Taken};
+use koinon_core::policy::Taken;
 use koinon_core::recovery::{Gate, Recovery, resumed_at};
-use koinon_core::sealing::{self, Circumstances};
+use koinon_core::sealing::{self, Circumstances, Promises};
 use koinon_core::statement::Statement;
 use koinon_net::client::{News, PeerEvent};
 use koinon_net::commons::{Access, Heads};
@@ -273,7 +273,8 @@ impl Engine {
                 return Some(Body::Evidence(Box::new(fork.to_evidence())));
             }
             let resumed_at = resumed_at(replica, &log);
-            let circumstances = Circumstances { now, isolated, clock_in_tolerance, resumed_at };
+            let circumstances =
+                Circumstances { now, isolated, clock_in_tolerance, resumed_at, promises: Promises::KEPT };
             sealing::next(commons.state(), me, &circumstances).into_iter().next()
         })
     }
@@ -381,7 +382,7 @@ impl Engine {
             match state.member(me) {
                 None => Standing::Applicant,
                 Some(member) if member.member.keys.operator != log => Standing::OtherKey(member.member.keys.operator),
-                Some(member) if member.standing == MemberStanding::Left => Standing::Left,
+                Some(member) if member.standing.is_gone() => Standing::Left,
                 Some(_) => Standing::Member,
             }
         })
@@ -417,7 +418,7 @@ impl Engine {
             }
             for member in state.members().values() {
                 let id = member.member.id.clone();
-                let left = member.standing == MemberStanding::Left;
+                let left = member.standing.is_gone();
                 // Whoever left may still learn that, and how, it left; nothing is addressed to it any more.
                 let may = if left { Access::FormerPin(id) } else { Access::Member(id) };
                 access.insert(member.member.keys.operator, may);
@@ -445,7 +446,8 @@ impl Engine {
                 let (state, parameters) = (commons.state(), commons.state().parameters());
                 let policy = state.heads().into_iter().map(|(scope, head)| (scope.to_string(), head)).collect();
                 let heads = commons.replica().heads();
-                let beacon = Beacon { heads, policy, rules_supported: vec![RULES], clock_micros: clock.micros() };
+                let beacon =
+                    Beacon { heads, policy, rules_supported: RULES_SUPPORTED.to_vec(), clock_micros: clock.micros() };
                 (beacon, seconds(parameters.beacon_seconds.0), seconds(parameters.fresh_seconds.0))
             });
             self.beacon_due = now + every;

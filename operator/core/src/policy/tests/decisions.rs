@@ -302,3 +302,14 @@ fn certificates_need_the_exact_time_window() {
     world.append(0, Body::EnactSeal(EnactSeal { slot, proposal, root, version }));
     assert_eq!(world.phase(0, proposal), Phase::Expired);
 }
+
+#[test]
+fn the_times_of_a_draft_are_the_earliest_that_its_class_allows() {
+    const HOUR: i64 = 3600;
+    let world = World::new(&THREE, Preset::Standard);
+    let draft = world.state(0).draft_proposal(approve("qwen"), "t".parse().unwrap(), Default::default(), T0).unwrap();
+    assert_eq!(draft.opens_at.since(T0), Seconds(HOUR));
+    assert_eq!(draft.closes_at.since(draft.opens_at), Seconds(72 * HOUR));
+    assert_eq!(draft.eta.since(draft.closes_at), Seconds(HOUR + 24 * HOUR));
+    assert_eq!(draft.expires_at.since(draft.eta), Seconds(72 * HOUR));
+}
