@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use koinon_core::body::charter::{Parameters, Preset};
 use koinon_core::body::proposal::Choice;
-use koinon_core::body::{Action, Body, Proposal, Vote};
+use koinon_core::body::{Action, Body, Vote};
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
 use koinon_core::ids::{CoopId, Digest, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
@@ -283,27 +283,8 @@ impl Operator {
     /// A proposal by this member's people.
     pub fn proposal(&self, action: Action) -> Statement {
         let state = self.state();
-        let (scope, class, at) = (action.scope(), action.class(), now());
-        let rules = state.class(class).unwrap();
-        let parameters = state.parameters();
-        let opens_at = at.plus(rules.delay_seconds);
-        let closes_at = opens_at.plus(rules.period_seconds);
-        let eta = closes_at.plus(parameters.grace_seconds).plus(rules.timelock_seconds);
-        let body = Proposal {
-            class,
-            scope,
-            parent: state.head(scope),
-            membership: state.head(koinon_core::body::Scope::Membership),
-            action,
-            opens_at,
-            closes_at,
-            eta,
-            expires_at: eta.plus(parameters.enact_window_seconds),
-            term: koinon_core::sealing::next_term(&state, scope, at),
-            subject: None,
-            title: "A change".parse().unwrap(),
-            text: Default::default(),
-        };
+        let at = now();
+        let body = state.draft_proposal(action, "A change".parse().unwrap(), Default::default(), at).unwrap();
         self.person.human(state.coop(), at, Body::Proposal(Box::new(body)))
     }
 
