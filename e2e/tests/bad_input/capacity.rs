@@ -13,11 +13,11 @@ use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::Value;
 
-use crate::ground::{
+use crate::operators::{Watch, asked_by_pods, gpus, held};
+use koinon_e2e::ground::{
     Ground, REPLACED, and_then_cleaned, conditions, delete, ground, kill_operators, operator_processes,
     operators_ready, scale_operator,
 };
-use crate::operators::{Watch, asked_by_pods, gpus, held};
 
 /// The member whose GPUs are fought for, and how many it offers: it has eight and keeps one.
 const HOST: &str = "bilbao";

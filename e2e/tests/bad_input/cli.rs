@@ -11,10 +11,10 @@ use koinon_e2e::story::{JOB, RELEASE_NAMESPACE, TEAM};
 use koinon_e2e::{Fleet, Poll, wait_until};
 use serde_json::Value;
 
-use crate::ground::{Ground, REPLACED, and_then_cleaned, delete, ground, refused as condition_refused, settled};
 use crate::operators::{gpus, held};
 use crate::people::operator_key;
-use crate::said::{Check, Said, check, refused, rows, said, unshown};
+use koinon_e2e::ground::{Ground, REPLACED, and_then_cleaned, delete, ground, refused as condition_refused, settled};
+use koinon_e2e::said::{Check, Said, check, refused, rows, said, unshown};
 
 /// Peers that have missed an endpoint dial it back a minute later.
 const DIALLED_AGAIN: Duration = Duration::from_secs(120);

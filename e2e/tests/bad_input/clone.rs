@@ -9,8 +9,8 @@ use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::Value;
 
-use crate::ground::{Ground, REPLACED, and_then_cleaned, ground, refused, scale_operator, settled};
 use crate::restore::{decide, log, no_fork_is_known, signs};
+use koinon_e2e::ground::{Ground, REPLACED, and_then_cleaned, ground, refused, scale_operator, settled};
 
 /// The Secret of an operator's key.
 const KEY: [&str; 4] = ["secret", "koinon-operator-key", "--namespace", RELEASE_NAMESPACE];

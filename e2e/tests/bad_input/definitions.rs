@@ -9,7 +9,7 @@ use koinon_e2e::story::look::{get, items};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{REPLACED, and_then_cleaned, delete, ground, kill_operators, operators_ready, pods};
+use koinon_e2e::ground::{REPLACED, and_then_cleaned, delete, ground, kill_operators, operators_ready, pods};
 
 /// What it defines is a projection: the operator writes the objects anew once there is a place for them.
 const VERSIONS: &str = "policyversions.koinon.dev";

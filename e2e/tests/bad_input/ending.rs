@@ -19,10 +19,10 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, REPLACED, and_then_cleaned, ground, scale_operator};
 use crate::operators::held;
 use crate::people::operator_key;
 use crate::restore::{Log, log, no_fork_is_known, signs};
+use koinon_e2e::ground::{Ground, REPLACED, and_then_cleaned, ground, scale_operator};
 
 /// What every member's `Cooperative` is called.
 const NAME: &str = "cooperative";
@@ -177,7 +177,7 @@ async fn served_elsewhere(ground: &Ground, old: &Copy) -> Result<Copy> {
             Ok(copies) => match copies.into_iter().find(|copy| copy.host != old.host) {
                 Some(copy) => Poll::Ready(copy),
                 None => match get(aarhus, &["kjob", JOB, "--namespace", TEAM]).await {
-                    Ok(job) => Poll::not_yet(crate::ground::conditions(&job)),
+                    Ok(job) => Poll::not_yet(koinon_e2e::ground::conditions(&job)),
                     Err(error) => Poll::not_yet(format!("{error:#}")),
                 },
             },

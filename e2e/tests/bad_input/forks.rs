@@ -20,8 +20,8 @@ use koinon_net::wire::{JoinAccepted, JoinRefusal, JoinRefused, JoinRequest};
 use koinon_net::{Clock, PeerService};
 use tokio::sync::watch;
 
-use crate::ground::{Ground, ground, operator_metric, refused, scale_operator};
 use crate::people::{coop, entries, now, operator_key};
+use koinon_e2e::ground::{Ground, ground, operator_metric, refused, scale_operator};
 
 /// A member that shows one log to the one it talks to: its own, with another last entry than everybody else has.
 struct Liar {

@@ -14,9 +14,9 @@ use koinon_e2e::toolchain::checkout;
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::json;
 
-use crate::ground::{Ground, and_then_cleaned, conditions, delete, ground, settled};
 use crate::invites::{MEMBER as APPLICANT, use_up};
-use crate::said::{Said, refused, said};
+use koinon_e2e::ground::{Ground, and_then_cleaned, conditions, delete, ground, settled};
+use koinon_e2e::said::{Said, refused, said};
 
 /// The founders' releases and their namespace.
 const RELEASE: &str = "koinon-founders";

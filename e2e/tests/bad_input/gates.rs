@@ -10,7 +10,7 @@ use koinon_e2e::toolchain::checkout;
 use koinon_e2e::{Datacenter, Fleet, Poll, command, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{and_then_cleaned, delete, ground, rejected, scale_operator};
+use koinon_e2e::ground::{and_then_cleaned, delete, ground, rejected, scale_operator};
 
 /// A guest namespace without guests.
 const GUEST: &str = "koinon-guest-dublin";

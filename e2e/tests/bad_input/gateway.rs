@@ -13,7 +13,7 @@ use koinon_e2e::story::{RELEASE_NAMESPACE, SERVED_NAME, TEAM};
 use koinon_e2e::{Fleet, Poll, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, ground, samples};
+use koinon_e2e::ground::{Ground, ground, samples};
 
 /// The most bytes of a request that the gateway takes without being told otherwise.
 const MOST: usize = 16 << 20;

@@ -22,8 +22,8 @@ use koinon_net::tls::{CertUse, LeafName, LeafResolver, TlsIdentity, issue};
 use koinon_net::wire::{JoinRefusal, JoinRequest};
 use serde_json::json;
 
-use crate::ground::{Ground, and_then_cleaned, delete, ground, refused as condition_refused};
 use crate::people::now;
+use koinon_e2e::ground::{Ground, and_then_cleaned, delete, ground, refused as condition_refused};
 
 /// The applicant's release and its namespace.
 const APPLICANT: &str = "koinon-applicant";

@@ -9,7 +9,7 @@ use koinon_e2e::story::{SERVED_NAME, TEAM};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{delete, ground, refused, rejected};
+use koinon_e2e::ground::{delete, ground, refused, rejected};
 
 /// One job for each way in which a job cannot be.
 pub async fn refused_jobs(fleet: Arc<Fleet>) -> Result<()> {

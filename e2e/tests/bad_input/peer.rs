@@ -12,7 +12,7 @@ use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::ground::{Ground, and_then_cleaned, ground, lives, metrics, scale_operator};
+use koinon_e2e::ground::{Ground, and_then_cleaned, ground, lives, metrics, scale_operator};
 
 /// How much rubbish is sent on one connection.
 const RUBBISH: usize = 2 << 20;

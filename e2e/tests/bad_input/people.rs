@@ -16,7 +16,7 @@ use koinon_e2e::story::RELEASE_NAMESPACE;
 use koinon_e2e::story::look::{get, items};
 use serde_json::{Value, json};
 
-use crate::ground::Ground;
+use koinon_e2e::ground::Ground;
 
 /// Now.
 pub fn now() -> Result<UnixSeconds> {

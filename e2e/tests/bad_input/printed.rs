@@ -12,10 +12,10 @@ use koinon_e2e::story::{MEMBERS, MODEL_URI, QUANTIZATION, RELEASE_NAMESPACE, REV
 use koinon_e2e::{Fleet, Poll, wait_until};
 
 use crate::gateway::{Door, call};
-use crate::ground::{Ground, REPLACED, and_then_cleaned, delete, ground, operators_ready, settled};
 use crate::people::operator_key;
 use crate::restore::{Log, decide, log, no_fork_is_known, signs};
-use crate::said::{check, refused, rows, said};
+use koinon_e2e::ground::{Ground, REPLACED, and_then_cleaned, delete, ground, operators_ready, settled};
+use koinon_e2e::said::{check, refused, rows, said};
 
 /// The Secret of every operator's key.
 const KEY: &str = "koinon-operator-key";

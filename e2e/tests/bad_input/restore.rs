@@ -11,8 +11,8 @@ use koinon_e2e::story::look::get;
 use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 
-use crate::ground::{Ground, ground, metrics, operators_ready, settled};
 use crate::people::{entries, operator_key};
+use koinon_e2e::ground::{Ground, ground, metrics, operators_ready, settled};
 
 /// One log, by position.
 pub type Log = BTreeMap<Seq, StatementId>;

@@ -9,7 +9,7 @@ use koinon_e2e::story::look::get;
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::{Value, json};
 
-use crate::ground::{and_then_cleaned, delete, ground, kill_operators, metrics, operator_metric, operators_ready};
+use koinon_e2e::ground::{and_then_cleaned, delete, ground, kill_operators, metrics, operator_metric, operators_ready};
 
 const VOTES: &str = "votes.koinon.dev";
 const BAD_VOTE: &str = "bad-undecodable";
@@ -77,7 +77,7 @@ pub async fn undecodable(fleet: Arc<Fleet>) -> Result<()> {
 }
 
 async fn beside_the_good(
-    ground: &crate::ground::Ground,
+    ground: &koinon_e2e::ground::Ground,
     aarhus: &Datacenter,
     vote: &Value,
     rubbish: &Value,

@@ -15,8 +15,8 @@ use koinon_e2e::story::RELEASE_NAMESPACE;
 use koinon_e2e::story::look::get;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, delete, ground, refused, settled};
 use crate::people::{anchored, ballot, coop, envelope_of, governance_key, id_of, operator_key, vote_resource};
+use koinon_e2e::ground::{Ground, delete, ground, refused, settled};
 
 /// A vote that must not count.
 struct Bad {

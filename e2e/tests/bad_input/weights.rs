@@ -13,7 +13,7 @@ use koinon_e2e::story::{RELEASE_NAMESPACE, TEAM};
 use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use serde_json::Value;
 
-use crate::ground::{delete, ground};
+use koinon_e2e::ground::{delete, ground};
 
 /// A release is approved whose digest its file does not have: it is fetched, found out, thrown away and never served.
 pub async fn wrong_digest(fleet: Arc<Fleet>) -> Result<()> {

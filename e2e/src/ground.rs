@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::story::look::{condition, get, items, name, poll, text};
+use crate::story::{self, Chapter, MODEL_URI, Materials, QUANTIZATION, RELEASE_NAMESPACE, REVISION, Stage, TEAM};
+use crate::{Datacenter, Fleet, Narrator, Poll, wait_until};
+use crate::{cache::Cache, process, process::Signal};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use koinon_e2e::story::look::{condition, get, items, name, poll, text};
-use koinon_e2e::story::{self, Chapter, MODEL_URI, Materials, QUANTIZATION, RELEASE_NAMESPACE, REVISION, Stage, TEAM};
-use koinon_e2e::{Datacenter, Fleet, Narrator, Poll, wait_until};
-use koinon_e2e::{cache::Cache, process, process::Signal};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 

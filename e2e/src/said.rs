@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use crate::command;
 use anyhow::{Context as _, Result, ensure};
-use koinon_e2e::command;
 
 use crate::ground::Ground;
 
