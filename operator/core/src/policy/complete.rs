@@ -23,6 +23,11 @@ use crate::tally::faults_tolerated;
 /// Votes of one author on one proposal that a box takes: enough to change one's mind, too few to fill the box.
 pub const MAX_VSEQ: u32 = 15;
 
+/// Of one author, this many numbers of votes or delegations are offered: with 100 members 600 ids, 44 KiB of 64.
+const KEPT_NUMBERS: usize = 2;
+/// See `KEPT_NUMBERS`: of each number.
+const KEPT_OF_A_NUMBER: usize = 2;
+
 /// A box of rules 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Boxed {
@@ -178,10 +183,37 @@ impl State {
         state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
     }
 
-    /// Everything held here that belongs into the box.
+    /// What is held here that belongs into the box: of every author the newest, so that nobody fills an offer alone.
     fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
         let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.delegations);
-        about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
+        let mut by_author: BTreeMap<(&MemberId, &crate::kind::Kind), Vec<(u32, StatementId, StatementId)>> =
+            BTreeMap::new();
+        for entry in about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)) {
+            let Some(statement) = gathered.said.get(entry).and_then(Anchored::statement) else { continue };
+            let vseq = match statement.body() {
+                Body::Vote(vote) => vote.vseq,
+                Body::Delegation(delegation) => delegation.vseq,
+                _ => 0,
+            };
+            by_author.entry((statement.author(), statement.kind())).or_default().push((vseq, statement.id(), *entry));
+        }
+        let mut kept = BTreeSet::new();
+        for mut found in by_author.into_values() {
+            // Two of a number show that its author says two things; the number before may be all that others have.
+            found.sort_by_key(|(vseq, id, entry)| (std::cmp::Reverse(*vseq), *id, *entry));
+            let mut numbers: BTreeMap<u32, usize> = BTreeMap::new();
+            for (vseq, _, entry) in found {
+                if numbers.len() >= KEPT_NUMBERS && !numbers.contains_key(&vseq) {
+                    break;
+                }
+                let of_number = numbers.entry(vseq).or_default();
+                if *of_number < KEPT_OF_A_NUMBER {
+                    *of_number += 1;
+                    kept.insert(entry);
+                }
+            }
+        }
+        kept
     }
 
     /// The box of a close seal, if everything that it says follows from what it names and is held here.
@@ -312,8 +344,20 @@ fn certificates(
             CloseCertificate { slot, root, count, membership_head, outcome, closed_at, seals, entries }
         })
         .collect();
-    certificates.sort_by_key(|c| std::cmp::Reverse((c.slot.term, c.count, c.root)));
+    // Of one box that passed for some and is stale for others the latter counts: they know more.
+    certificates.sort_by_key(|c| std::cmp::Reverse((c.slot.term, c.count, c.root, c.outcome)));
     certificates
+}
+
+/// Whether a child holds a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// No certificate says so here.
+    Unknown,
+    /// It passed there, and something larger undid that.
+    Void,
+    /// It passed there.
+    Stands,
 }
 
 /// What a slot came to.
@@ -336,16 +380,22 @@ impl State {
             .unwrap_or(&[])
     }
 
-    /// The certificate with which `child` holds `slot`: the largest box that passed there.
-    pub fn holds(&self, child: StatementId, slot: Slot) -> Option<&CloseCertificate> {
-        self.certificates(child).iter().find(|c| c.slot == slot && c.outcome == Outcome::Passed)
+    /// Whether `child` holds `slot`. One child can: operators seal one as passed there.
+    pub fn hold(&self, child: StatementId, slot: Slot) -> Hold {
+        let certificates = self.certificates(child);
+        if !certificates.iter().any(|c| c.slot == slot && c.outcome == Outcome::Passed) {
+            return Hold::Unknown;
+        }
+        // Beside a larger box that did not pass, or a cancellation that did, it cannot have been enacted.
+        let stands = certificates.first().is_some_and(|largest| largest.outcome == Outcome::Passed);
+        if stands && self.cancellation(child).is_none() { Hold::Stands } else { Hold::Void }
     }
 
-    /// What became of `slot`, as the members of `membership` have said.
+    /// What became of `slot`, as the members of `membership` have said, and as the enact seals that are held here show.
     ///
     /// An operator that names a child without a certificate for that slot is not counted: an honest one has seen it, so it
-    /// comes. Two children hold one slot only where operators may not lie at all (three members or fewer); then everybody
-    /// is waited for.
+    /// comes. Seals count beside what is said because those who signed may be members no longer. Two children hold one slot
+    /// only where operators may not lie at all (three members or fewer); then everybody is waited for.
     pub fn slot_outcome(&self, slot: Slot, membership: &Membership) -> SlotOutcome {
         let mut said: BTreeMap<&MemberId, (crate::ids::Seq, Option<StatementId>)> = BTreeMap::new();
         for status in
@@ -358,13 +408,18 @@ impl State {
         }
         let checked: Vec<Option<StatementId>> = said
             .into_values()
-            .map(|(_, signed)| signed)
-            .filter(|signed| signed.is_none_or(|child| self.holds(child, slot).is_some()))
+            .filter_map(|(_, signed)| match signed.map(|child| (child, self.hold(child, slot))) {
+                None | Some((_, Hold::Void)) => Some(None),
+                Some((child, Hold::Stands)) => Some(Some(child)),
+                Some((_, Hold::Unknown)) => None,
+            })
             .collect();
         if checked.len() < membership.quorum() {
             return SlotOutcome::Open;
         }
-        let mut named: BTreeMap<StatementId, usize> = BTreeMap::new();
+        let seen = self.enact_seals.iter().filter(|s| s.seal.slot == slot).map(|s| s.seal.proposal);
+        let seen: BTreeSet<StatementId> = seen.filter(|child| self.hold(*child, slot) == Hold::Stands).collect();
+        let mut named: BTreeMap<StatementId, usize> = seen.into_iter().map(|child| (child, 0)).collect();
         checked.iter().flatten().for_each(|child| *named.entry(*child).or_default() += 1);
         match named.len() {
             0 => SlotOutcome::Free,

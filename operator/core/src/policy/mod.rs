@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Enactment, Membership, Version, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
-pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
+pub use complete::{Hold, MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub(crate) use fold::leave_root;
 pub use gather::{AnchorAt, Sealed, Void};
 pub use phase::Phase;

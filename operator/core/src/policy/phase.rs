@@ -1,8 +1,8 @@
 //! Where a proposal stands at a given time: only this depends on a clock, and only to be shown and to seal.
 
 use super::{CloseCertificate, Invalid, ProposalState, State};
-use crate::body::entry::Outcome;
-use crate::body::proposal::{Action, Proposal};
+use crate::body::entry::{Outcome, Slot};
+use crate::body::proposal::{Action, Proposal, Scope};
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -35,6 +35,11 @@ pub enum Phase {
         signed: usize,
         /// How many must.
         needed: usize,
+    },
+    /// It has passed and was not enacted in time; whether it may have been, operators say before anything else follows.
+    AwaitingSlot {
+        /// The attempt that is open.
+        term: u32,
     },
     /// It is in force.
     Enacted {
@@ -76,6 +81,7 @@ impl Phase {
             Self::Open { .. } => "Open",
             Self::Closing { .. } => "Closing",
             Self::Queued { .. } => "Queued",
+            Self::AwaitingSlot { .. } => "AwaitingSlot",
             Self::Enacted { .. } => "Enacted",
             Self::Rejected => "Rejected",
             Self::QuorumNotMet => "QuorumNotMet",
@@ -91,7 +97,14 @@ impl Phase {
 
     /// Whether nothing more will come of it.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Pending { .. } | Self::Open { .. } | Self::Closing { .. } | Self::Queued { .. })
+        !matches!(
+            self,
+            Self::Pending { .. }
+                | Self::Open { .. }
+                | Self::Closing { .. }
+                | Self::Queued { .. }
+                | Self::AwaitingSlot { .. }
+        )
     }
 }
 
@@ -125,7 +138,7 @@ impl State {
         }
         let last = certificate.map_or(body.expires_at, |certificate| proposal.deadline(certificate.slot));
         if now > last {
-            return Phase::Expired;
+            return self.after_deadline(proposal, certificate);
         }
         if proposal.rules >= 2 && certificate.is_none() && now > proposal.seal_by() {
             return Phase::Stalled;
@@ -146,6 +159,15 @@ impl State {
 }
 
 impl State {
+    fn after_deadline(&self, proposal: &ProposalState, certificate: Option<&CloseCertificate>) -> Phase {
+        let (Some(certificate), true) = (certificate, proposal.rules >= 2) else { return Phase::Expired };
+        let Some(membership) = self.membership_version(&proposal.proposal.membership) else { return Phase::Expired };
+        let Slot { scope, parent, term } = certificate.slot;
+        let (open, bound) = self.open_term(scope, parent, membership);
+        let may_have_been = open <= term || bound == Some(proposal.id);
+        if may_have_been && scope != Scope::Cancellations { Phase::AwaitingSlot { term: open } } else { Phase::Expired }
+    }
+
     /// The next time after `now` at which the clock alone changes a phase, or what there is to seal.
     pub fn next_change(&self, now: UnixSeconds) -> Option<UnixSeconds> {
         let open = self.proposals().values().filter(|p| !self.phase(p, now).is_final());

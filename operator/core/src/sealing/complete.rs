@@ -13,7 +13,7 @@ use crate::body::entry::{Basis, BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, S
 use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, Seconds, StatementId, UnixSeconds};
 use crate::policy::{
-    CloseCertificate, Membership, Phase, ProposalState, Sealed, State, leave_root, seal_from, version_hash,
+    CloseCertificate, Hold, Membership, ProposalState, Sealed, State, leave_root, seal_from, version_hash,
 };
 
 /// What an operator promises by what it signs.
@@ -120,12 +120,12 @@ impl Sealer<'_> {
         !self.keeps(Promise::NothingOld) || self.resumed_at.is_none_or(|resumed| issued_at > resumed)
     }
 
-    /// Whether this operator seals the proposal at all.
+    /// Whether this operator seals the proposal at all. Until when depends on what it seals, and in which term.
     fn seals(&self, proposal: &ProposalState) -> bool {
-        let undecided = matches!(
-            self.state.phase(proposal, self.now),
-            Phase::Pending { .. } | Phase::Open { .. } | Phase::Closing { .. } | Phase::Queued { .. } | Phase::Stale
-        );
+        let undecided = proposal.invalid.is_none()
+            && proposal.enacted.is_none()
+            && proposal.superseded_by.is_none()
+            && proposal.cancelled_by.is_none();
         proposal.rules >= 2 && proposal.sealers.contains(self.me) && self.is_new(proposal.issued_at) && undecided
     }
 
@@ -176,7 +176,7 @@ impl Sealer<'_> {
             return None;
         }
         if outcome == Outcome::Passed {
-            if !self.may_bind(slot, proposal.id) {
+            if !self.may_sign_in(slot, proposal.id) || !self.may_bind(slot, proposal.id) {
                 return None;
             }
             if let Action::CancelProposal(cancel) = &proposal.proposal.action
@@ -231,23 +231,31 @@ impl Sealer<'_> {
         may.then_some(Slot { term, ..own })
     }
 
-    /// Whether this operator may bind `slot` to `child`.
+    /// Whether this operator may bind `slot` to `child`: to one child, and to none that another one has taken it from.
     fn may_bind(&self, slot: Slot, child: StatementId) -> bool {
+        let here = |seal: &CloseSeal| {
+            let at = seal.basis.as_ref().map(|basis| basis.slot);
+            seal.outcome == Outcome::Passed && seal.proposal != child && at == Some(slot)
+        };
+        let bound_elsewhere = self.close.iter().any(|s| here(&s.seal));
+        let taken = || {
+            let others = self.state.close_seals().iter().filter(|s| here(&s.seal)).map(|s| s.seal.proposal);
+            others.into_iter().any(|other| self.state.hold(other, slot) == Hold::Stands)
+        };
+        slot.scope == Scope::Cancellations || !self.keeps(Promise::OnePassedInSlot) || !(bound_elsewhere || taken())
+    }
+
+    /// Whether this operator may sign anything in favour of `child` in `slot`.
+    fn may_sign_in(&self, slot: Slot, child: StatementId) -> bool {
         if slot.scope == Scope::Cancellations {
             return true;
         }
         let same = |at: Slot| (at.scope, at.parent) == (slot.scope, slot.parent);
-        let in_chain = self.state.head(slot.scope) == slot.parent;
-        let bound_elsewhere = self.close.iter().map(|s| &s.seal).any(|seal| {
-            let at = seal.basis.as_ref().map(|basis| basis.slot);
-            seal.outcome == Outcome::Passed && seal.proposal != child && at == Some(slot)
-        });
         let signed_elsewhere = self.enact.iter().any(|s| s.seal.slot == slot && s.seal.proposal != child);
-        in_chain
-            && (!self.keeps(Promise::OnePassedInSlot) || !bound_elsewhere)
+        let ended = self.statuses.iter().any(|s| same(s.seal.slot) && s.seal.slot.term >= slot.term);
+        self.state.head(slot.scope) == slot.parent
             && (!self.keeps(Promise::OneEnactInSlot) || !signed_elsewhere)
-            && (!self.keeps(Promise::StatusEndsSlot)
-                || !self.statuses.iter().any(|s| same(s.seal.slot) && s.seal.slot.term >= slot.term))
+            && (!self.keeps(Promise::StatusEndsSlot) || !ended)
             && self.pin_is_fresh(child, slot)
     }
 
@@ -262,8 +270,24 @@ impl Sealer<'_> {
             None => number(&slot.parent),
         };
         let made = self.enact.iter().filter(|s| s.seal.slot.scope == Scope::Membership);
-        let newest_parent = made.filter_map(|s| number(&s.seal.slot.parent)).max();
-        pinned.is_some_and(|pinned| newest_parent.is_none_or(|parent| pinned >= parent))
+        let oldest = made.filter_map(|s| {
+            let parent = number(&s.seal.slot.parent)?;
+            // Quorums of three and of four need not share an honest operator: what was pinned before is over at once.
+            Some(if self.crosses(s) { parent + 1 } else { parent })
+        });
+        let oldest = oldest.max();
+        pinned.is_some_and(|pinned| oldest.is_none_or(|oldest| pinned >= oldest))
+    }
+
+    /// Whether an enact seal of this operator's leads from three members to four or back.
+    fn crosses(&self, sealed: &Sealed<EnactSeal>) -> bool {
+        let before = self.state.membership_version(&sealed.seal.slot.parent).map_or(0, |version| version.members.len());
+        let grows = self
+            .state
+            .proposals()
+            .get(&sealed.seal.proposal)
+            .is_some_and(|proposal| matches!(proposal.proposal.action, Action::Admit(_)));
+        (before, grows) == (3, true) || (before, grows) == (4, false)
     }
 
     /// A leaving is nobody's decision; it is sealed like one so that its slot has no second child.
@@ -280,7 +304,7 @@ impl Sealer<'_> {
         let free = !self.keeps(Promise::CarryOn) || bound.is_none_or(|child| child == leave);
         let last = self.last_close(leave);
         let news = last.is_none_or(|last| last.basis.as_ref().is_none_or(|basis| basis.slot != slot));
-        if !(fits && free && news && self.may_bind(slot, leave)) {
+        if !(fits && free && news && self.may_sign_in(slot, leave) && self.may_bind(slot, leave)) {
             return None;
         }
         Some(CloseSeal {
@@ -304,7 +328,7 @@ impl Sealer<'_> {
     fn enact_proposal(&self, proposal: &ProposalState) -> Option<EnactSeal> {
         let slot = self.slot_for(proposal)?;
         // The largest certified box decides, whatever it amounts to.
-        let certificate = proposal.certificates.iter().max_by_key(|c| (c.slot.term, c.count))?;
+        let certificate = proposal.certificates.first()?;
         let due = self.now >= proposal.eta(certificate.closed_at) && self.now <= proposal.deadline(slot);
         let may = self.seals(proposal)
             && due
@@ -312,6 +336,7 @@ impl Sealer<'_> {
             && certificate.outcome == Outcome::Passed
             && certificate.slot == slot
             && (!self.keeps(Promise::NoShrink) || self.holds_all_that_i_sealed(proposal, certificate))
+            && self.last_close(proposal.id).is_none_or(|last| last.outcome == Outcome::Passed)
             && !self.cancelled(proposal.id);
         may.then(|| self.enact(slot, proposal.id, certificate)).flatten()
     }
@@ -362,7 +387,7 @@ impl Sealer<'_> {
             version: version_hash(slot.scope, slot.parent, child, certificate.root),
         };
         let first = if self.keeps(Promise::OneEnactInSlot) { in_slot.is_empty() } else { !in_slot.contains(&&seal) };
-        (first && self.may_bind(slot, child)).then_some(seal)
+        (first && self.may_sign_in(slot, child)).then_some(seal)
     }
 
     fn statuses(&self) -> Vec<SlotStatus> {
@@ -391,7 +416,9 @@ impl Sealer<'_> {
         let over = |child: &StatementId| match self.state.proposals().get(child) {
             Some(proposal) => {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
-                proposal.cancelled_by.is_some() || self.now > proposal.deadline(slot).plus(tolerance)
+                let uncertified = slot.term == proposal.proposal.term && self.state.hold(*child, slot) == Hold::Unknown;
+                let last = if uncertified { proposal.seal_by() } else { proposal.deadline(slot) };
+                proposal.cancelled_by.is_some() || self.now > last.plus(tolerance)
             }
             None => self.state.leaves().get(child).is_some_and(|leave| {
                 let window = self.state.parameters().enact_window_seconds;
