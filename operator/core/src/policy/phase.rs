@@ -177,8 +177,12 @@ impl State {
             let sealed = if p.rules >= 2 { super::seal_from(p.ballot.closed_at, &p.parameters) } else { offered };
             let second = Seconds(1);
             let fixed = [opens_at, closes_at, offered, sealed, expires_at.plus(second)];
-            let stalled = (p.rules >= 2).then(|| p.seal_by().plus(second));
-            fixed.into_iter().chain(stalled).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
+            // After these, and a tolerance for the others' clocks, a slot is given up.
+            let ends = (p.rules >= 2).then(|| p.seal_by()).into_iter();
+            let ends = ends.chain(p.certificates.iter().filter(|_| p.rules >= 2).map(|c| p.deadline(c.slot)));
+            let tolerance = Seconds(p.parameters.clock_tolerance_seconds.0.saturating_mul(2));
+            let ends = ends.flat_map(move |end| [end.plus(second), end.plus(tolerance).plus(second)]);
+            fixed.into_iter().chain(ends).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
         });
         times.filter(|time| *time > now).min()
     }
