@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::body::Body;
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
-use crate::body::proposal::Scope;
+use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
 mod complete;
 
@@ -33,6 +33,9 @@ pub struct Circumstances {
     pub clock_in_tolerance: bool,
     /// When its log was last resumed by a person's word.
     pub resumed_at: Option<UnixSeconds>,
+    /// The highest rules that a seal quorum, this operator included, can decide by. A cooperative that went on to rules which
+    /// too few understand would decide nothing any more.
+    pub rules_shared: u32,
     /// The promises that it keeps: all of them, but for those who look for what each of them prevents.
     pub promises: Promises,
 }
@@ -69,6 +72,14 @@ pub fn next_term(state: &State, scope: Scope, now: UnixSeconds) -> u32 {
     if alive { term } else { term.saturating_add(1) }
 }
 
+/// Whether enough operators would understand what the proposal makes them decide by.
+fn understood(proposal: &ProposalState, circumstances: &Circumstances) -> bool {
+    match &proposal.proposal.action {
+        Action::SetRules(set) => set.rules <= circumstances.rules_shared,
+        _ => true,
+    }
+}
+
 /// Something that could be enacted next in a slot.
 struct Candidate {
     slot: Slot,
@@ -91,6 +102,7 @@ impl Sealer<'_> {
 
     fn is_undecided(&self, proposal: &ProposalState) -> bool {
         proposal.sealers.contains(self.me)
+            && understood(proposal, self.circumstances)
             && self.after_resumption(proposal.issued_at)
             && matches!(
                 self.state.phase(proposal, self.circumstances.now),

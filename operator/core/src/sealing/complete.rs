@@ -86,6 +86,7 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
         me,
         now: circumstances.now,
         resumed_at: circumstances.resumed_at,
+        circumstances,
         promises: circumstances.promises,
         close: state.close_seals().iter().filter(|s| s.by == *me).collect(),
         enact: state.enact_seals().iter().filter(|s| s.by == *me).collect(),
@@ -105,6 +106,7 @@ struct Sealer<'a> {
     me: &'a MemberId,
     now: UnixSeconds,
     resumed_at: Option<UnixSeconds>,
+    circumstances: &'a Circumstances,
     promises: Promises,
     close: Vec<&'a Sealed<CloseSeal>>,
     enact: Vec<&'a Sealed<EnactSeal>>,
@@ -126,7 +128,11 @@ impl Sealer<'_> {
             && proposal.enacted.is_none()
             && proposal.superseded_by.is_none()
             && proposal.cancelled_by.is_none();
-        proposal.rules >= 2 && proposal.sealers.contains(self.me) && self.is_new(proposal.issued_at) && undecided
+        proposal.rules >= 2
+            && proposal.sealers.contains(self.me)
+            && super::understood(proposal, self.circumstances)
+            && self.is_new(proposal.issued_at)
+            && undecided
     }
 
     fn offer(&self, proposal: &ProposalState) -> Option<BoxOffer> {

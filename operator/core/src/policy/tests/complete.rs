@@ -91,6 +91,21 @@ fn a_cooperative_of_three_steps_to_the_complete_rules_by_a_vote_and_what_it_deci
 }
 
 #[test]
+fn rules_that_a_quorum_does_not_understand_wait_until_it_does() {
+    let mut world = World::new(&THREE, Preset::Trial);
+    world.rules_shared = 1;
+    let step = SetRules { rules: 2, deliberation: presets::deliberation() };
+    let step = world.propose(0, Action::SetRules(step));
+    world.sync();
+    world.all_yes(step);
+    world.settle();
+    assert!(matches!(world.phase(0, step), Phase::Closing { sealed: 0, .. }));
+    world.rules_shared = 2;
+    world.settle();
+    assert_eq!(world.phases(step), ["Enacted"; 3]);
+}
+
+#[test]
 fn a_fourth_and_a_fifth_member_come_under_the_complete_rules() {
     let mut world = quick(&THREE);
     for name in ["delft", "espoo"] {
