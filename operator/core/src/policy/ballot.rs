@@ -235,8 +235,11 @@ impl Poll<'_> {
             void_equivocation(&mut records);
         }
         let electors = self.electors();
+        let declared: BTreeSet<&MemberId> =
+            electors.values().filter(|members| !standins.recused.is_disjoint(members)).flatten().collect();
+        // An interest is the owner's, whichever of its members declares it.
         let recused =
-            |record: &&mut VoteRecord| record.verdict == Verdict::Counted && standins.recused.contains(&record.author);
+            |record: &&mut VoteRecord| record.verdict == Verdict::Counted && declared.contains(&record.author);
         records.iter_mut().filter(recused).for_each(|record| record.verdict = Verdict::Recused);
         let mut counted = one_for_each(&electors, &mut records);
         self.stand_in(&electors, &records, standins, &mut counted);
@@ -274,22 +277,24 @@ impl Poll<'_> {
         for group in standins.recused.iter().filter_map(group_of) {
             counted.entry(group.clone()).or_insert(Choice::Abstain);
         }
-        let liars: BTreeSet<&ControlGroup> = records
+        let liars: BTreeSet<&MemberId> = records
             .iter()
             .filter(|record| record.verdict == Verdict::Equivocation)
-            .filter_map(|record| group_of(&record.author))
+            .map(|record| &record.author)
             .collect();
         let direct = counted.clone();
         let Some(rules) = self.parameters.deliberation.filter(|_| self.rules.delegation) else { return };
         let cap =
             (electors.len() * rules.delegation_cap.num as usize / rules.delegation_cap.den.max(1) as usize).max(1);
         let mut through: BTreeMap<&ControlGroup, usize> = BTreeMap::new();
-        for (from, to) in standins.delegated.values() {
+        for (from, to) in standins.delegated.values().filter(|(_, to)| !liars.contains(to)) {
             let (Some(from), Some(to)) = (group_of(from), group_of(to)) else { continue };
+            let lied = electors[from].iter().any(|member| liars.contains(member));
+            // The abstention of who has declared an interest is nobody else's vote.
             let recused = electors[to].iter().any(|member| standins.recused.contains(member));
             let Some(choice) = direct.get(to).filter(|_| !recused) else { continue };
             let used = through.entry(to).or_default();
-            if *used < cap && !liars.contains(from) && !counted.contains_key(from) {
+            if *used < cap && !lied && !counted.contains_key(from) {
                 *used += 1;
                 counted.insert(from.clone(), *choice);
             }

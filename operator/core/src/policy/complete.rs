@@ -98,8 +98,17 @@ impl Poll<'_> {
         let inside = entries.iter().filter(|entry| self.belongs(gathered, proposal, author, **entry));
         let said: BTreeMap<StatementId, _> =
             inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
-        let votes = said.values().filter(|said| matches!(said.statement().map(|s| s.body()), Some(Body::Vote(_))));
-        let (mut ballot, records) = self.count_with(votes.copied(), &self.standins(said.values().copied()));
+        // An operator may anchor one vote twice: it is one vote, where it came first.
+        let mut votes: BTreeMap<StatementId, &Anchored> = BTreeMap::new();
+        for anchored in said.values() {
+            let Some(vote) = anchored.statement().filter(|s| matches!(s.body(), Body::Vote(_))) else { continue };
+            let first = votes.entry(vote.id()).or_insert(anchored);
+            if anchored.anchor < first.anchor {
+                *first = anchored;
+            }
+        }
+        let standins = self.standins(said.values().copied());
+        let (mut ballot, records) = self.count_with(votes.into_values(), &standins);
         let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
             let header = statement.header();
             matches!(statement.body(), Body::Withdrawal(_))
