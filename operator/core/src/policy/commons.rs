@@ -236,7 +236,7 @@ impl State {
                 let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
                 let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
-                let poll = Poll { proposal: &on.proposal, membership: pinned, rules, parameters: &numbers.parameters };
+                let poll = Poll::new(&on.proposal, pinned, rules, &numbers.parameters);
                 match poll.judge(statement, vote) {
                     Verdict::Counted => Ok(()),
                     verdict => Err(NotAnchored::Vote(verdict)),

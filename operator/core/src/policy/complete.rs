@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ballot::{BallotBox, Poll, Standins, VoteRecord};
+use super::ballot::{BallotBox, Counted, Poll, Standins, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
 use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
 use crate::body::Body;
@@ -70,7 +70,7 @@ impl Poll<'_> {
         entry: StatementId,
     ) -> bool {
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
-        let is_elector = || self.electors().values().any(|members| members.contains(statement.author()));
+        let is_elector = || self.is_elector(statement.author());
         match statement.body() {
             Body::Vote(vote) => vote.proposal == proposal && vote.vseq <= MAX_VSEQ && is_elector(),
             Body::Recusal(recusal) => recusal.proposal == proposal && is_elector(),
@@ -80,6 +80,13 @@ impl Poll<'_> {
             }
             _ => false,
         }
+    }
+
+    /// Everything held here that belongs into the box of `proposal`.
+    pub(super) fn held(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> Boxed {
+        let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.delegations);
+        let held = about.filter(|entry| self.belongs(gathered, proposal, author, **entry)).copied().collect();
+        self.count_box(gathered, proposal, author, &held)
     }
 
     /// What `entries` amount to. Entries that are not held here are left out: ask [`Gathered::said`] first.
@@ -94,15 +101,15 @@ impl Poll<'_> {
         let said: BTreeMap<StatementId, _> =
             inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
         let votes = said.values().filter(|said| matches!(said.statement().map(|s| s.body()), Some(Body::Vote(_))));
-        let (mut ballot, records) = self.count_with(votes.copied(), &self.standins(said.values().copied()));
+        let (counted, records) = self.count_with(votes.copied(), &self.standins(said.values().copied()));
         let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
             let header = statement.header();
             matches!(statement.body(), Body::Withdrawal(_))
                 && self.membership.governance(&header.author, &header.key)
                 && header.issued_at <= self.proposal.closes_at
         });
-        ballot.ids = entries.clone();
-        ballot.root = merkle::root(entries);
+        let Counted { closed_at, all_voted, tally, .. } = counted;
+        let ballot = BallotBox { ids: entries.clone(), root: merkle::root(entries), closed_at, all_voted, tally };
         Boxed { ballot, records, withdrawn }
     }
 }
@@ -127,13 +134,19 @@ impl State {
         Some(head.number >= pinned.number + 2 || between.into_iter().any(|m| m.settled_at <= issued_at))
     }
 
-    /// Reads what the logs say of a proposal of rules 2 into `state`.
-    pub(super) fn read_complete(&self, state: &mut ProposalState, poll: &Poll<'_>, gathered: &Gathered) {
+    /// Reads what the logs say of a proposal of rules 2 into `state`; `held` is everything that belongs into its box.
+    pub(super) fn read_complete(
+        &self,
+        state: &mut ProposalState,
+        poll: &Poll<'_>,
+        gathered: &Gathered,
+        complete: Boxed,
+    ) {
         let id = state.id;
         let offered = gathered.offers.get(&id).into_iter().flatten();
         let offers = first_offers(offered, &state.sealers);
         state.offers = offers.values().map(|offer| (*offer).clone()).collect();
-        let held = self.belonging(state, poll, gathered);
+        let held = complete.ballot.ids.clone();
         let enough = offers.len() >= state.quorum;
         // Until enough operators have offered, the box is what is held here, and only shown.
         let entries = if enough {
@@ -141,9 +154,12 @@ impl State {
         } else {
             held.clone()
         };
-        let boxed = poll.count_box(gathered, id, &state.author, &entries);
-        let complete = poll.count_box(gathered, id, &state.author, &held);
-        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records);
+        let boxed = if entries == held {
+            complete.clone()
+        } else {
+            poll.count_box(gathered, id, &state.author, &entries)
+        };
+        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records.clone());
         for vote in &mut state.votes {
             if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
                 vote.verdict = counted.verdict;
@@ -151,17 +167,24 @@ impl State {
                 vote.verdict = super::Verdict::NotInBox;
             }
         }
-        state.held = complete.ballot;
+        state.held = complete.ballot.clone();
         state.entries = held;
         state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
+        // Most seals name the same offers, and most offers the same box: it is counted once.
+        let mut counted: BTreeMap<&BTreeSet<StatementId>, Option<Boxed>> = BTreeMap::new();
+        let known = [&complete, &boxed];
         for seal in seals.filter(|seal| state.sealers.contains(&seal.by)) {
-            if let Some(entries) = self.follows(state, poll, gathered, seal) {
-                boxes.insert(seal.seal.root, entries);
-                good.push(seal.clone());
-            }
+            let Some(basis) = &seal.seal.basis else { continue };
+            let boxed =
+                counted.entry(&basis.offers).or_insert_with(|| self.boxed(state, poll, gathered, &basis.offers, known));
+            let Some(boxed) = boxed.as_ref().filter(|boxed| self.follows(state, boxed, seal, basis.slot)) else {
+                continue;
+            };
+            boxes.insert(seal.seal.root, boxed.ballot.ids.clone());
+            good.push(seal.clone());
         }
         state.close_seals = good;
         state.certificates =
@@ -178,25 +201,18 @@ impl State {
         state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
     }
 
-    /// Everything held here that belongs into the box.
-    fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
-        let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.delegations);
-        about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
-    }
-
-    /// The box of a close seal, if everything that it says follows from what it names and is held here.
-    fn follows(
+    /// The box of the offers that a close seal names, if there are enough and everything in it is held here.
+    fn boxed(
         &self,
         state: &ProposalState,
         poll: &Poll<'_>,
         gathered: &Gathered,
-        sealed: &Sealed<CloseSeal>,
-    ) -> Option<BTreeSet<StatementId>> {
-        let seal = &sealed.seal;
-        let basis = seal.basis.as_ref()?;
+        offers: &BTreeSet<StatementId>,
+        known: [&Boxed; 2],
+    ) -> Option<Boxed> {
         let all = gathered.offers.get(&state.id)?;
         let named: Vec<&Sealed<BoxOffer>> =
-            basis.offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
+            offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
         let one_each = authors.len() == named.len() && authors.iter().all(|author| state.sealers.contains(*author));
         if !one_each || authors.len() < state.quorum {
@@ -206,16 +222,20 @@ impl State {
         if !entries.iter().all(|entry| gathered.said.contains_key(entry)) {
             return None;
         }
-        let boxed = poll.count_box(gathered, state.id, &state.author, &entries);
-        let place = state.slot();
-        let holds = seal.root == boxed.ballot.root
-            && seal.count as usize == entries.len()
+        let same = known.into_iter().find(|boxed| boxed.ballot.ids == entries).cloned();
+        Some(same.unwrap_or_else(|| poll.count_box(gathered, state.id, &state.author, &entries)))
+    }
+
+    /// Whether everything that a close seal says follows from the box of the offers that it names.
+    fn follows(&self, state: &ProposalState, boxed: &Boxed, sealed: &Sealed<CloseSeal>, slot: Slot) -> bool {
+        let (seal, place) = (&sealed.seal, state.slot());
+        seal.root == boxed.ballot.root
+            && seal.count as usize == boxed.ballot.ids.len()
             && seal.closed_at == boxed.ballot.closed_at
-            && Some(seal.outcome) == self.outcome_of(state, &boxed, seal.membership_head)
-            && (basis.slot.scope, basis.slot.parent) == (place.scope, place.parent)
-            && basis.slot.term >= place.term
-            && sealed.at >= seal_from(seal.closed_at, &state.parameters);
-        holds.then_some(entries)
+            && Some(seal.outcome) == self.outcome_of(state, boxed, seal.membership_head)
+            && (slot.scope, slot.parent) == (place.scope, place.parent)
+            && slot.term >= place.term
+            && sealed.at >= seal_from(seal.closed_at, &state.parameters)
     }
 
     /// The certificates of a leaving under rules 2: its box is itself, and is sealed only so that a slot has one child.

@@ -55,7 +55,7 @@ pub(super) fn founded(members: usize, pace: Pace) -> Commons {
 fn numbers(mut charter: Charter, pace: Pace) -> Charter {
     let quick = pace == Pace::Quick;
     let parameters = &mut charter.parameters;
-    parameters.grace_seconds = Seconds(if quick { 5 } else { 15 } * MINUTE);
+    parameters.grace_seconds = Seconds(if quick { 6 } else { 20 } * MINUTE);
     parameters.seal_by_seconds = Seconds(5 * MINUTE);
     parameters.clock_tolerance_seconds = TOLERANCE;
     parameters.enact_window_seconds = Seconds(40 * MINUTE);
@@ -68,8 +68,8 @@ fn numbers(mut charter: Charter, pace: Pace) -> Charter {
     for (class, rules) in &mut charter.classes {
         let (period, timelock) = match (class, quick) {
             (Class::Cancel, _) => (10, 0),
-            (_, true) => (20, 20),
-            (_, false) => (30, 70),
+            (_, true) => (20, 30),
+            (_, false) => (30, 90),
         };
         rules.delay_seconds = Seconds(0);
         rules.period_seconds = Seconds(period * MINUTE);

@@ -27,7 +27,12 @@ impl World {
             self.nodes[who].faces.push(second);
         }
         for face in 0..self.nodes[who].faces.len() {
-            let from = self.nodes[who].faces[face].replica().next_seq(&self.nodes[who].log());
+            let (replica, log) = (self.nodes[who].faces[face].replica(), self.nodes[who].log());
+            let from = replica.next_seq(&log);
+            // Beyond its budget nothing that it writes counts; it goes there once, by flooding.
+            if replica.budget_left(&log, self.now).entries == 0 {
+                continue;
+            }
             self.people(who, face);
             for trick in &tricks {
                 self.play(*trick, who, face);

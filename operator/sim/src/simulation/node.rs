@@ -8,6 +8,7 @@ use koinon_core::ids::{MemberId, PublicKey, Seconds, StatementId, UnixSeconds};
 use koinon_core::policy::{Commons, State};
 use koinon_core::recovery::{Gate, Recovery, resumed_at};
 use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::statement::Statement;
 use koinon_core::testkit::Person;
 
 use super::cast::{Line, TOLERANCE};
@@ -28,6 +29,8 @@ pub(super) struct Node {
     pub faces: Vec<Commons>,
     pub recovery: Recovery,
     pub up: bool,
+    /// What came in and was not read yet.
+    pub inbox: Vec<Arc<Statement>>,
     pub backup: Option<Commons>,
     /// When its clock showed what as it first held an entry.
     pub held: BTreeMap<StatementId, UnixSeconds>,
@@ -53,6 +56,7 @@ impl Node {
             faces: vec![commons],
             recovery,
             up: true,
+            inbox: Vec::new(),
             backup: None,
             held: BTreeMap::new(),
             voted: BTreeMap::new(),
@@ -84,6 +88,7 @@ impl Node {
     /// Starts again with `commons`, knowing nothing of what others were told.
     pub fn restart(&mut self, commons: Option<Commons>) {
         self.up = true;
+        self.inbox.clear();
         self.recovery = Recovery::new(self.who.id(), self.log());
         (self.waited, self.settled) = (0, None);
         if let Some(commons) = commons {

@@ -252,7 +252,7 @@ fn draw_members(dice: &mut Dice) -> usize {
         40..55 => 5,
         55..65 => 6,
         65..90 => 7,
-        90..97 => 8 + dice.below(3),
+        90..98 => 8 + dice.below(3),
         _ => 11 + dice.below(15),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use koinon_core::policy::Phase;
+use koinon_core::policy::{Phase, ProposalState};
 
 use super::plan::{Class, Plan};
 use super::watch::Violation;
@@ -45,8 +45,10 @@ impl Fate {
         Self::Invalid,
     ];
 
-    fn of(phase: &Phase) -> Self {
+    fn of(proposal: &ProposalState, phase: &Phase) -> Self {
         match phase {
+            // Once its time is over its phase does not say any more that nobody sealed its box.
+            Phase::Expired if proposal.certificates.is_empty() => Self::Stalled,
             Phase::Enacted { .. } => Self::Enacted,
             Phase::Rejected | Phase::QuorumNotMet | Phase::Vetoed | Phase::Withdrawn => Self::Refused,
             Phase::Cancelled { .. } => Self::Cancelled,
@@ -88,7 +90,7 @@ pub(super) fn of(world: World) -> Run {
     if let Some(outsider) = &world.outsider {
         let state = outsider.state();
         for proposal in state.proposals().values() {
-            *fates.entry(Fate::of(&state.phase(proposal, world.now))).or_default() += 1;
+            *fates.entry(Fate::of(proposal, &state.phase(proposal, world.now))).or_default() += 1;
             world.say(|_| format!("{} {} {:?}", proposal.id, proposal.proposal.action.name(), state.phase(proposal, world.now)));
         }
         let honest = world.nodes.iter().filter(|node| !node.lies);

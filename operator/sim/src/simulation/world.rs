@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koinon_core::ids::{CoopId, Digest, Seconds, Seq, StatementId, UnixSeconds};
-use koinon_core::log::Inserted;
 use koinon_core::policy::Commons;
 use koinon_core::sealing::Promise;
 use koinon_core::statement::{Position, Statement};
@@ -21,7 +20,7 @@ use super::{Options, report};
 /// The longest that anything waits for: a term that is carried on, and its slot status.
 const QUIET: Seconds = Seconds(80 * 60);
 /// When a run ends whatever is still open.
-const LONGEST: Seconds = Seconds(10 * 3600);
+const LONGEST: Seconds = Seconds(8 * 3600);
 
 /// What happens next.
 pub(super) enum Event {
@@ -155,9 +154,14 @@ impl World {
                 if self.nodes[who].wakes_at == Some(self.now) {
                     self.nodes[who].wakes_at = None;
                 }
+                self.read_inbox(who);
                 self.operate(who);
             }
-            Event::Arrive { to, entries } => self.arrive(to, &entries),
+            Event::Arrive { to, entries } => {
+                if self.nodes[to].up {
+                    self.nodes[to].inbox.extend(entries);
+                }
+            }
             Event::Propose => self.propose(),
             Event::Stop(outage) => {
                 self.say(|_| format!("{} stops", outage.who));
@@ -176,34 +180,37 @@ impl World {
     }
 
     fn tick(&mut self, who: usize) {
-        let (least, most) = if self.plan.pace == Pace::Quick { (60, 240) } else { (180, 600) };
+        let (least, most) = if self.plan.pace == Pace::Quick { (90, 300) } else { (300, 900) };
         let next = self.now.plus(self.dice.between(least, most));
         self.schedule(next, Event::Tick(who));
         if !self.nodes[who].up {
             return;
         }
+        self.read_inbox(who);
         if self.nodes[who].lies {
             self.lie(who);
         } else {
             self.people(who, 0);
             self.operate(who);
         }
-        for _ in 0..2 {
+        for _ in 0..3 {
             let source = self.dice.below(self.nodes.len());
             self.pull(who, source);
         }
     }
 
-    fn arrive(&mut self, to: usize, entries: &[Arc<Statement>]) {
-        if !self.nodes[to].up {
+    /// Takes what came in since the last time, with one fold.
+    fn read_inbox(&mut self, who: usize) {
+        let entries = std::mem::take(&mut self.nodes[who].inbox);
+        if entries.is_empty() || !self.nodes[who].up {
             return;
         }
-        for face in 0..self.nodes[to].faces.len() {
+        for face in 0..self.nodes[who].faces.len() {
             // What one face of a liar does not know, it does not have to explain.
-            if self.nodes[to].faces.len() > 1 && self.dice.percent(40) {
-                continue;
+            let heard = self.nodes[who].faces.len() == 1 || self.dice.percent(60);
+            if heard {
+                self.take(who, face, entries.clone());
             }
-            self.take(to, face, entries.to_vec());
         }
     }
 
@@ -260,7 +267,9 @@ impl World {
                 self.watch.reads_back(entry);
             }
         }
-        self.last_entry = self.now;
+        if !self.nodes[who].lies {
+            self.last_entry = self.now;
+        }
         self.take(who, face, entries);
         first
     }
@@ -287,10 +296,5 @@ impl World {
         }
         self.watch.outsider(&outsider, &self.nodes);
         self.outsider = Some(outsider);
-    }
-
-    /// Offers one statement to a replica as it came over the wire; whether it was stored.
-    pub fn offer(&mut self, who: usize, statement: Statement) -> bool {
-        matches!(self.nodes[who].faces[0].insert(statement), Ok(Inserted::Stored { .. }))
     }
 }
