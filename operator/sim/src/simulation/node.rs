@@ -159,6 +159,7 @@ impl World {
             isolated: self.hears(who) < node.state().quorum(),
             clock_in_tolerance: node.clock.0.abs() <= TOLERANCE.0,
             resumed_at: resumed_at(replica, &log),
+            rules_shared: 2,
             promises: self.without.map_or(Promises::KEPT, Promises::all_but),
         };
         sealing::next(node.state(), &node.id(), &circumstances).into_iter().next()

@@ -57,7 +57,11 @@ impl Fate {
             Phase::Stalled => Self::Stalled,
             Phase::Expired => Self::Expired,
             Phase::Invalid(_) => Self::Invalid,
-            Phase::Pending { .. } | Phase::Open { .. } | Phase::Closing { .. } | Phase::Queued { .. } => Self::Open,
+            Phase::Pending { .. }
+            | Phase::Open { .. }
+            | Phase::Closing { .. }
+            | Phase::Queued { .. }
+            | Phase::AwaitingSlot { .. } => Self::Open,
         }
     }
 }
