@@ -55,11 +55,6 @@ fn without_no_shrink_a_box_is_enacted_beside_a_larger_one_that_was_vetoed() {
 }
 
 #[test]
-fn a_seal_on_too_few_offers_counts_nowhere_so_nothing_is_gained_by_signing_it() {
-    assert_eq!(without(Promise::EnoughOffers, &scenarios::growing_box()), None);
-}
-
-#[test]
 fn what_is_passed_over_changes_nothing() {
     for mut scenario in [scenarios::one_slot(), scenarios::restored(true)] {
         let less = visit(&scenario, Promises::KEPT);
