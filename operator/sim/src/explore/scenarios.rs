@@ -48,7 +48,7 @@ pub fn broken() -> Vec<(Promise, Scenario)> {
         .into_iter()
         .map(|promise| {
             let scenario = match promise {
-                Promise::OfferOnce => late_vote(),
+                Promise::OfferOnce | Promise::OfferInTime => late_vote(),
                 Promise::EnoughOffers | Promise::NoShrink => growing_box(),
                 Promise::OnePassedInSlot => split_slot(),
                 Promise::OneEnactInSlot => step_to_rules_2(),

@@ -114,6 +114,7 @@ impl Stage {
             isolated: false,
             clock_in_tolerance: true,
             resumed_at: None,
+            rules_shared: 2,
             promises: Promises::KEPT,
         };
         sealing::next(self.commons.state(), &self.people[who].id(), &circumstances)

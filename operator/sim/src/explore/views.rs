@@ -155,6 +155,7 @@ impl<'a> Views<'a> {
             isolated: false,
             clock_in_tolerance: true,
             resumed_at: view.resumed[me],
+            rules_shared: 2,
             promises: self.promises,
         };
         let id = self.scenario.people[me].id();
