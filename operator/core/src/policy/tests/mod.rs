@@ -3,6 +3,7 @@
 mod complete;
 mod decisions;
 mod disorder;
+mod liars;
 mod members;
 mod reference;
 mod votes;
