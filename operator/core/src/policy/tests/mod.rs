@@ -5,6 +5,7 @@ mod decisions;
 mod disorder;
 mod members;
 mod reference;
+mod shown;
 mod votes;
 
 use super::*;
