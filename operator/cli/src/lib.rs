@@ -4,8 +4,10 @@
 //! the signed resource (`-o yaml`) for those who apply from git instead of applying it.
 
 mod access;
+mod advice;
 mod apikey;
 mod ballot;
+mod change;
 mod charter;
 mod cluster;
 mod completion;
@@ -13,6 +15,8 @@ mod cordon;
 mod digest;
 mod doctor;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod found;
 mod inputs;
 mod invite;
@@ -20,10 +24,13 @@ mod join;
 mod keyfile;
 mod keys;
 mod leave;
+mod moment;
 mod output;
 mod plan;
 mod precheck;
+mod proposal;
 mod propose;
+mod prospect;
 mod say;
 mod show;
 mod vote;
@@ -57,6 +64,7 @@ enum Command {
     Digest(digest::Args),
     Members(show::MembersArgs),
     Offers(show::OffersArgs),
+    Proposal(proposal::Args),
     Proposals(show::ProposalsArgs),
     Cordon(cordon::Args),
     Uncordon(cordon::UncordonArgs),
@@ -115,6 +123,7 @@ impl Cli {
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,
             Command::Offers(args) => args.run(&access).await,
+            Command::Proposal(args) => args.run(&access).await,
             Command::Proposals(args) => args.run(&access).await,
             Command::Cordon(args) => args.run(&access).await,
             Command::Uncordon(args) => args.run(&access).await,

@@ -30,7 +30,8 @@ pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     print!("{}", table(headings, rows));
 }
 
-fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows under headings as text.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
