@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::now;
 use crate::moment::{Moment, here};
+use crate::output::one_line;
 use crate::proposal::thresholds::thresholds;
 use crate::prospect::{listed, name};
 use koinon_core::tally::{Counts, tally};
@@ -139,7 +140,7 @@ fn compare<'a>(old: &'a [String], new: &'a [String]) -> Vec<Line<'a>> {
 
 /// What is shown before a proposal is signed: the change, who decides it, by which numbers, and when.
 pub fn before_signing(state: &State, proposal: &Proposal) -> String {
-    let mut text = format!("{}\n", proposal.title);
+    let mut text = format!("Proposal: {}\n", one_line(&proposal.title));
     for paragraph in proposal.text.as_str().lines() {
         let _ = writeln!(text, "| {paragraph}");
     }
@@ -160,7 +161,8 @@ fn cancelled(state: &State, target: StatementId) -> String {
     let Some(other) = state.proposals().get(&target) else { return format!("-{target}: not known here\n") };
     let now = now();
     let phase = state.phase(other, now);
-    let mut text = format!("--- proposals/{target}\n+++ proposals/{target}\n title: {}\n", other.proposal.title);
+    let mut text =
+        format!("--- proposals/{target}\n+++ proposals/{target}\n title: {}\n", one_line(&other.proposal.title));
     let _ = writeln!(text, "-state: {}", phase.name());
     if let Phase::Queued { eta, .. } = phase {
         let _ = writeln!(text, "-in force from: {}", Moment::new(eta, &here()));

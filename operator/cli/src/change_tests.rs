@@ -42,7 +42,9 @@ fn a_new_model_is_all_new_lines_and_its_withdrawal_all_gone_ones() {
     );
     assert!(new.contains("\n+uri: https://models.example/qwen\n"), "{new}");
     let id = world.propose(0, Action::AddModelRelease(qwen.clone()));
-    (0..4).for_each(|who| drop(world.vote(who, id, Choice::Yes, 0)));
+    for who in 0..4 {
+        world.vote(who, id, Choice::Yes, 0);
+    }
     [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
     let withdraw = Action::WithdrawModelRelease(WithdrawModelRelease { manifest_digest: qwen.manifest_digest });
     let gone = shown(&world, withdraw);
@@ -93,7 +95,7 @@ fn who_decides_and_when_is_shown_before_the_signature() {
     let proposal = drafted(&world, Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() }));
     let text = before_signing(world.state(), &proposal);
     for said in [
-        "A change\n| Why not.\n",
+        "Proposal: A change\n| Why not.\n",
         "Class Routine decides: aarhus, bilbao, cork and delft",
         "yes must be more than 1/2 of yes, no and veto, and 1 (at least 1/4 of the 4 electors)",
         "one veto or more block it, from 1/3",

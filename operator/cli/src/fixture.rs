@@ -8,7 +8,7 @@ use koinon_core::log::Limits;
 use koinon_core::policy::{Commons, State};
 use koinon_core::presets;
 use koinon_core::sealing::{self, Circumstances, Promises};
-use koinon_core::statement::Draft;
+use koinon_core::statement::{Draft, Statement};
 use koinon_core::testkit::{Person, T0, charter, found, person};
 
 pub struct World {
@@ -62,9 +62,13 @@ impl World {
     /// Signed by the person, anchored by its operator, whether it counts or not, and told to the others.
     pub fn say(&mut self, who: usize, body: Body) -> StatementId {
         let statement = self.people[who].human(self.commons[0].founding().coop(), self.now, body);
+        self.anchor(who, &statement);
+        statement.id()
+    }
+
+    pub fn anchor(&mut self, who: usize, statement: &Statement) {
         self.append(who, Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
         self.sync();
-        statement.id()
     }
 
     pub fn propose(&mut self, who: usize, action: Action) -> StatementId {

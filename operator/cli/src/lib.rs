@@ -11,10 +11,13 @@ mod change;
 mod charter;
 mod cluster;
 mod completion;
+mod confirm;
 mod cordon;
 mod digest;
 mod doctor;
+mod effect;
 mod explain;
+mod explain_vote;
 #[cfg(test)]
 mod fixture;
 mod found;
@@ -32,6 +35,7 @@ mod proposal;
 mod propose;
 mod prospect;
 mod say;
+mod settings;
 mod show;
 mod vote;
 
@@ -92,7 +96,8 @@ impl Command {
     /// Whether `--namespace` has no other meaning here than the release's namespace.
     fn is_about_the_release(&self) -> bool {
         match self {
-            Self::Plan(_) | Self::Explain(_) => false,
+            Self::Plan(_) => false,
+            Self::Explain(args) => !args.is_about_a_job(),
             Self::Apikey(args) => !args.creates(),
             _ => true,
         }

@@ -151,3 +151,13 @@ fn a_proposal_is_found_by_the_beginning_of_its_name_or_its_id_if_it_is_the_only_
     world.propose(0, change());
     assert!(find(world.state(), "p-").unwrap_err().to_string().contains("several proposals"));
 }
+
+#[test]
+fn a_title_with_a_line_break_stays_on_its_line() {
+    let mut world = World::new(&["aarhus"]);
+    let mut body =
+        world.state().draft_proposal(change(), "t".parse().unwrap(), "".parse().unwrap(), world.now).unwrap();
+    body.title = "Harmless\nEnacted: it is in force".parse().unwrap();
+    let id = world.say(0, Body::Proposal(Box::new(body)));
+    assert!(!shown(&world, id).contains("\nEnacted"), "{}", shown(&world, id));
+}

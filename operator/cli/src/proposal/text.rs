@@ -8,7 +8,7 @@ use koinon_core::ids::{MemberId, UnixSeconds};
 use super::steps::Signed;
 use super::thresholds::{Bar, Thresholds};
 use super::view::{Ballot, Source, View};
-use crate::output::table;
+use crate::output::{one_line, table};
 use crate::prospect::{listed, verb, word};
 
 /// `view` at `now`.
@@ -36,7 +36,7 @@ fn line(out: &mut String, text: &str) {
 
 fn head(out: &mut String, view: &View, now: UnixSeconds) {
     let View { id, title, text, author, signed, action, class, scope, parent, term, rules, .. } = view;
-    let _ = writeln!(out, "{title}");
+    let _ = writeln!(out, "{}", one_line(title));
     line(out, &format!("id      {id}"));
     line(out, &format!("by      {author}, signed {signed}, {}", signed.distance(now)));
     line(out, &format!("would   {action}, decided by class {class} and rules {rules}"));

@@ -17,6 +17,7 @@ use super::steps::{Seals, Step, seals, steps};
 use super::thresholds::{Thresholds, thresholds};
 use crate::advice::advice;
 use crate::moment::Moment;
+use crate::output::one_line;
 use crate::prospect::{Standing, Way};
 
 /// A proposal as this cluster's log has it.
@@ -332,7 +333,10 @@ fn recusals(commons: &Commons, proposal: &ProposalState) -> BTreeSet<MemberId> {
 
 fn meaning(state: &State, phase: &Phase) -> String {
     let title = |id: &StatementId| {
-        state.proposals().get(id).map_or_else(|| id.to_string(), |other| format!("{} ({id})", other.proposal.title))
+        state
+            .proposals()
+            .get(id)
+            .map_or_else(|| id.to_string(), |other| format!("{} ({id})", one_line(&other.proposal.title)))
     };
     match phase {
         Phase::Invalid(why) => format!("it cannot be voted on: {why}"),
