@@ -113,6 +113,7 @@ impl World {
                     isolated: false,
                     clock_in_tolerance: true,
                     resumed_at: None,
+                    rules_shared: 2,
                     promises: Promises::KEPT,
                 };
                 let me = self.people[who].id();

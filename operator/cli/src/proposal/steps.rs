@@ -120,7 +120,7 @@ pub fn steps(proposal: &ProposalState, phase: &Phase, now: UnixSeconds, zone: &T
     let in_force = proposal.eta(closed_at).max(if proposal.rules >= 2 { sealed } else { closed_at });
     all.push((in_force, "if it passes: operators sign that it takes effect, and it is in force"));
     let last = certificate.map_or(body.expires_at, |sealed| proposal.deadline(sealed.slot));
-    all.push((last, "without enough of those signatures it is Expired after this"));
+    all.push((last, "without enough of those signatures it is not enacted in this term"));
     all.sort_by_key(|(at, _)| *at);
     all.into_iter().filter(|(at, _)| *at > now).map(|(at, what)| Step { at: Moment::new(at, zone), what }).collect()
 }

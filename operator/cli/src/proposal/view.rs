@@ -348,6 +348,9 @@ fn meaning(state: &State, phase: &Phase) -> String {
         Phase::Queued { signed, needed, .. } => {
             format!("it has passed; {signed} of {needed} operators have signed that it takes effect")
         }
+        Phase::AwaitingSlot { term } => format!(
+            "it has passed and was not enacted in time: first operators say what they signed, up to term {term}; nothing is to be done"
+        ),
         Phase::Enacted { .. } => "it is in force".to_owned(),
         Phase::Rejected => "too few were for it".to_owned(),
         Phase::QuorumNotMet => "too few took part".to_owned(),
