@@ -128,3 +128,15 @@ fn the_lines_make_the_new_text_of_the_old_one() {
         assert_eq!(side(|line| !matches!(line, Line::Gone(_))), new);
     }
 }
+
+#[test]
+fn a_later_hunk_begins_where_it_stands_in_either_text() {
+    let old: Vec<String> = (0..20).map(|line| line.to_string()).collect();
+    let mut new = old.clone();
+    new[18] = "eighteen".to_owned();
+    new.insert(0, "first".to_owned());
+    let mut text = String::new();
+    unified(&mut text, &old, &new);
+    let hunks: Vec<&str> = text.lines().filter(|line| line.starts_with("@@")).collect();
+    assert_eq!(hunks, ["@@ -1,3 +1,4 @@", "@@ -16,5 +17,5 @@"], "{text}");
+}

@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding};
+use ed25519_dalek::pkcs8::{EncodePrivateKey, KeypairBytes, spki::der::pem::LineEnding};
 use koinon_core::dsse::SeedSigner;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
@@ -79,7 +79,8 @@ pub fn create(path: &Path, protection: Protection) -> Result<SeedSigner, Error> 
     }
     let mut seed = Zeroizing::new([0_u8; 32]);
     getrandom::fill(seed.as_mut_slice()).map_err(|e| Error::Random(e.to_string()))?;
-    let key = SigningKey::from_bytes(&seed);
+    // Without the public key beside it: openssl refuses the later version of PKCS#8 that has one.
+    let key = KeypairBytes { secret_key: *seed, public_key: None };
     let der = key.to_pkcs8_der().map_err(|e| Error::Malformed { path: path.to_owned(), reason: e.to_string() })?;
     store(path, der, protection)?;
     Ok(SeedSigner::from_seed(&seed))
