@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use koinon_api::labels;
 use koinon_api::{Cooperative, Proposal, Statement, names};
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, UnixSeconds};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, Seconds, SiteName, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -180,6 +180,27 @@ impl Cluster {
             .with_context(|| format!("cannot apply {kind} {name} in namespace {}", self.namespace))
     }
 
+    /// How far this machine's clock is ahead of the API server's, by the date that it would give `resource`; nothing is
+    /// created.
+    ///
+    /// # Errors
+    /// What the API server answered.
+    pub async fn clock_ahead<K>(&self, resource: &K) -> anyhow::Result<Seconds>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        let (name, asked) = (resource.name_any(), now());
+        let dry = PatchParams::apply(FIELD_MANAGER).force().dry_run();
+        let made = self
+            .api::<K>()
+            .patch(&name, &dry, &Patch::Apply(resource))
+            .await
+            .with_context(|| format!("cannot apply {name} in namespace {}", self.namespace))?;
+        let created = made.creation_timestamp().map(|time| UnixSeconds(koinon_api::time::to_unix(&time)));
+        Ok(created.map_or(Seconds(0), |created| offset(asked, created, now())))
+    }
+
     /// A proposal by its name, its id, or the beginning of either, as long as only one fits.
     ///
     /// # Errors
@@ -244,6 +265,17 @@ pub fn to_api(envelope: &koinon_core::dsse::Envelope) -> anyhow::Result<koinon_a
     envelope.try_into().context("cannot write the envelope")
 }
 
+/// How far a clock that read `asked` and `answered` is ahead of one that read `between` meanwhile.
+fn offset(asked: UnixSeconds, between: UnixSeconds, answered: UnixSeconds) -> Seconds {
+    if between < asked {
+        asked.since(between)
+    } else if between > answered {
+        answered.since(between)
+    } else {
+        Seconds(0)
+    }
+}
+
 /// Now, by this machine's clock.
 pub fn now() -> UnixSeconds {
     UnixSeconds(jiff::Timestamp::now().as_second())
@@ -252,4 +284,15 @@ pub fn now() -> UnixSeconds {
 /// A moment as people read it.
 pub fn time(at: UnixSeconds) -> String {
     jiff::Timestamp::from_second(at.0).map_or_else(|_| at.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_only_beyond_what_the_question_took() {
+        let off = |between| offset(UnixSeconds(100), UnixSeconds(between), UnixSeconds(103)).0;
+        assert_eq!([off(100), off(103), off(60), off(143)], [0, 0, 40, -40]);
+    }
 }

@@ -4,15 +4,22 @@
 //! the signed resource (`-o yaml`) for those who apply from git instead of applying it.
 
 mod access;
+mod advice;
 mod apikey;
 mod ballot;
+mod change;
 mod charter;
 mod cluster;
 mod completion;
+mod confirm;
 mod cordon;
 mod digest;
 mod doctor;
+mod effect;
 mod explain;
+mod explain_vote;
+#[cfg(test)]
+mod fixture;
 mod found;
 mod inputs;
 mod invite;
@@ -20,11 +27,15 @@ mod join;
 mod keyfile;
 mod keys;
 mod leave;
+mod moment;
 mod output;
 mod plan;
 mod precheck;
+mod proposal;
 mod propose;
+mod prospect;
 mod say;
+mod settings;
 mod show;
 mod vote;
 
@@ -57,6 +68,7 @@ enum Command {
     Digest(digest::Args),
     Members(show::MembersArgs),
     Offers(show::OffersArgs),
+    Proposal(proposal::Args),
     Proposals(show::ProposalsArgs),
     Cordon(cordon::Args),
     Uncordon(cordon::UncordonArgs),
@@ -84,7 +96,8 @@ impl Command {
     /// Whether `--namespace` has no other meaning here than the release's namespace.
     fn is_about_the_release(&self) -> bool {
         match self {
-            Self::Plan(_) | Self::Explain(_) => false,
+            Self::Plan(_) => false,
+            Self::Explain(args) => !args.is_about_a_job(),
             Self::Apikey(args) => !args.creates(),
             _ => true,
         }
@@ -115,6 +128,7 @@ impl Cli {
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,
             Command::Offers(args) => args.run(&access).await,
+            Command::Proposal(args) => args.run(&access).await,
             Command::Proposals(args) => args.run(&access).await,
             Command::Cordon(args) => args.run(&access).await,
             Command::Uncordon(args) => args.run(&access).await,

@@ -167,8 +167,9 @@ impl Poll<'_> {
                 && self.membership.governance(&header.author, &header.key)
                 && header.issued_at <= self.proposal.closes_at
         });
-        let Counted { closed_at, all_voted, tally, .. } = counted;
-        let ballot = BallotBox { ids: entries.clone(), root: merkle::root(entries), closed_at, all_voted, tally };
+        let Counted { closed_at, all_voted, tally, counted, stand_ins, .. } = counted;
+        let (ids, root) = (entries.clone(), merkle::root(entries));
+        let ballot = BallotBox { ids, root, closed_at, all_voted, tally, counted, stand_ins };
         Boxed { ballot, records, withdrawn }
     }
 }

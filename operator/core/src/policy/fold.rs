@@ -115,19 +115,23 @@ impl State {
     }
 
     fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
-        let version = enacted.version;
-        if let Some(proposal) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
-            self.apply(proposal, &enacted);
+        if let Some(statement) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
+            if let Some(proposal) = as_proposal(statement) {
+                self.apply(proposal, applicant_of(statement), &enacted);
+            }
         } else if let Some(leave) = gathered.leaves.get(&enacted.proposal).and_then(Anchored::statement) {
             self.part(&enacted, leave.author(), MemberStanding::Left);
         }
+        self.follow(scope, enacted);
+    }
+
+    pub(super) fn follow(&mut self, scope: Scope, enacted: Enactment) {
         let (number, parent) = (self.chain(scope).len() as u64, Some(self.head(scope)));
-        let next = Version { hash: version, scope, number, parent, enacted: Some(enacted) };
+        let next = Version { hash: enacted.version, scope, number, parent, enacted: Some(enacted) };
         self.chains.entry(scope).or_default().push(next);
     }
 
-    fn apply(&mut self, statement: &crate::statement::Statement, enacted: &Enactment) {
-        let Some(proposal) = as_proposal(statement) else { return };
+    pub(super) fn apply(&mut self, proposal: &Proposal, applicant: Option<&Member>, enacted: &Enactment) {
         match &proposal.action {
             Action::AddModelRelease(release) => {
                 let state = ReleaseState { release: release.clone(), since: enacted.version, withdrawn: None };
@@ -145,8 +149,7 @@ impl State {
                 self.engines.remove(&remove.name);
             }
             Action::Admit(_) => {
-                if let Some(Body::Application(application)) = statement.nested().map(|s| s.body()) {
-                    let member = &application.member;
+                if let Some(member) = applicant {
                     self.change_members(enacted, MembershipChange::Admit(member));
                     self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
                 }
@@ -269,15 +272,11 @@ impl State {
             Action::Expel(_) => sealers.len().saturating_sub(1),
             _ => sealers.len(),
         };
-        let applicant = match statement.nested().map(|s| s.body()) {
-            Some(Body::Application(application)) => Some(application.member.clone()),
-            _ => None,
-        };
         let mut state = ProposalState {
             id,
             author: statement.author().clone(),
             issued_at: statement.header().issued_at,
-            applicant,
+            applicant: applicant_of(statement).cloned(),
             quorum: membership.quorum(),
             enact_quorum: membership_quorum(sealers.len(), after),
             close_seals: Vec::new(),
@@ -406,6 +405,14 @@ impl State {
                 self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
             }
         }
+    }
+}
+
+/// Whom a proposal admits.
+fn applicant_of(statement: &crate::statement::Statement) -> Option<&Member> {
+    match statement.nested().map(|nested| nested.body()) {
+        Some(Body::Application(application)) => Some(&application.member),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ mod draft;
 mod fold;
 mod gather;
 mod phase;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -28,6 +29,7 @@ pub use complete::{Hold, MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub(crate) use fold::leave_root;
 pub use gather::{AnchorAt, Sealed, Void};
 pub use phase::Phase;
+pub use shown::{DelegationFate, Electorate, Heard, StandIn, Through, applicant};
 pub use validity::Invalid;
 
 use crate::body::catalogue::{Engine, ModelRelease};

@@ -6,6 +6,7 @@ mod disorder;
 mod liars;
 mod members;
 mod reference;
+mod shown;
 mod votes;
 
 use super::*;
