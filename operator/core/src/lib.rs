@@ -11,6 +11,7 @@
 
 pub mod body;
 pub mod capacity;
+pub mod concentration;
 pub mod dsse;
 pub mod founding;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 // A fixed name that does not parse is a mistake in the test itself.
 #![allow(clippy::unwrap_used)]
 
+pub mod history;
+
 use crate::body::Body;
 use crate::body::charter::{Charter, Preset};
 use crate::body::member::{Endpoints, Member, MemberKeys, Site};

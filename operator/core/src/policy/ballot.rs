@@ -277,8 +277,9 @@ impl<'a> Poll<'a> {
         let mut counts = Counts::default();
         counted.values().for_each(|counted| counts.add(counted.choice));
         // All members, not only all owners: otherwise a second member of one owner could still add to a closed box.
-        let voted = |member: &MemberId| records.iter().any(|r| r.verdict.in_box() && r.author == *member);
-        let all_voted = self.parameters.close_when_all_voted && electors.values().flatten().all(voted);
+        let voted: BTreeSet<&MemberId> = records.iter().filter(|r| r.verdict.in_box()).map(|r| &r.author).collect();
+        let all_voted =
+            self.parameters.close_when_all_voted && electors.values().flatten().all(|member| voted.contains(member));
         let in_box = records.iter().filter(|r| r.verdict.in_box());
         let last = in_box.map(|r| r.issued_at.max(r.anchor.at)).max().unwrap_or(self.proposal.closes_at);
         let closed_at = if all_voted {
@@ -302,8 +303,10 @@ impl Poll<'_> {
         standins: &Standins,
         counted: &mut BTreeMap<ControlGroup, Heard>,
     ) -> Vec<StandIn> {
-        let group_of =
-            |member: &MemberId| electors.iter().find(|(_, members)| members.contains(member)).map(|(g, _)| g);
+        let group_of = |member: &MemberId| {
+            let group = &self.membership.members.get(member)?.control_group;
+            electors.get_key_value(group).filter(|(_, members)| members.contains(member)).map(|(group, _)| group)
+        };
         for group in standins.recused.iter().filter_map(group_of) {
             let abstains = Heard { choice: Choice::Abstain, through: Through::Recusal };
             counted.entry(group.clone()).or_insert(abstains);
@@ -383,10 +386,16 @@ fn one_for_each(
     electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>,
     records: &mut [VoteRecord],
 ) -> BTreeMap<ControlGroup, Heard> {
+    let group_of: BTreeMap<&MemberId, &ControlGroup> =
+        electors.iter().flat_map(|(group, members)| members.iter().map(move |member| (member, group))).collect();
+    let mut by_group: BTreeMap<&ControlGroup, Vec<&mut VoteRecord>> = BTreeMap::new();
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
+        if let Some(group) = group_of.get(&record.author) {
+            by_group.entry(group).or_default().push(record);
+        }
+    }
     let mut counted = BTreeMap::new();
-    for (group, members) in electors {
-        let of_group = |r: &&mut VoteRecord| r.verdict == Verdict::Counted && members.contains(&r.author);
-        let mut votes: Vec<&mut VoteRecord> = records.iter_mut().filter(of_group).collect();
+    for (group, mut votes) in by_group {
         // Among equal numbers the smallest id: they say the same, or come from two members of one owner.
         votes.sort_by_key(|r| (std::cmp::Reverse(r.vseq), r.id));
         for (index, record) in votes.into_iter().enumerate() {

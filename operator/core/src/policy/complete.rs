@@ -92,9 +92,10 @@ impl Poll<'_> {
         let kept = self.belonging(gathered, proposal, author);
         let mut boxed = self.count_box(gathered, proposal, author, &kept);
         let about = gathered.about.get(&proposal).into_iter().flatten().filter(|entry| !kept.contains(*entry));
+        let mut known: BTreeSet<StatementId> = boxed.records.iter().map(|record| record.id).collect();
         for anchored in about.filter_map(|entry| gathered.said.get(entry)) {
             let Some(mut record) = VoteRecord::of(anchored) else { continue };
-            if boxed.records.iter().all(|known| known.id != record.id) {
+            if known.insert(record.id) {
                 // What would count and is not kept has two newer ones of its author before it.
                 record.verdict = match self.judge_anchored(anchored) {
                     Verdict::Counted => Verdict::Superseded,
@@ -217,9 +218,10 @@ impl State {
         let boxed =
             if entries == held { complete.clone() } else { poll.count_box(gathered, id, &state.author, &entries) };
         (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records.clone());
+        let in_box: BTreeMap<StatementId, Verdict> = boxed.records.iter().map(|r| (r.id, r.verdict)).collect();
         for vote in &mut state.votes {
-            if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
-                vote.verdict = counted.verdict;
+            if let Some(verdict) = in_box.get(&vote.id) {
+                vote.verdict = *verdict;
             } else if enough && vote.verdict == Verdict::Counted {
                 vote.verdict = Verdict::NotInBox;
             }
@@ -267,9 +269,11 @@ impl State {
         offers: &BTreeSet<StatementId>,
         known: [&Boxed; 2],
     ) -> Option<Boxed> {
-        let all = gathered.offers.get(&state.id)?;
         let named: Vec<&Sealed<BoxOffer>> =
-            offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
+            gathered.offers.get(&state.id)?.iter().filter(|offer| offers.contains(&offer.id)).collect();
+        if named.len() < offers.len() {
+            return None;
+        }
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
         let one_each = authors.len() == named.len() && authors.iter().all(|author| state.sealers.contains(*author));
         if !one_each || authors.len() < state.quorum {
