@@ -65,9 +65,10 @@ pub(crate) fn same_form(said: &Value, read: &Value) -> bool {
             said.iter().all(|(name, value)| read.get(name).is_none_or(|read| same_form(value, read)))
         }
         // What is read into a set may have become fewer.
-        (Value::Array(said), Value::Array(read)) => said.iter().enumerate().all(|(index, value)| {
-            read.get(index).or_else(|| read.last()).is_none_or(|read| same_form(value, read))
-        }),
+        (Value::Array(said), Value::Array(read)) => said
+            .iter()
+            .enumerate()
+            .all(|(index, value)| read.get(index).or_else(|| read.last()).is_none_or(|read| same_form(value, read))),
         (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_)) => false,
         _ => true,
     }

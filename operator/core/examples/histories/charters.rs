@@ -32,7 +32,8 @@ pub fn charter(random: &mut Random, founders: &[&Person], complete: bool) -> Cha
     for rules in charter.classes.values_mut() {
         rules.delay_seconds = Seconds(if random.once_in(4) { random.between(1, 60) } else { 0 });
         rules.period_seconds = Seconds(random.between(60, 240));
-        rules.timelock_seconds = Seconds(if random.once_in(3) { random.between(300, 900) } else { random.between(0, 300) });
+        rules.timelock_seconds =
+            Seconds(if random.once_in(3) { random.between(300, 900) } else { random.between(0, 300) });
         if random.once_in(3) {
             rules.delegation = !rules.delegation;
         }

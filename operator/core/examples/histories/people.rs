@@ -73,7 +73,12 @@ fn action(world: &mut World, who: usize) -> Option<Action> {
             let newest: Vec<StatementId> = world.proposals.iter().rev().take(3).copied().collect();
             Action::CancelProposal(CancelProposal { proposal: *world.random.pick(&newest)? })
         }
-        _ => Action::Expel(Expel { member: { let whom = world.anybody(); world.id(whom) } }),
+        _ => Action::Expel(Expel {
+            member: {
+                let whom = world.anybody();
+                world.id(whom)
+            },
+        }),
     })
 }
 
@@ -183,7 +188,8 @@ pub fn votes(world: &mut World) {
     let ground = (choice == Choice::Veto && !world.random.once_in(4)).then_some(Ground::Safety);
     let vseq = if world.random.once_in(12) { 16 } else { world.random.below(3) as u32 };
     let late = if world.random.once_in(4) { world.random.between(-200, 200) } else { 0 };
-    let mut draft = world.draft(who, Position::Human, Body::Vote(Vote { proposal, choice, vseq, ground, reason: None }));
+    let mut draft =
+        world.draft(who, Position::Human, Body::Vote(Vote { proposal, choice, vseq, ground, reason: None }));
     draft.issued_at = draft.issued_at.plus(Seconds(late));
     let signer: &dyn Signer = match world.random.below(12) {
         0 => &world.people[who].operator,

@@ -120,8 +120,7 @@ pub fn fork(world: &mut World) {
     if world.forked.contains(&who) {
         return;
     }
-    let entries: Vec<Statement> =
-        world.commons(who).replica().entries(&log).map(|e| (*e.statement).clone()).collect();
+    let entries: Vec<Statement> = world.commons(who).replica().entries(&log).map(|e| (*e.statement).clone()).collect();
     let at = world.random.below(entries.len());
     let Some(original) = entries.get(at).cloned() else { return };
     let coop = world.commons(who).founding().coop();

@@ -26,7 +26,8 @@ fn change(world: &mut World, payload: &mut Value) {
         2 => payload["later"] = json!(1),
         3 => {
             // What a careless reader takes for the same: the fields in the order of its own source.
-            let fields: Vec<Value> = payload["body"].as_object().into_iter().flatten().map(|(_, v)| v.clone()).collect();
+            let fields: Vec<Value> =
+                payload["body"].as_object().into_iter().flatten().map(|(_, v)| v.clone()).collect();
             payload["body"] = Value::Array(fields);
         }
         4 => {

@@ -14,8 +14,7 @@ use crate::charters;
 use crate::random::Random;
 
 /// Names of members; those that did not found it may come later.
-pub const NAMES: [&str; 9] =
-    ["aarhus", "bilbao", "cork", "delft", "espoo", "faro", "ghent", "hvar", "izola"];
+pub const NAMES: [&str; 9] = ["aarhus", "bilbao", "cork", "delft", "espoo", "faro", "ghent", "hvar", "izola"];
 
 pub struct World {
     pub random: Random,

@@ -58,6 +58,8 @@ fn write_all(out: &mut String, report: &Report) {
         line!(out, "leave {} {} {}", leave.id, leave.author, or_dash(leave.enacted));
         leave.certificates.iter().for_each(|certificate| write_certificate(out, certificate));
     }
+    let ended = report.ended.iter();
+    write_sorted(out, ended.map(|e| format!("ended {} {} {} {}", e.slot.scope, e.slot.parent, e.slot.term, e.what)));
     let stray = report.stray_votes.iter().map(|(on, vote)| format!("stray {on} {}", of_vote(vote)));
     write_sorted(out, stray);
     let faults = report.faults.iter();
@@ -71,7 +73,16 @@ fn write_proposal(out: &mut String, p: &ProposalReport) {
     line!(out, "proposal {} {} {} {}", p.id, p.author, p.action, p.rules);
     line!(out, " standing {} {}", p.standing.phase, or_dash(Some(&p.standing.detail).filter(|d| !d.is_empty())));
     if let Some(ballot) = &p.ballot {
-        line!(out, " slot {} {} {} {} {}/{}", p.slot.scope, p.slot.parent, p.slot.term, p.sealers.len(), p.quorum, p.enact_quorum);
+        line!(
+            out,
+            " slot {} {} {} {} {}/{}",
+            p.slot.scope,
+            p.slot.parent,
+            p.slot.term,
+            p.sealers.len(),
+            p.quorum,
+            p.enact_quorum
+        );
         write_box(out, ballot);
     }
     p.certificates.iter().for_each(|certificate| write_certificate(out, certificate));

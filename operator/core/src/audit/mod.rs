@@ -21,8 +21,8 @@ pub use bundle::{Claims, FORMAT, Line, MAX_LINE, Opening, export};
 pub use canonical::{canonical, canonical_finding};
 pub use read::{Finding, Problem, Reader};
 pub use report::{
-    BoxReport, CertificateReport, Decision, EngineReport, FaultReport, ForkReport, LeaveReport, MemberReport,
-    ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
+    BoxReport, CertificateReport, Decision, EndedReport, EngineReport, FaultReport, ForkReport, LeaveReport,
+    MemberReport, ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
 };
 
 /// Audits a whole bundle.

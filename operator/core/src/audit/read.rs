@@ -249,7 +249,10 @@ impl Reader {
         let (commons, refused) = Commons::load(founding, limits, entries.into_iter().map(|(_, entry)| entry));
         let first = refused.into_iter().min_by_key(|(id, _)| lines.get(id).copied());
         if let Some((id, refused)) = first {
-            return Err(Finding { line: lines.get(&id).copied().unwrap_or(self.line), problem: of_refused(refused, id) });
+            return Err(Finding {
+                line: lines.get(&id).copied().unwrap_or(self.line),
+                problem: of_refused(refused, id),
+            });
         }
         self.check_claims(&commons, &claims, &lines)?;
         Ok(Report::of(&commons, as_of))

@@ -11,8 +11,8 @@ use crate::ids::{
     BoxRoot, CoopId, EngineName, Line, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
 };
 use crate::policy::{
-    BallotBox, CloseCertificate, Commons, Enactment, Fault, LeaveState, MemberStanding, Phase, ProposalState, State,
-    Version, VoteRecord,
+    BallotBox, CloseCertificate, Commons, Enactment, Fault, LeaveState, MemberStanding, Phase, ProposalState,
+    SlotOutcome, State, Version, VoteRecord,
 };
 use crate::tally::Tally;
 
@@ -44,6 +44,8 @@ pub struct Report {
     pub releases: Vec<ReleaseReport>,
     /// The engine catalogue.
     pub engines: Vec<EngineReport>,
+    /// What operators have said of the slots that they ended, by the newest membership.
+    pub ended: Vec<EndedReport>,
     /// Votes on what is not known, with the id that they name.
     pub stray_votes: Vec<(StatementId, VoteReport)>,
     /// Seals that contradict each other.
@@ -272,6 +274,16 @@ pub struct EngineReport {
     pub image: String,
 }
 
+/// A slot in which operators sign no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndedReport {
+    /// Which slot.
+    pub slot: Slot,
+    /// `open` while too few have said so, `free`, or what alone may follow.
+    pub what: String,
+}
+
 /// Two seals that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -345,6 +357,7 @@ impl Report {
             members: members(state),
             releases: releases.collect(),
             engines: engines.map(|(name, e)| EngineReport { name: name.clone(), image: e.image.to_string() }).collect(),
+            ended: ended(state),
             stray_votes: state.stray_votes().iter().map(|(on, vote)| (*on, VoteReport::of(vote))).collect(),
             faults: state.faults().iter().map(FaultReport::of).collect(),
             forks: forks.collect(),
@@ -373,6 +386,17 @@ fn members(state: &State) -> Vec<MemberReport> {
         forked_at: m.forked_at,
     });
     members.collect()
+}
+
+fn ended(state: &State) -> Vec<EndedReport> {
+    let Some(membership) = state.membership() else { return Vec::new() };
+    let slots: BTreeSet<Slot> = state.slot_statuses().iter().map(|status| status.seal.slot).collect();
+    let what = |slot: &Slot| match state.slot_outcome(*slot, membership) {
+        SlotOutcome::Open => "open".to_owned(),
+        SlotOutcome::Free => "free".to_owned(),
+        SlotOutcome::Carried(child) => child.to_string(),
+    };
+    slots.into_iter().map(|slot| EndedReport { slot, what: what(&slot) }).collect()
 }
 
 impl Decision {

@@ -148,6 +148,9 @@ impl State {
         };
         let boxed = poll.count_box(gathered, id, &state.author, &entries);
         let complete = poll.count_box(gathered, id, &state.author, &held);
+        // What belongs into no box, such as the vote of somebody who may not vote, is shown with its reason all the same.
+        let left_out = std::mem::take(&mut state.votes);
+        let told: BTreeSet<StatementId> = complete.records.iter().map(|vote| vote.id).collect();
         (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records);
         for vote in &mut state.votes {
             if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
@@ -156,6 +159,7 @@ impl State {
                 vote.verdict = super::Verdict::NotInBox;
             }
         }
+        state.votes.extend(left_out.into_iter().filter(|vote| !told.contains(&vote.id)));
         state.held = complete.ballot;
         state.entries = held;
         state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
