@@ -5,6 +5,8 @@
 
 mod access;
 mod apikey;
+mod audit;
+mod audit_text;
 mod ballot;
 mod charter;
 mod cluster;
@@ -53,6 +55,7 @@ enum Command {
     Delegate(ballot::Delegate),
     Charter(charter::Args),
     Explain(explain::Args),
+    Audit(audit::Args),
     Plan(plan::Args),
     Digest(digest::Args),
     Members(show::MembersArgs),
@@ -111,6 +114,7 @@ impl Cli {
             Command::Delegate(args) => args.run(&access).await,
             Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
+            Command::Audit(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,

@@ -8,6 +8,7 @@ mod damage;
 mod people;
 mod random;
 mod seals;
+mod stories;
 mod strange;
 mod world;
 
@@ -25,8 +26,12 @@ fn history(seed: u64) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(26) {
+        match world.random.below(30) {
             20..=25 => decide(&mut world),
+            26 => stories::cancel(&mut world),
+            27 => stories::carry(&mut world),
+            28 => stories::expel(&mut world),
+            29 => seals::lie(&mut world),
             0..=2 => people::propose(&mut world),
             3..=6 => people::everybody_votes(&mut world),
             7..=8 => people::votes(&mut world),

@@ -27,6 +27,11 @@ fn release(digest: ManifestDigest) -> Option<ModelRelease> {
     serde_json::from_value(release).ok()
 }
 
+/// Some model to approve.
+pub fn release_of_any(world: &mut World) -> Option<Action> {
+    Some(Action::AddModelRelease(release(model(world))?))
+}
+
 fn engine(port: usize) -> Option<Engine> {
     let engine = serde_json::json!({
         "name": "tiny", "image": format!("registry.example/tiny@{}", Digest::of(&[port as u8])),

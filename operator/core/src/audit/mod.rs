@@ -28,9 +28,8 @@ pub use report::{
 /// Audits a whole bundle.
 pub fn audit(bytes: &[u8]) -> Result<Report, Finding> {
     let mut reader = Reader::new();
-    let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    for line in text.split(|byte| *byte == b'\n') {
-        reader.line(line)?;
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        reader.line(line.strip_suffix(b"\n").unwrap_or(line))?;
     }
     reader.finish()
 }

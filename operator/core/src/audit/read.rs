@@ -242,11 +242,8 @@ impl Reader {
             return Err(self.finding(Problem::Entries { claimed: claims.entries, seen }));
         }
         let lines: BTreeMap<StatementId, u64> = self.entries.iter().map(|(line, entry)| (entry.id(), *line)).collect();
-        // What a member is willing to store is its own affair: here everything is read.
-        let all = usize::MAX / 2;
-        let limits = Limits { waiting_entries: all, waiting_bytes: all, stored_bytes: all };
         let entries = std::mem::take(&mut self.entries);
-        let (commons, refused) = Commons::load(founding, limits, entries.into_iter().map(|(_, entry)| entry));
+        let (commons, refused) = Commons::load(founding, Limits::NONE, entries.into_iter().map(|(_, entry)| entry));
         let first = refused.into_iter().min_by_key(|(id, _)| lines.get(id).copied());
         if let Some((id, refused)) = first {
             return Err(Finding {
