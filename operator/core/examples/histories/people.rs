@@ -160,10 +160,13 @@ fn newest(world: &mut World) -> Option<StatementId> {
 }
 
 fn choice(world: &mut World) -> Choice {
-    match world.random.below(12) {
-        0..=7 => Choice::Yes,
-        8..=9 => Choice::No,
-        10 => Choice::Abstain,
+    match (world.mood, world.random.below(12)) {
+        (0, 0..=5) => Choice::Veto,
+        (1, 0..=6) => Choice::Abstain,
+        (2, 0..=5) => Choice::No,
+        (_, 0..=7) => Choice::Yes,
+        (_, 8..=9) => Choice::No,
+        (_, 10) => Choice::Abstain,
         _ => Choice::Veto,
     }
 }

@@ -26,14 +26,19 @@ pub struct World {
     pub proposals: Vec<StatementId>,
     /// Whose log has a second branch already.
     pub forked: Vec<usize>,
+    /// What these members tend to say.
+    pub mood: usize,
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let complete = random.once_in(4);
-        let count = if complete { random.between(1, 7) } else { random.between(1, 3) };
-        let complete = complete || random.once_in(2);
+        let (complete, many) = (random.once_in(2), random.once_in(2));
+        let count = match (complete, many) {
+            (true, true) => random.between(4, 7),
+            _ => random.between(1, 3),
+        };
+        let mood = random.below(5);
         let mut people: Vec<Person> = NAMES.iter().take(count as usize).map(|name| charters::newcomer(name)).collect();
         if count > 2 && random.once_in(4) {
             // Two members of one owner have one vote.
@@ -45,7 +50,7 @@ impl World {
         let founding = found(&founders, charter);
         let commons = Commons::new(founding, Limits::default());
         let side_of = vec![0; people.len()];
-        Self { random, people, sides: vec![commons], side_of, now: T0, proposals: Vec::new(), forked: Vec::new() }
+        Self { random, people, sides: vec![commons], side_of, now: T0, proposals: Vec::new(), forked: Vec::new(), mood }
     }
 
     pub fn commons(&self, who: usize) -> &Commons {
@@ -115,8 +120,12 @@ impl World {
     /// Signs what `who` would sign now.
     pub fn seal(&mut self, who: usize) -> bool {
         let mut any = false;
-        // A member signs a handful at a time; the bound ends what a mistake here could make endless.
+        // A member signs a handful at a time; what is beyond its day's budget has no effect, so that it would never end.
         for _ in 0..12 {
+            let log = self.people[who].operator.public_key();
+            if self.commons(who).replica().budget_left(&log, self.now).entries == 0 {
+                break;
+            }
             let Some(body) = self.next_seals(who, Promises::KEPT).into_iter().next() else { break };
             any |= self.append(who, body).is_some();
         }
