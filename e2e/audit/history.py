@@ -317,9 +317,14 @@ class History:
             return sealing.certificates if sealing else []
         return next((leaving.certificates for leaving, _ in self.leaves if leaving.statement.id == child), [])
 
-    def _holds(self, child, slot):
-        """Whether a child passed in a slot: an operator that names one without that is not counted."""
-        return any((c.scope, c.parent, c.term) == slot and c.outcome == "passed" for c in self._certificates(child))
+    def _hold(self, child, slot):
+        """Whether a child holds a slot: "unknown" without a certificate, "void" where something larger undid it."""
+        certificates = self._certificates(child)
+        if not any((c.scope, c.parent, c.term) == slot and c.outcome == "passed" for c in certificates):
+            return "unknown"
+        # Beside a larger box that did not pass, or a cancellation that did, it cannot have been enacted.
+        stands = certificates[0].outcome == "passed" and not self._cancellation(child)
+        return "stands" if stands else "void"
 
     def slots(self):
         """What operators have said of each slot that they ended, by the newest membership."""
@@ -331,16 +336,30 @@ class History:
         for status in self.gathered.statuses:
             if triple(status.body["slot"]) == slot and status.by in members:
                 said.setdefault(status.by, status.body["signed"])
-        checked = [child for child in said.values() if child is None or self._holds(child, slot)]
+        checked = []
+        for child in said.values():
+            hold = self._hold(child, slot) if child else "void"
+            # An operator that names a child without a certificate is not counted: an honest one has seen it, so it comes.
+            if hold != "unknown":
+                checked.append(child if hold == "stands" else None)
         if len(checked) < seal_quorum(len(members)):
             return "open"
-        named = {child: checked.count(child) for child in checked if child}
+        seals = [seal for several in self.gathered.seals["enact-seal"].values() for seal in several]
+        seen = {seal.body["proposal"] for seal in seals if triple(seal.body["slot"]) == slot}
+        named = {child: checked.count(child) for child in seen | set(checked) if child and self._hold(child, slot) == "stands"}
         if not named:
             return "free"
         # Two children only where operators may not lie at all; then everybody is waited for.
         if len(named) > 1 and len(checked) < len(members):
             return "open"
         return min(named, key=lambda child: (-named[child], child))
+
+    def open_term(self, scope, parent, members):
+        """The first term that is not over, and the child that is bound to it: the one that the last term came to."""
+        term, bound = 0, None
+        while (what := self._slot((scope, parent, term), members)) != "open":
+            term, bound = term + 1, bound if what == "free" else what
+        return term, bound
 
 
 def follow(bundle):

@@ -29,7 +29,7 @@ def phase(history, proposal, now):
     if proposal.stale:
         return "Stale", None
     if now > (sealing.deadline(certificate.term) if certificate else body["expiresAt"]):
-        return "Expired", None
+        return after_deadline(history, proposal, certificate)
     if sealing.poll.complete and not certificate and now > sealing.seal_by():
         return "Stalled", None
     if certificate:
@@ -40,6 +40,16 @@ def phase(history, proposal, now):
     if sealing.box.all_voted or now >= body["closesAt"]:
         return "Closing", f"{sealing.best_agreement()}/{sealing.quorum}"
     return "Open", body["closesAt"]
+
+
+def after_deadline(history, proposal, certificate):
+    """What passed may have been enacted unseen: until operators have said what they signed, nobody can know."""
+    if certificate and proposal.sealing.poll.complete and certificate.scope in CHAINS:
+        members = history.memberships[proposal.body["membership"]].members
+        term, bound = history.open_term(certificate.scope, certificate.parent, members)
+        if term <= certificate.term or bound == proposal.id:
+            return "AwaitingSlot", term
+    return "Expired", None
 
 
 def of_vote(vote):

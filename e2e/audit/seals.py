@@ -8,6 +8,10 @@ from shapes import OUTCOMES
 from wire import digest
 
 
+# Of one author and kind: so many of the newest numbers, and so many of each
+NUMBERS_OFFERED, OFFERED_OF_A_NUMBER = 2, 2
+
+
 def genesis(scope, coop):
     return digest(f"koinon/policy/v1\n{scope}\ngenesis\n{coop}\n".encode())
 
@@ -68,6 +72,12 @@ def certificates(seals, quorum, slot_of):
     return made
 
 
+def by_size(certificate):
+    """The largest box of the highest term last; of one that passed for some and is stale for others the latter."""
+    c = certificate
+    return c.term, c.count, c.root, OUTCOMES.index(c.outcome)
+
+
 def triple(slot):
     return (slot["scope"], slot["parent"], slot["term"])
 
@@ -119,7 +129,7 @@ class Sealing:
         for offer in offers:
             if offer.by in self.sealers:
                 first.setdefault(offer.by, offer)
-        held = {entry for entry, found in gathered.said.items() if self.poll.belongs(found.statement)}
+        held = self._held(gathered)
         enough = len(first) >= self.quorum
         entries = self._vouched(first.values()) if enough else held
         self.box = self.poll.count_box(gathered.said, entries)
@@ -128,9 +138,25 @@ class Sealing:
         close = gathered.seals["close-seal"].get(self.id, ())
         self.close_seals = [seal for seal in close if seal.by in self.sealers and self._follows(seal, by_id, gathered)]
         self.certificates = certificates(self.close_seals, self.quorum, lambda body: triple(body["basis"]["slot"]))
-        self.certificates.sort(key=lambda c: (c.term, c.count, c.root), reverse=True)
+        self.certificates.sort(key=by_size, reverse=True)
         scope, parent, term = self.slot
         self._read_enact_seals(gathered, lambda slot: slot[:2] == (scope, parent) and slot[2] >= term)
+
+    def _held(self, gathered):
+        """What an operator would offer: of every author the newest, so that nobody fills an offer alone."""
+        found = {}
+        for entry, anchored in gathered.said.items():
+            statement = anchored.statement
+            if self.poll.belongs(statement):
+                number = statement.body.get("vseq", 0)
+                found.setdefault((statement.author, statement.kind), []).append((-number, statement.id, entry))
+        held = set()
+        for several in found.values():
+            several.sort()
+            numbers = sorted({number for number, _, _ in several})[:NUMBERS_OFFERED]
+            for number in numbers:
+                held |= {entry for n, _, entry in [s for s in several if s[0] == number][:OFFERED_OF_A_NUMBER]}
+        return held
 
     def _vouched(self, offers):
         """What more operators name than may lie: an honest one had it in time."""
@@ -150,7 +176,11 @@ class Sealing:
         for vote in votes:
             vote.verdict = boxed.get(vote.id, "NotInBox" if enough else vote.verdict)
         told = {vote.id for vote in votes}
-        return votes + [ballots.Vote(found, self.poll.judge(found)) for found in anchored if found.statement.id not in told]
+        others = [ballots.Vote(found, self.poll.judge(found)) for found in anchored if found.statement.id not in told]
+        for vote in others:
+            if vote.verdict == "Counted":
+                vote.verdict = boxed.get(vote.id, "NotInBox")
+        return votes + others
 
     def _follows(self, seal, offers, gathered):
         """Whether everything that a close seal says follows from the offers that it names: nobody is believed."""
@@ -259,7 +289,7 @@ class Leaving:
         quorum = ballots.seal_quorum(len(current.members))
         good = [seal for seal in close if seal.by in current.members and self._binds(seal.body, current)]
         self.certificates = certificates(good, quorum, lambda body: triple(body["basis"]["slot"]))
-        self.certificates.sort(key=lambda c: (c.term, c.count, c.root), reverse=True)
+        self.certificates.sort(key=by_size, reverse=True)
         self.enactment = self._enactment(gathered, current) if self.valid else None
 
     def _binds(self, body, current):

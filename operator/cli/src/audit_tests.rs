@@ -37,6 +37,7 @@ fn bundle() -> Vec<u8> {
         isolated: false,
         clock_in_tolerance: true,
         resumed_at: None,
+        rules_shared: 2,
         promises: Promises::KEPT,
     };
     for _ in 0..2 {

@@ -424,6 +424,7 @@ impl Standing {
             Phase::Open { closes_at } => (closes_at.to_string(), None),
             Phase::Closing { sealed, needed } => (format!("{sealed}/{needed}"), None),
             Phase::Queued { eta, signed, needed } => (format!("{signed}/{needed}@{eta}"), None),
+            Phase::AwaitingSlot { term } => (term.to_string(), None),
             Phase::Enacted { version } => (version.to_string(), None),
             Phase::Cancelled { by } | Phase::Superseded { by } => (by.to_string(), None),
             _ => (String::new(), None),

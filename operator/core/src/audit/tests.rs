@@ -70,6 +70,7 @@ impl Cooperative {
             isolated: false,
             clock_in_tolerance: true,
             resumed_at: None,
+            rules_shared: 2,
             promises: Promises::KEPT,
         };
         let next = (0..self.people.len()).find_map(|who| {

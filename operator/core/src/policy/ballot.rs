@@ -211,6 +211,13 @@ impl Poll<'_> {
         }
     }
 
+    /// Each of `votes`, judged by itself.
+    pub fn judged<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> Vec<VoteRecord> {
+        votes
+            .filter_map(|vote| Some(VoteRecord { verdict: self.judge_anchored(vote), ..VoteRecord::of(vote)? }))
+            .collect()
+    }
+
     /// The box that `votes` make, and what became of each of them.
     pub fn count<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> (BallotBox, Vec<VoteRecord>) {
         self.count_with(votes, &Standins::default())
@@ -222,13 +229,7 @@ impl Poll<'_> {
         votes: impl Iterator<Item = &'v Anchored>,
         standins: &Standins,
     ) -> (BallotBox, Vec<VoteRecord>) {
-        let mut records: Vec<VoteRecord> = Vec::new();
-        for anchored in votes {
-            if let Some(mut record) = VoteRecord::of(anchored) {
-                record.verdict = self.judge_anchored(anchored);
-                records.push(record);
-            }
-        }
+        let mut records = self.judged(votes);
         if self.parameters.close_when_all_voted {
             keep_first(&mut records);
         } else {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ballot::{BallotBox, Poll, Standins, VoteRecord};
+use super::ballot::{BallotBox, Poll, Standins, Verdict, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
 use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
 use crate::body::Body;
@@ -148,18 +148,20 @@ impl State {
         };
         let boxed = poll.count_box(gathered, id, &state.author, &entries);
         let complete = poll.count_box(gathered, id, &state.author, &held);
-        // What belongs into no box, such as the vote of somebody who may not vote, is shown with its reason all the same.
-        let left_out = std::mem::take(&mut state.votes);
-        let told: BTreeSet<StatementId> = complete.records.iter().map(|vote| vote.id).collect();
         (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records);
+        let in_box = |vote: &VoteRecord| boxed.records.iter().find(|counted| counted.id == vote.id).map(|v| v.verdict);
         for vote in &mut state.votes {
-            if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
-                vote.verdict = counted.verdict;
-            } else if enough {
-                vote.verdict = super::Verdict::NotInBox;
-            }
+            let otherwise = if enough { Verdict::NotInBox } else { vote.verdict };
+            vote.verdict = in_box(vote).unwrap_or(otherwise);
         }
-        state.votes.extend(left_out.into_iter().filter(|vote| !told.contains(&vote.id)));
+        // What nobody offers, such as the vote of somebody who may not vote, is shown with its reason all the same.
+        let told: BTreeSet<StatementId> = state.votes.iter().map(|vote| vote.id).collect();
+        let mut others = poll.judged(gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values));
+        others.retain(|vote| !told.contains(&vote.id));
+        for vote in others.iter_mut().filter(|vote| vote.verdict == Verdict::Counted) {
+            vote.verdict = in_box(vote).unwrap_or(Verdict::NotInBox);
+        }
+        state.votes.extend(others);
         state.held = complete.ballot;
         state.entries = held;
         state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
