@@ -40,7 +40,7 @@ def seal_quorum(members):
 
 
 def membership_quorum(members, after):
-    """From three to four or back everybody that stays must seal: those two quorums need not share an honest operator."""
+    """From three to four or back all that stay must seal: those two quorums need not share an honest operator."""
     return 3 if {members, after} == {3, 4} else seal_quorum(members)
 
 
@@ -235,7 +235,7 @@ class Poll:
         return replace(box, ids=frozenset(entries), withdrawn=bool(in_time))
 
     def _delegated(self, heard):
-        """From whom to whom: the newest delegation of each member, if it covers this vote, in the order of their ids."""
+        """From whom to whom: each member's newest delegation, if it covers this vote, in the order of their ids."""
         newest = {}
         for statement in heard:
             if statement.kind == "delegation":
@@ -248,13 +248,14 @@ class Poll:
         for _, statement in newest.values():
             body = statement.body
             covers = statement.issued_at <= self.body["opensAt"] and self.body["closesAt"] <= body["notAfter"]
-            if covers and body["notAfter"] <= bounded(statement.issued_at + longest) and body["to"] not in (None, statement.author):
+            in_bounds = body["notAfter"] <= bounded(statement.issued_at + longest)
+            if covers and in_bounds and body["to"] not in (None, statement.author):
                 good.append((statement.id, statement.author, body["to"]))
         return [(giver, taker) for _, giver, taker in sorted(good)]
 
 
 def keep_first(votes):
-    """Where votes are final the first one in its author's log counts: the log has no gaps, so nothing comes before it later."""
+    """Where votes are final the first one in its author's log counts: a log has no gaps for an earlier one."""
     first = {}
     for vote in votes:
         if vote.verdict == "Counted":

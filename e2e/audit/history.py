@@ -339,14 +339,15 @@ class History:
         checked = []
         for child in said.values():
             hold = self._hold(child, slot) if child else "void"
-            # An operator that names a child without a certificate is not counted: an honest one has seen it, so it comes.
+            # Who names a child without a certificate is not counted: an honest operator has seen one, so it comes.
             if hold != "unknown":
                 checked.append(child if hold == "stands" else None)
         if len(checked) < seal_quorum(len(members)):
             return "open"
         seals = [seal for several in self.gathered.seals["enact-seal"].values() for seal in several]
         seen = {seal.body["proposal"] for seal in seals if triple(seal.body["slot"]) == slot}
-        named = {child: checked.count(child) for child in seen | set(checked) if child and self._hold(child, slot) == "stands"}
+        stand = {child for child in seen | set(checked) if child and self._hold(child, slot) == "stands"}
+        named = {child: checked.count(child) for child in stand}
         if not named:
             return "free"
         # Two children only where operators may not lie at all; then everybody is waited for.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import statements
-from shapes import Shape, closed, digest, envelope, head, i64, key, mapping, collection, scope, sequence, u32, u64, variant
+from shapes import Shape, closed, digest, envelope, head, i64, key, mapping, scope, sequence, u32, u64, variant
 from wire import LOG, MAX_ENVELOPE, Refused, strict_json
 
 DAY = 86_400
@@ -150,7 +150,8 @@ class Bundle:
 
     def check_owners(self, owners):
         """Every log must be a member's, and every entry in it its owner's."""
-        for line, entry in sorted((e.line, e.statement) for chain in self.chains.values() for e in chain.by_id.values()):
+        by_line = {e.line: e.statement for chain in self.chains.values() for e in chain.by_id.values()}
+        for line, entry in sorted(by_line.items()):
             if entry.key not in owners:
                 raise Finding(line, "UnknownLog")
             if entry.author != owners[entry.key]:

@@ -104,7 +104,8 @@ def lines_of(history):
     for leaving, enacted in history.leaves:
         yield f"leave {leaving.statement.id} {leaving.statement.author} {or_dash(enacted)}"
         yield from of_certificates(leaving.certificates)
-    yield from sorted(f"ended {scope} {parent} {term} {what}" for (scope, parent, term), what in history.slots().items())
+    ended = history.slots().items()
+    yield from sorted(f"ended {scope} {parent} {term} {what}" for (scope, parent, term), what in ended)
     yield from sorted(f"stray {name} {of_vote(vote)}" for name, vote in history.stray)
     yield from sorted({f"fault {' '.join(fault)}" for fault in history.faults})
     for log, (seq, first, second) in sorted(history.forks.items()):

@@ -197,9 +197,7 @@ member = closed(
     }
 )
 
-uri = string(
-    lambda t: re.fullmatch(r"[!-~]{1,512}", t) and any(t.startswith(s) and t != s for s in ("hf://", "https://", "http://"))
-)
+uri = matching(r"(?=[!-~]{1,512}$)(hf|https?)://[!-~]+")
 release = closed(
     {"uri": uri, "revision": visible(128), "manifestDigest": digest, "quantization": label63, "license": visible(64)},
     {"memoryBytes": u64},

@@ -1,7 +1,7 @@
 """Bytes: strict JSON, signatures, envelopes, and the header of a statement.
 
-Written against the specification and sharing nothing with the Rust code: Ed25519 is that of `cryptography` (OpenSSL), and
-everything else the standard library's.
+Written against the specification and sharing nothing with the Rust code: Ed25519 is that of `cryptography` (OpenSSL),
+and everything else the standard library's.
 """
 
 import base64

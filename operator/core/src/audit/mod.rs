@@ -12,6 +12,7 @@
 
 mod bundle;
 mod canonical;
+mod conclude;
 mod read;
 mod report;
 #[cfg(test)]
