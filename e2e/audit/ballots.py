@@ -150,8 +150,10 @@ class Poll:
             keep_first(votes)
         else:
             void_equivocation(votes)
+        # An interest is the owner's, whichever of its members declares it.
+        interested = {self.group_of[member] for member in recused if member in self.group_of}
         for vote in votes:
-            if vote.verdict == "Counted" and vote.author in recused:
+            if vote.verdict == "Counted" and self.group_of[vote.author] in interested:
                 vote.verdict = "Recused"
         choices = self._one_each(votes)
         self._stand_in(choices, votes, recused, delegated)
@@ -178,15 +180,15 @@ class Poll:
         limits = self.parameters["deliberation"]
         if not self.rules["delegation"] or not limits:
             return
-        liars = {self.group_of[vote.author] for vote in votes if vote.verdict == "Equivocation"}
+        liars = {vote.author for vote in votes if vote.verdict == "Equivocation"}
         direct, used = dict(choices), {}
         share = limits["delegationCap"]
         cap = max(1, len(self.groups) * share["num"] // share["den"])
-        for giver, taker in delegated:
+        for giver, taker in [pair for pair in delegated if pair[1] not in liars]:
             giver, taker = self.group_of.get(giver), self.group_of.get(taker)
             if giver is None or taker not in direct or self.groups[taker] & recused:
                 continue
-            if used.get(taker, 0) < cap and giver not in liars and giver not in choices:
+            if used.get(taker, 0) < cap and not self.groups[giver] & liars and giver not in choices:
                 used[taker] = used.get(taker, 0) + 1
                 choices[giver] = direct[taker]
 
@@ -229,8 +231,13 @@ class Poll:
         inside = [said[entry] for entry in sorted(entries) if entry in said and self.belongs(said[entry].statement)]
         heard = [found.statement for found in inside if self.may_sign(found.statement)]
         recused = {s.author for s in heard if s.kind == "recusal" and s.issued_at <= self.body["closesAt"]}
-        votes = [found for found in inside if found.statement.kind == "vote"]
-        box = self.count(votes, recused, self._delegated(heard))
+        # One vote that was anchored twice is one vote, where it came first.
+        votes = {}
+        for found in inside:
+            if found.statement.kind == "vote":
+                known = votes.setdefault(found.statement.id, found)
+                votes[found.statement.id] = min(known, found, key=lambda anchored: anchored.place)
+        box = self.count(list(votes.values()), recused, self._delegated(heard))
         in_time = [s for s in heard if s.kind == "withdrawal" and s.issued_at <= self.body["closesAt"]]
         return replace(box, ids=frozenset(entries), withdrawn=bool(in_time))
 

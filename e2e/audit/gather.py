@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import shapes
+
 
 @dataclass(eq=False)
 class Anchored:
@@ -65,9 +67,9 @@ class Gathered:
             elif statement.kind == "slot-status" and entry.within_budget:
                 self.statuses.append(seal)
             elif statement.kind == "anchor":
-                self._anchor(entry, owner, fork, still_open)
+                self._anchor(entry, owner, fork, still_open, chain)
 
-    def _anchor(self, entry, owner, fork, still_open):
+    def _anchor(self, entry, owner, fork, still_open, chain):
         inner = entry.statement.nested
         # Only the operator of its author's own seat gives a statement its place; anywhere else it is a copy.
         if inner.author != owner or inner.coop != self.coop or inner.body is None:
@@ -75,19 +77,35 @@ class Gathered:
         void = None if entry.within_budget else "OverBudget"
         if inner.kind in SAID and void is None:
             self.said[entry.id] = self._place(entry, None)
-        if fork is not None and entry.seq >= fork:
+        if void is None and fork is not None and entry.seq >= fork:
             void = "LogForked"
         found = self._place(entry, void)
         if inner.kind == "proposal":
+            if void == "LogForked" and shapes.proposal_rules(inner.body) >= 2:
+                # Its author could undo what was decided by forking its own past.
+                found.void = None
+            if fork is not None:
+                # What is learned of another branch must not make one too many of them.
+                still_open = self._open_on_branch(entry, chain)
             others = [closes for name, closes in still_open.items() if name != inner.id and closes > inner.issued_at]
             found.open_before = len(others)
-            if void is None:
+            if found.void is None:
                 still_open[inner.id] = inner.body["closesAt"]
             self._keep(self.proposals, found)
         elif inner.kind == "vote":
             self._keep(self.votes.setdefault(inner.body["proposal"], {}), found)
         elif inner.kind == "leave":
             self._keep(self.leaves, found)
+
+    @staticmethod
+    def _open_on_branch(entry, chain):
+        """The proposals before an entry on its own branch, with their closes."""
+        still_open = {}
+        while entry := chain.by_id.get(entry.statement.prev):
+            inner = entry.statement.nested
+            if entry.within_budget and inner and inner.kind == "proposal" and inner.body:
+                still_open[inner.id] = inner.body["closesAt"]
+        return still_open
 
     @staticmethod
     def _place(entry, void):
@@ -102,3 +120,4 @@ class Gathered:
             kept[found.statement.id] = found
         elif not known.void and not found.void:
             known.signers |= found.signers
+            known.open_before = min(known.open_before, found.open_before)

@@ -281,7 +281,7 @@ class History:
         enacted = {v.enacted.child: v.hash for v in self.chains["membership"] if v.enacted}
         for name, anchored in sorted(self.gathered.leaves.items()):
             leaving = Leaving(self, anchored, self.gathered)
-            if name not in enacted and (anchored.void or not leaving.is_member):
+            if name not in enacted and not (leaving.is_anchored and leaving.is_member):
                 continue
             member = self.members.get(anchored.statement.author)
             if member and member.standing == "Active":

@@ -170,17 +170,18 @@ class Sealing:
     def _explain(self, gathered, held, anchored, enough):
         """Every vote that is known, with what became of it in the box."""
         votes = self.poll.count_box(gathered.said, held).votes
-        boxed = {}
-        for vote in self.box.votes:
-            boxed.setdefault(vote.id, vote.verdict)
-        for vote in votes:
-            vote.verdict = boxed.get(vote.id, "NotInBox" if enough else vote.verdict)
         told = {vote.id for vote in votes}
-        others = [ballots.Vote(found, self.poll.judge(found)) for found in anchored if found.statement.id not in told]
-        for vote in others:
-            if vote.verdict == "Counted":
-                vote.verdict = boxed.get(vote.id, "NotInBox")
-        return votes + others
+        for found in anchored:
+            if found.statement.id not in told:
+                # What would count and is offered by nobody has two newer ones of its author before it.
+                said = next((s for s in gathered.said.values() if s.statement.id == found.statement.id), found)
+                verdict = self.poll.judge(said)
+                votes.append(ballots.Vote(found, "Superseded" if verdict == "Counted" else verdict))
+        boxed = {vote.id: vote.verdict for vote in self.box.votes}
+        for vote in votes:
+            missing = enough and vote.verdict == "Counted"
+            vote.verdict = boxed.get(vote.id, "NotInBox" if missing else vote.verdict)
+        return votes
 
     def _follows(self, seal, offers, gathered):
         """Whether everything that a close seal says follows from the offers that it names: nobody is believed."""
@@ -283,7 +284,9 @@ class Leaving:
         self.history, self.statement = history, anchored.statement
         current = history.membership
         self.is_member = current.is_governance(self.statement)
-        self.valid = not anchored.void and self.is_member and len(current.members) > 1
+        # Under rules 2 also where the log forked, or its author could come back by a fork.
+        self.is_anchored = not anchored.void or (anchored.void == "LogForked" and history.rules >= 2)
+        self.valid = self.is_anchored and self.is_member and len(current.members) > 1
         self.anchored, self.root = anchored, ballots.merkle_root([self.statement.id])
         close = gathered.seals["close-seal"].get(self.statement.id, ())
         quorum = ballots.seal_quorum(len(current.members))

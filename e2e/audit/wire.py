@@ -15,7 +15,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 DOCUMENT, PAYLOAD, HUMAN_PAYLOAD, APPLICATION = 256 * 1024, 64 * 1024, 40 * 1024, 16 * 1024
-MAX_ENVELOPE = DOCUMENT // 3 * 4 + 16 * 1024
+MAX_ENVELOPE = DOCUMENT // 3 * 4 + 24 * 1024
+# Every founder signs the charter
+MOST_SIGNATURES, MOST_FOUNDERS = 16, 100
 MAX_DEPTH = 32
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
@@ -223,7 +225,8 @@ def open_envelope(envelope, largest):
     if len(payload) > largest:
         raise Refused("TooLarge")
     signatures = envelope["signatures"]
-    if not 1 <= len(signatures) <= 16:
+    founds = kind_of_type(envelope["payloadType"]) == "charter"
+    if not 1 <= len(signatures) <= (MOST_FOUNDERS if founds else MOST_SIGNATURES):
         raise Refused("BadEnvelope", "no signature, or too many")
     media = envelope["payloadType"].encode()
     message = b"DSSEv1 %d %s %d %s" % (len(media), media, len(payload), payload)

@@ -42,14 +42,17 @@ pub struct Circumstances {
 
 /// The seals that the operator of `me` signs now.
 pub fn next(state: &State, me: &MemberId, circumstances: &Circumstances) -> Vec<Body> {
-    if circumstances.isolated || !circumstances.clock_in_tolerance {
+    if !circumstances.clock_in_tolerance {
         return Vec::new();
     }
-    let sealer = Sealer { state, me, circumstances, own: state.enact_seals().iter().filter(|s| s.by == *me).collect() };
     if state.rules() >= 2 {
         // What rules 1 did not decide is proposed anew: sealing it still could bring a slot a second child.
         return complete::next(state, me, circumstances);
     }
+    if circumstances.isolated {
+        return Vec::new();
+    }
+    let sealer = Sealer { state, me, circumstances, own: state.enact_seals().iter().filter(|s| s.by == *me).collect() };
     let close = state.proposals().values().filter_map(|proposal| sealer.close(proposal)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
     close.chain(enact).collect()

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ballot::{BallotBox, Poll, Standins, Verdict, VoteRecord};
+use super::ballot::{BallotBox, Counted, Poll, Standins, Verdict, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
 use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
 use crate::body::Body;
@@ -75,7 +75,7 @@ impl Poll<'_> {
         entry: StatementId,
     ) -> bool {
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
-        let is_elector = || self.electors().values().any(|members| members.contains(statement.author()));
+        let is_elector = || self.is_elector(statement.author());
         match statement.body() {
             Body::Vote(vote) => vote.proposal == proposal && vote.vseq <= MAX_VSEQ && is_elector(),
             Body::Recusal(recusal) => recusal.proposal == proposal && is_elector(),
@@ -87,114 +87,34 @@ impl Poll<'_> {
         }
     }
 
-    /// What `entries` amount to. Entries that are not held here are left out: ask [`Gathered::said`] first.
-    pub(super) fn count_box(
-        &self,
-        gathered: &Gathered,
-        proposal: StatementId,
-        author: &MemberId,
-        entries: &BTreeSet<StatementId>,
-    ) -> Boxed {
-        let inside = entries.iter().filter(|entry| self.belongs(gathered, proposal, author, **entry));
-        let said: BTreeMap<StatementId, _> =
-            inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
-        let votes = said.values().filter(|said| matches!(said.statement().map(|s| s.body()), Some(Body::Vote(_))));
-        let (mut ballot, records) = self.count_with(votes.copied(), &self.standins(said.values().copied()));
-        let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
-            let header = statement.header();
-            matches!(statement.body(), Body::Withdrawal(_))
-                && self.membership.governance(&header.author, &header.key)
-                && header.issued_at <= self.proposal.closes_at
-        });
-        ballot.ids = entries.clone();
-        ballot.root = merkle::root(entries);
-        Boxed { ballot, records, withdrawn }
-    }
-}
-
-impl State {
-    /// What a box of `proposal` amounts to for an operator that knows the membership up to `head`.
-    pub(super) fn outcome_of(&self, proposal: &ProposalState, boxed: &Boxed, head: PolicyHash) -> Option<Outcome> {
-        if boxed.withdrawn {
-            return Some(Outcome::Withdrawn);
-        }
-        if self.is_stale_at(proposal.proposal.membership, proposal.issued_at, head)? {
-            return Some(Outcome::Stale);
-        }
-        Some(boxed.ballot.tally.outcome)
-    }
-
-    /// Whether the membership up to `head` has moved on too far for a proposal that pins `pinned`; none if either is
-    /// not known here.
-    pub(super) fn is_stale_at(&self, pinned: PolicyHash, issued_at: UnixSeconds, head: PolicyHash) -> Option<bool> {
-        let (pinned, head) = (self.memberships.get(&pinned)?, self.memberships.get(&head)?);
-        let between = self.memberships.values().filter(|m| m.number > pinned.number && m.number <= head.number);
-        Some(head.number >= pinned.number + 2 || between.into_iter().any(|m| m.settled_at <= issued_at))
-    }
-
-    /// Reads what the logs say of a proposal of rules 2 into `state`.
-    pub(super) fn read_complete(&self, state: &mut ProposalState, poll: &Poll<'_>, gathered: &Gathered) {
-        let id = state.id;
-        let offered = gathered.offers.get(&id).into_iter().flatten();
-        let offers = first_offers(offered, &state.sealers);
-        state.offers = offers.values().map(|offer| (*offer).clone()).collect();
-        let held = self.belonging(state, poll, gathered);
-        let enough = offers.len() >= state.quorum;
-        // Until enough operators have offered, the box is what is held here, and only shown.
-        let entries = if enough {
-            vouched(offers.values().map(|offer| &offer.seal), vouchers(state.sealers.len()))
-        } else {
-            held.clone()
-        };
-        let boxed = poll.count_box(gathered, id, &state.author, &entries);
-        let complete = poll.count_box(gathered, id, &state.author, &held);
-        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records);
-        let in_box = |vote: &VoteRecord| boxed.records.iter().find(|counted| counted.id == vote.id).map(|v| v.verdict);
-        for vote in &mut state.votes {
-            let otherwise = if enough { Verdict::NotInBox } else { vote.verdict };
-            vote.verdict = in_box(vote).unwrap_or(otherwise);
-        }
-        // What nobody offers, such as the vote of somebody who may not vote, is shown with its reason all the same.
-        let told: BTreeSet<StatementId> = state.votes.iter().map(|vote| vote.id).collect();
-        let mut others = poll.judged(gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values));
-        others.retain(|vote| !told.contains(&vote.id));
-        for vote in others.iter_mut().filter(|vote| vote.verdict == Verdict::Counted) {
-            vote.verdict = in_box(vote).unwrap_or(Verdict::NotInBox);
-        }
-        state.votes.extend(others);
-        state.held = complete.ballot;
-        state.entries = held;
-        state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
-        state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
-        let seals = gathered.close.get(&id).into_iter().flatten();
-        let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
-        for seal in seals.filter(|seal| state.sealers.contains(&seal.by)) {
-            if let Some(entries) = self.follows(state, poll, gathered, seal) {
-                boxes.insert(seal.seal.root, entries);
-                good.push(seal.clone());
+    /// The box that an operator which holds all this would offer.
+    pub(super) fn held(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> Boxed {
+        let kept = self.belonging(gathered, proposal, author);
+        let mut boxed = self.count_box(gathered, proposal, author, &kept);
+        let about = gathered.about.get(&proposal).into_iter().flatten().filter(|entry| !kept.contains(*entry));
+        // What was beyond its author's budget is offered by nobody, and told all the same.
+        let told = gathered.votes.get(&proposal).into_iter().flat_map(BTreeMap::values);
+        let beyond = told.filter(|vote| vote.anchor.void == Some(super::Void::OverBudget));
+        for anchored in about.filter_map(|entry| gathered.said.get(entry)).chain(beyond) {
+            let Some(mut record) = VoteRecord::of(anchored) else { continue };
+            if boxed.records.iter().all(|known| known.id != record.id) {
+                // What would count and is not kept has two newer ones of its author before it.
+                record.verdict = match self.judge_anchored(anchored) {
+                    Verdict::Counted => Verdict::Superseded,
+                    verdict => verdict,
+                };
+                boxed.records.push(record);
             }
         }
-        state.close_seals = good;
-        state.certificates =
-            certificates(&state.close_seals, state.quorum, |root| boxes.get(&root).cloned().unwrap_or_default());
-        let slot = state.slot();
-        let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
-            let at = s.seal.slot;
-            (at.scope, at.parent) == (slot.scope, slot.parent)
-                && at.term >= slot.term
-                && s.seal.version == super::version_hash(slot.scope, slot.parent, id, s.seal.root)
-                && state.sealers.contains(&s.by)
-        });
-        state.enact_seals = enact.cloned().collect();
-        state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
+        boxed
     }
 
     /// What is held here that belongs into the box: of every author the newest, so that nobody fills an offer alone.
-    fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
-        let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.delegations);
+    fn belonging(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> BTreeSet<StatementId> {
+        let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.delegations);
         let mut by_author: BTreeMap<(&MemberId, &crate::kind::Kind), Vec<(u32, StatementId, StatementId)>> =
             BTreeMap::new();
-        for entry in about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)) {
+        for entry in about.filter(|entry| self.belongs(gathered, proposal, author, **entry)) {
             let Some(statement) = gathered.said.get(entry).and_then(Anchored::statement) else { continue };
             let vseq = match statement.body() {
                 Body::Vote(vote) => vote.vseq,
@@ -222,19 +142,136 @@ impl State {
         kept
     }
 
-    /// The box of a close seal, if everything that it says follows from what it names and is held here.
-    fn follows(
+    /// What `entries` amount to. Entries that are not held here are left out: ask [`Gathered::said`] first.
+    pub(super) fn count_box(
+        &self,
+        gathered: &Gathered,
+        proposal: StatementId,
+        author: &MemberId,
+        entries: &BTreeSet<StatementId>,
+    ) -> Boxed {
+        let inside = entries.iter().filter(|entry| self.belongs(gathered, proposal, author, **entry));
+        let said: BTreeMap<StatementId, _> =
+            inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
+        // An operator may anchor one vote twice: it is one vote, where it came first.
+        let mut votes: BTreeMap<StatementId, &Anchored> = BTreeMap::new();
+        for anchored in said.values() {
+            let Some(vote) = anchored.statement().filter(|s| matches!(s.body(), Body::Vote(_))) else { continue };
+            let first = votes.entry(vote.id()).or_insert(anchored);
+            if anchored.anchor < first.anchor {
+                *first = anchored;
+            }
+        }
+        let standins = self.standins(said.values().copied());
+        let (counted, records) = self.count_with(votes.into_values(), &standins);
+        let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
+            let header = statement.header();
+            matches!(statement.body(), Body::Withdrawal(_))
+                && self.membership.governance(&header.author, &header.key)
+                && header.issued_at <= self.proposal.closes_at
+        });
+        let Counted { closed_at, all_voted, tally, .. } = counted;
+        let ballot = BallotBox { ids: entries.clone(), root: merkle::root(entries), closed_at, all_voted, tally };
+        Boxed { ballot, records, withdrawn }
+    }
+}
+
+impl State {
+    /// What a box of `proposal` amounts to for an operator that knows the membership up to `head`.
+    pub(super) fn outcome_of(&self, proposal: &ProposalState, boxed: &Boxed, head: PolicyHash) -> Option<Outcome> {
+        if boxed.withdrawn {
+            return Some(Outcome::Withdrawn);
+        }
+        if self.is_stale_at(proposal.proposal.membership, proposal.issued_at, head)? {
+            return Some(Outcome::Stale);
+        }
+        Some(boxed.ballot.tally.outcome)
+    }
+
+    /// Whether the membership up to `head` has moved on too far for a proposal that pins `pinned`; none if either is
+    /// not known here.
+    pub(super) fn is_stale_at(&self, pinned: PolicyHash, issued_at: UnixSeconds, head: PolicyHash) -> Option<bool> {
+        let (pinned, head) = (self.memberships.get(&pinned)?, self.memberships.get(&head)?);
+        let between = self.memberships.values().filter(|m| m.number > pinned.number && m.number <= head.number);
+        Some(head.number >= pinned.number + 2 || between.into_iter().any(|m| m.settled_at <= issued_at))
+    }
+
+    /// Reads what the logs say of a proposal of rules 2 into `state`; `held` is everything that belongs into its box.
+    pub(super) fn read_complete(
+        &self,
+        state: &mut ProposalState,
+        poll: &Poll<'_>,
+        gathered: &Gathered,
+        complete: Boxed,
+    ) {
+        let id = state.id;
+        let offered = gathered.offers.get(&id).into_iter().flatten();
+        let offers = first_offers(offered, &state.sealers);
+        state.offers = offers.values().map(|offer| (*offer).clone()).collect();
+        let held = complete.ballot.ids.clone();
+        let enough = offers.len() >= state.quorum;
+        // Until enough operators have offered, the box is what is held here, and only shown.
+        let entries = if enough {
+            vouched(offers.values().map(|offer| &offer.seal), vouchers(state.sealers.len()))
+        } else {
+            held.clone()
+        };
+        let boxed =
+            if entries == held { complete.clone() } else { poll.count_box(gathered, id, &state.author, &entries) };
+        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records.clone());
+        for vote in &mut state.votes {
+            if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
+                vote.verdict = counted.verdict;
+            } else if enough && vote.verdict == Verdict::Counted {
+                vote.verdict = Verdict::NotInBox;
+            }
+        }
+        state.held = complete.ballot.clone();
+        state.entries = held;
+        state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
+        state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
+        let seals = gathered.close.get(&id).into_iter().flatten();
+        let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
+        // Most seals name the same offers, and most offers the same box: it is counted once.
+        let mut counted: BTreeMap<&BTreeSet<StatementId>, Option<Boxed>> = BTreeMap::new();
+        let known = [&complete, &boxed];
+        for seal in seals.filter(|seal| state.sealers.contains(&seal.by)) {
+            let Some(basis) = &seal.seal.basis else { continue };
+            let boxed =
+                counted.entry(&basis.offers).or_insert_with(|| self.boxed(state, poll, gathered, &basis.offers, known));
+            let Some(boxed) = boxed.as_ref().filter(|boxed| self.follows(state, boxed, seal, basis.slot)) else {
+                continue;
+            };
+            boxes.insert(seal.seal.root, boxed.ballot.ids.clone());
+            good.push(seal.clone());
+        }
+        state.close_seals = good;
+        state.certificates =
+            certificates(&state.close_seals, state.quorum, |root| boxes.get(&root).cloned().unwrap_or_default());
+        let slot = state.slot();
+        let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
+            let at = s.seal.slot;
+            (at.scope, at.parent) == (slot.scope, slot.parent)
+                && at.term >= slot.term
+                && s.seal.version == super::version_hash(slot.scope, slot.parent, id, s.seal.root)
+                && state.sealers.contains(&s.by)
+        });
+        state.enact_seals = enact.cloned().collect();
+        state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
+    }
+
+    /// The box of the offers that a close seal names, if there are enough and everything in it is held here.
+    fn boxed(
         &self,
         state: &ProposalState,
         poll: &Poll<'_>,
         gathered: &Gathered,
-        sealed: &Sealed<CloseSeal>,
-    ) -> Option<BTreeSet<StatementId>> {
-        let seal = &sealed.seal;
-        let basis = seal.basis.as_ref()?;
+        offers: &BTreeSet<StatementId>,
+        known: [&Boxed; 2],
+    ) -> Option<Boxed> {
         let all = gathered.offers.get(&state.id)?;
         let named: Vec<&Sealed<BoxOffer>> =
-            basis.offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
+            offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
         let one_each = authors.len() == named.len() && authors.iter().all(|author| state.sealers.contains(*author));
         if !one_each || authors.len() < state.quorum {
@@ -244,16 +281,20 @@ impl State {
         if !entries.iter().all(|entry| gathered.said.contains_key(entry)) {
             return None;
         }
-        let boxed = poll.count_box(gathered, state.id, &state.author, &entries);
-        let place = state.slot();
-        let holds = seal.root == boxed.ballot.root
-            && seal.count as usize == entries.len()
+        let same = known.into_iter().find(|boxed| boxed.ballot.ids == entries).cloned();
+        Some(same.unwrap_or_else(|| poll.count_box(gathered, state.id, &state.author, &entries)))
+    }
+
+    /// Whether everything that a close seal says follows from the box of the offers that it names.
+    fn follows(&self, state: &ProposalState, boxed: &Boxed, sealed: &Sealed<CloseSeal>, slot: Slot) -> bool {
+        let (seal, place) = (&sealed.seal, state.slot());
+        seal.root == boxed.ballot.root
+            && seal.count as usize == boxed.ballot.ids.len()
             && seal.closed_at == boxed.ballot.closed_at
-            && Some(seal.outcome) == self.outcome_of(state, &boxed, seal.membership_head)
-            && (basis.slot.scope, basis.slot.parent) == (place.scope, place.parent)
-            && basis.slot.term >= place.term
-            && sealed.at >= seal_from(seal.closed_at, &state.parameters);
-        holds.then_some(entries)
+            && Some(seal.outcome) == self.outcome_of(state, boxed, seal.membership_head)
+            && (slot.scope, slot.parent) == (place.scope, place.parent)
+            && slot.term >= place.term
+            && sealed.at >= seal_from(seal.closed_at, &state.parameters)
     }
 
     /// The certificates of a leaving under rules 2: its box is itself, and is sealed only so that a slot has one child.

@@ -98,7 +98,7 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
         let mut entries: Vec<&Entry> = replica.all(log).collect();
         // Which branch of a fork came first is this member's accident.
         entries.sort_by_key(|e| (e.seq(), e.id()));
-        let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
+        let (fork, forked) = (replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq), replica.fork(log).is_some());
         let mut open: BTreeMap<StatementId, UnixSeconds> = BTreeMap::new();
         for entry in entries {
             let statement = &entry.statement;
@@ -121,10 +121,14 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                         gathered.say(owner, id, statement, AnchorAt { log: *log, seq, at, void: None }, replica);
                     }
                     let void = match entry.standing {
-                        _ if seq >= fork => Some(Void::LogForked),
+                        // The budget is counted along the own chain: nothing that is learned later changes that.
                         Standing::OverBudget(_) => Some(Void::OverBudget),
+                        Standing::Valid if seq >= fork => Some(Void::LogForked),
                         Standing::Valid => None,
                     };
+                    if forked {
+                        open = open_on_branch(replica, entry);
+                    }
                     gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &mut open, replica);
                 }
                 _ => {}
@@ -167,7 +171,7 @@ impl Gathered {
         &mut self,
         owner: &MemberId,
         carrier: &Arc<Statement>,
-        anchor: AnchorAt,
+        mut anchor: AnchorAt,
         open: &mut BTreeMap<StatementId, UnixSeconds>,
         replica: &Replica,
     ) {
@@ -179,6 +183,10 @@ impl Gathered {
         let issued_at = inner.header().issued_at;
         let (place, open_before) = match inner.body() {
             Body::Proposal(proposal) => {
+                if proposal.since_rules() >= 2 && anchor.void == Some(Void::LogForked) {
+                    // Its author could undo what was decided by forking its own past.
+                    anchor.void = None;
+                }
                 let others = open.iter().filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
                 if anchor.void.is_none() {
                     open.insert(inner.id(), proposal.closes_at);
@@ -199,12 +207,26 @@ impl Gathered {
             Some(known) if known.anchor.void.is_none() => {
                 if found.anchor.void.is_none() {
                     known.signers.extend(&found.signers);
+                    known.open_before = known.open_before.min(found.open_before);
                 }
             }
             Some(known) if found.anchor.void.is_none() => *known = found,
             Some(_) => {}
         }
     }
+}
+
+/// The proposals that stand before `entry` on its own branch of a forked log, with their closes: what is learned later of
+/// another branch must not make one too many of them.
+fn open_on_branch(replica: &Replica, entry: &Entry) -> BTreeMap<StatementId, UnixSeconds> {
+    let mut open = BTreeMap::new();
+    let mut before = entry.statement.previous();
+    while let Some(entry) = before.and_then(|id| replica.get(&id)) {
+        let proposal = entry.statement.nested().and_then(|inner| Some((inner.id(), as_proposal(inner)?.closes_at)));
+        open.extend(proposal.filter(|_| entry.standing == Standing::Valid));
+        before = entry.statement.previous();
+    }
+    open
 }
 
 /// The proposal that a statement is.

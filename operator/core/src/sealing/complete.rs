@@ -13,14 +13,17 @@ use crate::body::entry::{Basis, BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, S
 use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, Seconds, StatementId, UnixSeconds};
 use crate::policy::{
-    CloseCertificate, Hold, Membership, ProposalState, Sealed, State, leave_root, seal_from, version_hash,
+    CloseCertificate, Hold, Membership, ProposalState, Sealed, State, leave_root, seal_from, version_hash, vouched,
+    vouchers,
 };
 
 /// What an operator promises by what it signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// One box offer for each proposal, with what was held at its close.
+    /// One box offer for each proposal.
     OfferOnce,
+    /// In an offer is what was held when the box closed, never what came later.
+    OfferInTime,
     /// No close seal before a quorum has offered; in the box is what more operators offer than may lie.
     EnoughOffers,
     /// One child of a slot is sealed as passed.
@@ -43,8 +46,9 @@ pub enum Promise {
 
 impl Promise {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OfferOnce,
+        Self::OfferInTime,
         Self::EnoughOffers,
         Self::OnePassedInSlot,
         Self::OneEnactInSlot,
@@ -94,6 +98,10 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
     };
     let proposals = || state.proposals().values();
     let offers = proposals().filter_map(|proposal| sealer.offer(proposal)).map(Body::BoxOffer);
+    if circumstances.isolated {
+        // What it holds it can say alone; whoever could only say it later would have to leave out what is new.
+        return offers.collect();
+    }
     let close = proposals().filter_map(|proposal| sealer.close(proposal)).map(Body::CloseSeal);
     let leaves = state.leaves().keys().filter_map(|leave| sealer.close_leave(*leave)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
@@ -138,14 +146,30 @@ impl Sealer<'_> {
     fn offer(&self, proposal: &ProposalState) -> Option<BoxOffer> {
         let due = self.now >= proposal.held.closed_at.plus(proposal.parameters.grace_seconds);
         let in_time = self.now <= proposal.seal_by();
+        let entries = self.entries_to_offer(proposal)?;
         let own = self.state.box_offers().iter().filter(|s| s.by == *self.me && s.seal.proposal == proposal.id);
-        let offer = BoxOffer { proposal: proposal.id, entries: proposal.entries.clone() };
+        let offer = BoxOffer { proposal: proposal.id, entries };
         let said = if self.keeps(Promise::OfferOnce) {
             own.count() > 0
         } else {
             own.map(|s| &s.seal).any(|said| *said == offer)
         };
         (self.seals(proposal) && due && in_time && !said).then_some(offer)
+    }
+
+    /// What this operator can vouch for. One that was down, cut off or unsure of its clock when the box closed cannot tell what
+    /// it held then from what came later: it offers what enough others vouch for, so that its word adds no late vote.
+    fn entries_to_offer(&self, proposal: &ProposalState) -> Option<BTreeSet<StatementId>> {
+        let parameters = &proposal.parameters;
+        let closed = proposal.proposal.closes_at.plus(parameters.grace_seconds);
+        if self.now <= closed.plus(parameters.clock_tolerance_seconds) || !self.keeps(Promise::OfferInTime) {
+            return Some(proposal.entries.clone());
+        }
+        let others = proposal.offers.iter().filter(|offer| offer.by != *self.me).map(|offer| &offer.seal);
+        let enough = others.clone().count() + 1 >= proposal.quorum;
+        let mut entries = vouched(others, vouchers(proposal.sealers.len()));
+        entries.retain(|entry| proposal.entries.contains(entry));
+        enough.then_some(entries)
     }
 
     fn close(&self, proposal: &ProposalState) -> Option<CloseSeal> {
@@ -361,7 +385,7 @@ impl Sealer<'_> {
         let all = self.state.box_offers();
         let offers: Vec<&BoxOffer> =
             basis.offers.iter().map(|id| all.iter().find(|o| o.id == *id).map(|o| &o.seal)).collect::<Option<_>>()?;
-        Some(crate::policy::vouched(offers, crate::policy::vouchers(proposal.sealers.len())))
+        Some(vouched(offers, vouchers(proposal.sealers.len())))
     }
 
     /// Whether this operator has sealed a cancellation of `proposal` as passed.
@@ -422,8 +446,8 @@ impl Sealer<'_> {
         let over = |child: &StatementId| match self.state.proposals().get(child) {
             Some(proposal) => {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
-                let uncertified = slot.term == proposal.proposal.term && self.state.hold(*child, slot) == Hold::Unknown;
-                let last = if uncertified { proposal.seal_by() } else { proposal.deadline(slot) };
+                // Also for a child that nobody certified: ending the slot sooner would end it for the others in it.
+                let last = proposal.deadline(slot);
                 proposal.cancelled_by.is_some() || self.now > last.plus(tolerance)
             }
             None => self.state.leaves().get(child).is_some_and(|leave| {

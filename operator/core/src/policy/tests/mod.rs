@@ -4,6 +4,7 @@ mod complete;
 mod decisions;
 mod disorder;
 mod members;
+mod reference;
 mod votes;
 
 use super::*;
