@@ -126,6 +126,14 @@ impl Cluster {
     /// # Errors
     /// Where the charter is not there yet or the statements cannot be read.
     pub async fn commons(&self, membership: &Membership) -> anyhow::Result<Commons> {
+        self.commons_within(membership, Limits::default()).await
+    }
+
+    /// The same, of no author less than `limits` allow.
+    ///
+    /// # Errors
+    /// As [`Cluster::commons`].
+    pub async fn commons_within(&self, membership: &Membership, limits: Limits) -> anyhow::Result<Commons> {
         let founding = self.founding(membership).await?;
         let stored = self.list::<Statement>("statements").await?;
         // What does not verify, or is none of an operator's entries, has no effect for the operator either.
@@ -133,7 +141,7 @@ impl Cluster {
             let envelope = to_core(&resource.spec.envelope).ok()?;
             koinon_core::statement::Statement::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())
         });
-        let (commons, _) = Commons::load(founding, Limits::default(), entries);
+        let (commons, _) = Commons::load(founding, limits, entries);
         Ok(commons)
     }
 

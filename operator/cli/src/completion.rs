@@ -56,7 +56,10 @@ pub fn answer(mut root: Command, words: &[String]) -> String {
     for (offer, about) in offered.iter().filter(|(offer, _)| offer.starts_with(word)) {
         text.push_str(&format!("{offer}\t{about}\n"));
     }
-    let goes_on = if offered.is_empty() { FILES } else { NO_FILES };
+    // Where a file may stand beside a subcommand both are offered.
+    let placed = command.get_positionals().nth(placed).filter(|_| open.is_none() && !word.starts_with('-'));
+    let anything = placed.is_some_and(|arg| values(arg).is_empty());
+    let goes_on = if offered.is_empty() || anything { FILES } else { NO_FILES };
     text + &format!(":{goes_on}\n")
 }
 
@@ -125,6 +128,8 @@ mod tests {
         assert_eq!(offered(&["vote", "p-1", "ve"]).0, ["veto"]);
         assert_eq!(offered(&["proposal", "p-1", "-o", ""]).0, ["json", "yaml"]);
         assert_eq!(offered(&["-n", "acme", "completion", "z"]).0, ["zsh"]);
+        let (commands, goes_on) = offered(&["audit", ""]);
+        assert!(commands.contains(&"export".to_owned()) && goes_on == ":0", "a file or a subcommand: {commands:?}");
         let files = offered(&["plan", "-f", ""]);
         assert_eq!(files, (vec![], ":0".into()), "the shell offers files");
     }

@@ -6,6 +6,8 @@
 mod access;
 mod advice;
 mod apikey;
+mod audit;
+mod audit_text;
 mod ballot;
 mod change;
 mod charter;
@@ -64,6 +66,7 @@ enum Command {
     Delegate(ballot::Delegate),
     Charter(charter::Args),
     Explain(explain::Args),
+    Audit(audit::Args),
     Plan(plan::Args),
     Digest(digest::Args),
     Members(show::MembersArgs),
@@ -124,6 +127,7 @@ impl Cli {
             Command::Delegate(args) => args.run(&access).await,
             Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
+            Command::Audit(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,

@@ -9,6 +9,7 @@
 //!                      └──────▶ latest ─▶ liveness, planner, placement   work
 //! ```
 
+pub mod audit;
 pub mod body;
 pub mod capacity;
 pub mod concentration;

@@ -92,8 +92,11 @@ impl Poll<'_> {
         let kept = self.belonging(gathered, proposal, author);
         let mut boxed = self.count_box(gathered, proposal, author, &kept);
         let about = gathered.about.get(&proposal).into_iter().flatten().filter(|entry| !kept.contains(*entry));
+        // What was beyond its author's budget is offered by nobody, and told all the same.
+        let told = gathered.votes.get(&proposal).into_iter().flat_map(BTreeMap::values);
+        let beyond = told.filter(|vote| vote.anchor.void == Some(super::Void::OverBudget));
         let mut known: BTreeSet<StatementId> = boxed.records.iter().map(|record| record.id).collect();
-        for anchored in about.filter_map(|entry| gathered.said.get(entry)) {
+        for anchored in about.filter_map(|entry| gathered.said.get(entry)).chain(beyond) {
             let Some(mut record) = VoteRecord::of(anchored) else { continue };
             if known.insert(record.id) {
                 // What would count and is not kept has two newer ones of its author before it.

@@ -46,7 +46,7 @@ impl State {
             classes: charter.classes.clone(),
             charters: BTreeMap::from([(
                 genesis(Scope::Charter, coop),
-                Numbers { parameters: charter.parameters, classes: charter.classes.clone() },
+                Numbers { parameters: charter.parameters, classes: charter.classes.clone(), rules: founding.rules() },
             )]),
             chains: Scope::ALL.into_iter().map(|scope| (scope, vec![version(scope)])).collect(),
             members: first.members.values().map(|m| (m.id.clone(), MemberState::new(m, first.hash))).collect(),
@@ -74,7 +74,11 @@ impl State {
             founding: genesis(Scope::Charter, self.coop),
             rules: self.rules,
             is_version: &is_version,
-            proposal: &|id| self.proposals.get(&id).map(|target| &target.proposal),
+            // A cancellation makes no version that another one could stop; and which of them is read first is chance.
+            proposal: &|id| {
+                let target = self.proposals.get(&id).map(|target| &target.proposal);
+                target.filter(|target| !matches!(target.action, Action::CancelProposal(_)))
+            },
         })
     }
 
@@ -171,7 +175,7 @@ impl State {
     }
 
     fn new_numbers(&mut self, enacted: &Enactment) {
-        let numbers = Numbers { parameters: self.parameters, classes: self.classes.clone() };
+        let numbers = Numbers { parameters: self.parameters, classes: self.classes.clone(), rules: self.rules };
         self.charters.insert(enacted.version, numbers);
     }
 

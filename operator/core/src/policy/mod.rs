@@ -236,6 +236,8 @@ pub struct Numbers {
     pub parameters: Parameters,
     /// How each class decides.
     pub classes: BTreeMap<Class, ClassRules>,
+    /// The rules that are in force with it.
+    pub rules: u32,
 }
 
 /// What the cooperative has decided, and what is being decided.
