@@ -158,7 +158,7 @@ impl ProposalReport {
 
 impl BoxReport {
     fn of(ballot: &BallotBox) -> Self {
-        let BallotBox { ids, root, closed_at, all_voted, tally } = ballot;
+        let BallotBox { ids, root, closed_at, all_voted, tally, counted: _, stand_ins: _ } = ballot;
         let Tally { electors, counts, turnout_needed, min_yes, outcome } = *tally;
         let tally = TallyReport {
             electors,
