@@ -209,7 +209,7 @@ fn defined_kind(document: &str) -> Option<&str> {
 async fn samples(datacenter: &Datacenter) -> Result<()> {
     let folder = checkout().join("manifests/samples");
     let folder = folder.to_str().context("the checkout's path is not text")?;
-    datacenter.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await?;
+    datacenter.definitions_served().await?;
     // A server that only tries keeps no namespace for the samples that stand in it.
     let namespace = format!("{folder}/namespace.yaml");
     datacenter.kubectl(["apply", "--server-side", "--filename", &namespace]).await?;
