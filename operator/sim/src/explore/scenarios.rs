@@ -25,21 +25,21 @@ const LIAR: usize = 3;
 
 /// The scenarios that are small enough to be visited in full in a test.
 pub fn small() -> Vec<Scenario> {
-    vec![
-        one_slot(),
-        cancellation(),
-        growing_box(),
-        early_close(),
-        expulsions(),
-        leaving(),
-        fourth_member(false),
-        restored(true),
-    ]
+    vec![one_slot(), cancellation(), growing_box(), expulsions(), leaving(), fourth_member(false), restored(true)]
 }
 
 /// The others.
 pub fn large() -> Vec<Scenario> {
-    vec![late_vote(), split_slot(), next_term(), stale_pins(), step_to_rules_2(), fourth_member(true), three_terms()]
+    vec![
+        late_vote(),
+        early_close(),
+        split_slot(),
+        next_term(),
+        stale_pins(),
+        step_to_rules_2(),
+        fourth_member(true),
+        three_terms(),
+    ]
 }
 
 /// Where to look for what each promise prevents.

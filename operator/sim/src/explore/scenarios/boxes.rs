@@ -99,7 +99,7 @@ pub fn early_close() -> Scenario {
     let large = [small.clone(), vec![last]].concat();
     scenario.classes = vec![0, 1, 2, LIAR];
     // For those who have heard the last vote the box has closed long ago.
-    scenario.times = vec![(after(PERIOD + 2 * GRACE), "seals are due")];
+    scenario.times = vec![(after(PERIOD + GRACE), "offers are due"), (after(PERIOD + 2 * GRACE), "seals are due")];
     scenario.tell(0, vec![]);
     scenario.tell(0, vec![anchor.clone(), offer(x, &large)]);
     scenario.tell_readers(&[vec![anchor, offer(x, &large)]]);
