@@ -24,7 +24,8 @@ const TIMELOCK: Seconds = Seconds(32);
 async fn charter(ground: &Ground, member: &str) -> Result<(String, ChangeCharter)> {
     let printed = ground.koinon(member, &["charter"]).await?;
     let first = printed.lines().next().context("nothing was printed")?.to_owned();
-    Ok((first, serde_yaml::from_str(&printed).context("the charter cannot be read back")?))
+    let numbers: serde_json::Value = serde_yaml::from_str(&printed).context("the charter is no YAML")?;
+    Ok((first, serde_json::from_value(numbers).context("the charter cannot be read back")?))
 }
 
 /// The step itself is a vote under the rules before.
@@ -68,7 +69,8 @@ pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
     }
     numbers.classes.get_mut(&Class::Routine).context("no class Routine")?.timelock_seconds = TIMELOCK;
     let file = ground.stage.desk("cork").join("charter.yaml");
-    std::fs::write(&file, serde_yaml::to_string(&numbers)?).with_context(|| format!("writing {}", file.display()))?;
+    std::fs::write(&file, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)
+        .with_context(|| format!("writing {}", file.display()))?;
     let file = file.to_str().context("the desk's path is not text")?;
     let change = proposed(ground, "cork", &["propose", "change-charter", file]).await?;
     all_vote(ground, &change, &["yes", "yes", "yes"]).await?;
@@ -82,7 +84,7 @@ pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
     // What leaves the charter's bounds is refused before anybody votes on it.
     numbers.parameters.fresh_seconds = numbers.parameters.lost_seconds;
     let bad = ground.stage.desk("cork").join("bad-charter.yaml");
-    std::fs::write(&bad, serde_yaml::to_string(&numbers)?)?;
+    std::fs::write(&bad, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)?;
     let bad = bad.to_str().context("the desk's path is not text")?;
     let says = "lostSeconds must be greater than freshSeconds";
     refused(ground, "cork", &["propose", "change-charter", bad], says).await?;

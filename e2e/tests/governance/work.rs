@@ -30,9 +30,9 @@ pub async fn release_withdrawn(fleet: Arc<Fleet>) -> Result<()> {
     let aarhus = ground.member("aarhus")?;
     wait_until("the job to say why it is not served any more", DRAINED, || {
         poll(aarhus, &["kjob", JOB, "--namespace", TEAM], |job| {
-            let accepted = condition(job, "Accepted").map(|c| text(c, "reason").to_owned()).unwrap_or_default();
+            let approved = condition(job, "Approved").map(|c| text(c, "reason").to_owned()).unwrap_or_default();
             let ready = condition(job, "Ready").is_some_and(|ready| ready["status"] == "True");
-            Poll::<()>::when(accepted == "ReleaseWithdrawn" && !ready, conditions(job))
+            Poll::<()>::when(approved == "ReleaseWithdrawn" && !ready, conditions(job))
         })
     })
     .await?;

@@ -19,7 +19,8 @@ impl Args {
         let commons = cluster.commons(&membership).await?;
         let state = commons.state();
         println!("# rules {}; version {}", state.rules(), state.head(Scope::Charter));
-        print!("{}", serde_yaml::to_string(&in_force(state))?);
+        // By way of JSON, or words with a value would be written as tags, which no reader of resources takes.
+        print!("{}", serde_yaml::to_string(&serde_json::to_value(in_force(state))?)?);
         Ok(())
     }
 }
