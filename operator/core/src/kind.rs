@@ -25,6 +25,10 @@ pub enum Kind {
     Delegation,
     /// Human: a member declares an interest and does not vote on one proposal.
     Recusal,
+    /// Human: a member's next governance keys.
+    KeyUpdate,
+    /// Human: a governance key is taken back.
+    KeyRevocation,
     /// Log: a human statement's place.
     Anchor,
     /// Log: what one operator held of a ballot box in time.
@@ -67,7 +71,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 19] = [
+const KNOWN: [(Kind, &str, Place); 21] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -76,6 +80,8 @@ const KNOWN: [(Kind, &str, Place); 19] = [
     (Kind::Withdrawal, "withdrawal", Place::Human),
     (Kind::Delegation, "delegation", Place::Human),
     (Kind::Recusal, "recusal", Place::Human),
+    (Kind::KeyUpdate, "key-update", Place::Human),
+    (Kind::KeyRevocation, "key-revocation", Place::Human),
     (Kind::Anchor, "anchor", Place::Log),
     (Kind::BoxOffer, "box-offer", Place::Log),
     (Kind::CloseSeal, "close-seal", Place::Log),
@@ -169,8 +175,8 @@ mod tests {
 
     #[test]
     fn a_later_kind_is_carried_by_name() {
-        let later: Kind = "key-update".parse().unwrap();
-        assert_eq!((later.as_str(), later.place()), ("key-update", None));
+        let later: Kind = "ledger-day".parse().unwrap();
+        assert_eq!((later.as_str(), later.place()), ("ledger-day", None));
         assert!("x".repeat(31).parse::<Kind>().is_ok());
         for bad in ["", "Vote", "a b", "-x", "x-", &"x".repeat(32)] {
             assert!(bad.parse::<Kind>().is_err(), "{bad}");

@@ -4,6 +4,7 @@
 pub mod catalogue;
 pub mod charter;
 pub mod entry;
+pub mod keys;
 pub mod latest;
 pub mod member;
 pub mod proposal;
@@ -16,6 +17,7 @@ use crate::kind::Kind;
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
 pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot, SlotStatus};
+pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
@@ -52,6 +54,10 @@ pub enum Body {
     Delegation(Delegation),
     /// A member declares an interest.
     Recusal(Recusal),
+    /// A member's next governance keys.
+    KeyUpdate(KeyUpdate),
+    /// A governance key is taken back.
+    KeyRevocation(KeyRevocation),
     /// A human statement's place in a log.
     Anchor(Box<Anchor>),
     /// What one operator held of a ballot box in time.
@@ -104,6 +110,8 @@ impl Body {
             Self::Withdrawal(b) => serde_json::to_value(b),
             Self::Delegation(b) => serde_json::to_value(b),
             Self::Recusal(b) => serde_json::to_value(b),
+            Self::KeyUpdate(b) => serde_json::to_value(b),
+            Self::KeyRevocation(b) => serde_json::to_value(b),
             Self::Anchor(b) => serde_json::to_value(b),
             Self::BoxOffer(b) => serde_json::to_value(b),
             Self::CloseSeal(b) => serde_json::to_value(b),
@@ -131,6 +139,8 @@ impl Body {
             Self::Withdrawal(_) => Kind::Withdrawal,
             Self::Delegation(_) => Kind::Delegation,
             Self::Recusal(_) => Kind::Recusal,
+            Self::KeyUpdate(_) => Kind::KeyUpdate,
+            Self::KeyRevocation(_) => Kind::KeyRevocation,
             Self::Anchor(_) => Kind::Anchor,
             Self::BoxOffer(_) => Kind::BoxOffer,
             Self::CloseSeal(_) => Kind::CloseSeal,
@@ -167,6 +177,7 @@ impl Body {
             Self::CloseSeal(seal) if seal.basis.is_some() || seal.outcome == Outcome::Withdrawn => 2,
             Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
             Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
+            Self::KeyUpdate(_) | Self::KeyRevocation(_) => 2,
             _ => RULES,
         }
     }
@@ -187,6 +198,8 @@ impl Body {
             Kind::Withdrawal => typed(value, Self::Withdrawal),
             Kind::Delegation => typed(value, Self::Delegation),
             Kind::Recusal => typed(value, Self::Recusal),
+            Kind::KeyUpdate => typed(value, Self::KeyUpdate),
+            Kind::KeyRevocation => typed(value, Self::KeyRevocation),
             Kind::Anchor => typed(value, Self::Anchor),
             Kind::BoxOffer => typed(value, Self::BoxOffer),
             Kind::CloseSeal => typed(value, Self::CloseSeal),

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Membership;
 use super::gather::{AnchorAt, Anchored, Void};
+use super::keys::{Logs, governs};
 use crate::body::Body;
 use crate::body::charter::{ClassRules, Parameters};
+use crate::body::keys::KeyRevocation;
 use crate::body::proposal::{Choice, Ground, Proposal, Vote};
 use crate::ids::{BoxRoot, ControlGroup, MemberId, StatementId, UnixSeconds};
 use crate::merkle;
@@ -33,6 +35,9 @@ pub enum Verdict {
     /// It is signed by a key that may not vote.
     #[error("it is signed by a key that is no governance key of its author (an operator key cannot vote)")]
     WrongKeyRole,
+    /// Its author has taken the key back.
+    #[error("its author has revoked the key that signed it, from before it was anchored")]
+    Revoked,
     /// It is dated before the opening.
     #[error("it is dated before the vote opened")]
     TooEarly,
@@ -75,6 +80,7 @@ impl Verdict {
             Self::AlreadyFinal => "AlreadyFinal",
             Self::NotElector => "NotElector",
             Self::WrongKeyRole => "WrongKeyRole",
+            Self::Revoked => "Revoked",
             Self::TooEarly => "TooEarly",
             Self::TooLate => "TooLate",
             Self::AnchoredTooLate => "AnchoredTooLate",
@@ -154,6 +160,8 @@ pub(super) struct Standins {
     pub recused: BTreeSet<MemberId>,
     /// The newest delegation of every member, by its id: from whom, to whom.
     pub delegated: BTreeMap<StatementId, (MemberId, MemberId)>,
+    /// What members take back of what their keys have signed.
+    pub revocations: Vec<(MemberId, KeyRevocation)>,
 }
 
 /// What is fixed for every vote on a proposal.
@@ -162,6 +170,8 @@ pub(super) struct Poll<'a> {
     pub membership: &'a Membership,
     pub rules: &'a ClassRules,
     pub parameters: &'a Parameters,
+    /// All logs, to judge which key was in force where.
+    pub logs: &'a Logs,
 }
 
 impl Poll<'_> {
@@ -175,13 +185,23 @@ impl Poll<'_> {
         self.proposal.since_rules() >= 2
     }
 
-    /// Judges one vote by itself.
-    pub fn judge(&self, statement: &Statement, vote: &Vote) -> Verdict {
+    /// Whether a statement is signed by a key that may speak for its author where it is anchored. Under rules 1 keys do not
+    /// change.
+    pub fn governs(&self, anchored: &Anchored) -> bool {
+        if self.is_complete() {
+            return governs(self.logs, self.membership, anchored);
+        }
+        let header = anchored.statement().map(Statement::header);
+        header.is_some_and(|header| self.membership.governance(&header.author, &header.key))
+    }
+
+    /// Judges one vote by itself; `governs` says whether its key may vote where it is or would be anchored.
+    pub fn judge(&self, statement: &Statement, vote: &Vote, governs: bool) -> Verdict {
         let (header, tolerance) = (statement.header(), self.parameters.clock_tolerance_seconds);
         let electors = self.electors();
         if !electors.values().any(|members| members.contains(&header.author)) {
             Verdict::NotElector
-        } else if !self.membership.governance(&header.author, &header.key) {
+        } else if !governs {
             Verdict::WrongKeyRole
         } else if header.issued_at < self.proposal.opens_at.minus(tolerance) {
             Verdict::TooEarly
@@ -203,7 +223,7 @@ impl Poll<'_> {
         match (anchored.anchor.void, anchored.statement().map(|s| (s, s.body()))) {
             (Some(Void::LogForked), _) => Verdict::LogForked,
             (Some(Void::OverBudget), _) => Verdict::OverBudget,
-            (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote) {
+            (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote, self.governs(anchored)) {
                 Verdict::Counted if anchored.anchor.at > latest && !self.is_complete() => Verdict::AnchoredTooLate,
                 verdict => verdict,
             },
@@ -225,7 +245,10 @@ impl Poll<'_> {
         let mut records: Vec<VoteRecord> = Vec::new();
         for anchored in votes {
             if let Some(mut record) = VoteRecord::of(anchored) {
-                record.verdict = self.judge_anchored(anchored);
+                record.verdict = match self.judge_anchored(anchored) {
+                    Verdict::Counted if anchored.is_revoked(&standins.revocations) => Verdict::Revoked,
+                    verdict => verdict,
+                };
                 records.push(record);
             }
         }

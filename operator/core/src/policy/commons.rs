@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::State;
 use super::ballot::{Poll, Verdict};
 use super::gather::as_proposal;
-use super::validity::{Invalid, judge_statement};
+use super::keys::KeyProblem;
+use super::validity::{Invalid, Signed, judge_statement};
 use crate::body::Body;
+use crate::body::proposal::Proposal;
 use crate::founding::Founding;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
@@ -92,8 +94,8 @@ impl Commons {
 
     fn refold(&mut self) {
         let state = State::fold(&self.founding, &self.replica);
-        for member in state.members().values() {
-            self.replica.know(member.member.keys.operator, member.member.id.clone());
+        for (log, began) in state.logs() {
+            self.replica.know(*log, began.owner.clone());
         }
         self.state = Arc::new(state);
     }
@@ -186,6 +188,9 @@ pub enum NotAnchored {
     /// It is a vote that would not count.
     #[error("the vote would not count: {0}")]
     Vote(Verdict),
+    /// It would not change the keys of its author.
+    #[error("the keys would stay as they are: {0}")]
+    Keys(KeyProblem),
     /// It is a proposal that is not valid.
     #[error("the proposal is not valid: {0}")]
     Proposal(Invalid),
@@ -206,16 +211,17 @@ impl State {
         }
         let member = self.member(me).filter(|m| !m.standing.is_gone());
         let member = member.ok_or_else(|| NotAnchored::NotActive(me.clone()))?;
-        if !member.member.keys.governance.contains(&header.key) {
+        let about_keys = matches!(statement.body(), Body::KeyUpdate(_) | Body::KeyRevocation(_)) && self.rules() >= 2;
+        if !about_keys && !member.member.keys.governance.contains(&header.key) {
             return Err(NotAnchored::WrongKeyRole(header.key));
         }
         if header.issued_at > now.plus(self.parameters().clock_tolerance_seconds) {
             return Err(NotAnchored::FromTheFuture { issued_at: header.issued_at, now });
         }
         match statement.body() {
-            Body::Proposal(proposal) => {
-                let judged = self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()));
-                judged.map_err(NotAnchored::Proposal)
+            Body::Proposal(proposal) => self.judge_unanchored(statement, proposal).map_err(NotAnchored::Proposal),
+            Body::KeyUpdate(_) | Body::KeyRevocation(_) if about_keys => {
+                self.check_keys(statement).map_err(NotAnchored::Keys)
             }
             Body::Leave(_) => Ok(()),
             Body::Withdrawal(withdrawal) => self.may_still_say(withdrawal.proposal, now, |p| p.author == *me),
@@ -230,8 +236,10 @@ impl State {
                 let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
                 let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
-                let poll = Poll { proposal: &on.proposal, membership: pinned, rules, parameters: &numbers.parameters };
-                match poll.judge(statement, vote) {
+                let (proposal, parameters) = (&on.proposal, &numbers.parameters);
+                let poll = Poll { proposal, membership: pinned, rules, parameters, logs: self.logs() };
+                let governs = poll.is_complete() || pinned.governance(&header.author, &header.key);
+                match poll.judge(statement, vote, governs) {
                     Verdict::Counted => Ok(()),
                     verdict => Err(NotAnchored::Vote(verdict)),
                 }
@@ -258,6 +266,13 @@ impl State {
     /// Judges a proposal that is not anchored yet.
     pub fn check_proposal(&self, statement: &Statement) -> Result<(), Invalid> {
         let proposal = as_proposal(statement).ok_or(Invalid::AnchorVoid)?;
-        self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()))
+        self.judge_unanchored(statement, proposal)
+    }
+
+    fn judge_unanchored(&self, statement: &Statement, proposal: &Proposal) -> Result<(), Invalid> {
+        let in_force = self.key_set(statement.author()).map(|set| set.governance.clone());
+        let signers = statement.signers().copied().collect();
+        let signed = Signed { in_force, signers: &signers };
+        self.known(|known| judge_statement(known, statement, proposal, &signed))
     }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ballot::{BallotBox, Poll, Standins, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
+use super::keys::{revocations, revoked};
 use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
 use crate::body::Body;
 use crate::body::charter::Parameters;
@@ -78,6 +79,12 @@ impl Poll<'_> {
             Body::Delegation(delegation) => {
                 self.rules.delegation && delegation.classes.contains(&self.proposal.class) && is_elector()
             }
+            // What it takes back was signed for this vote, so not before it opened.
+            Body::KeyRevocation(_) => {
+                let opened = self.proposal.opens_at.minus(self.parameters.clock_tolerance_seconds);
+                let holds = gathered.said.get(&entry).is_some_and(|said| revoked(self.logs, said).is_some());
+                holds && statement.header().issued_at >= opened && is_elector()
+            }
             _ => false,
         }
     }
@@ -91,15 +98,20 @@ impl Poll<'_> {
         entries: &BTreeSet<StatementId>,
     ) -> Boxed {
         let inside = entries.iter().filter(|entry| self.belongs(gathered, proposal, author, **entry));
-        let said: BTreeMap<StatementId, _> =
+        let said: BTreeMap<StatementId, &Anchored> =
             inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
+        let revocations = revocations(self.logs, said.values().copied());
+        let stands = |said: &&&Anchored| !said.is_revoked(&revocations);
         let votes = said.values().filter(|said| matches!(said.statement().map(|s| s.body()), Some(Body::Vote(_))));
-        let (mut ballot, records) = self.count_with(votes.copied(), &self.standins(said.values().copied()));
-        let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
-            let header = statement.header();
-            matches!(statement.body(), Body::Withdrawal(_))
-                && self.membership.governance(&header.author, &header.key)
-                && header.issued_at <= self.proposal.closes_at
+        let mut standins = self.standins(said.values().filter(stands).copied());
+        standins.revocations = revocations.clone();
+        let (mut ballot, records) = self.count_with(votes.copied(), &standins);
+        let withdrawn = said.values().filter(stands).any(|said| {
+            said.statement().is_some_and(|statement| {
+                matches!(statement.body(), Body::Withdrawal(_))
+                    && self.governs(said)
+                    && statement.header().issued_at <= self.proposal.closes_at
+            })
         });
         ballot.ids = entries.clone();
         ballot.root = merkle::root(entries);
@@ -180,7 +192,7 @@ impl State {
 
     /// Everything held here that belongs into the box.
     fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
-        let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.delegations);
+        let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.everywhere);
         about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
     }
 
@@ -254,11 +266,8 @@ impl Poll<'_> {
         let mut standins = Standins::default();
         let mut newest: BTreeMap<MemberId, (u32, StatementId, Option<MemberId>)> = BTreeMap::new();
         let longest = self.parameters.deliberation.map_or(Seconds(0), |rules| rules.delegation_max_seconds);
-        for statement in said.filter_map(Anchored::statement) {
+        for statement in said.filter(|said| self.governs(said)).filter_map(Anchored::statement) {
             let header = statement.header();
-            if !self.membership.governance(&header.author, &header.key) {
-                continue;
-            }
             match statement.body() {
                 Body::Recusal(_) if header.issued_at <= self.proposal.closes_at => {
                     standins.recused.insert(header.author.clone());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ballot::{Poll, Verdict, VoteRecord};
 use super::chain::{Membership, MembershipChange};
 use super::gather::{Anchored, Gathered, as_proposal, gather};
+use super::keys::governs;
 use super::validity::{Known, judge};
 use super::*;
 use crate::body::Body;
@@ -20,11 +21,14 @@ impl State {
         let gathered = gather(replica);
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
+        state.read_keys(&gathered);
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
+            state.read_keys(&gathered);
         }
         state.read_proposals(&gathered);
         state.read_members(&gathered, replica);
+        state.show_keys();
         state.read_stray_votes(&gathered);
         state.read_faults(&gathered);
         state.box_offers = gathered.offers.into_values().flatten().collect();
@@ -39,7 +43,7 @@ impl State {
         let version = |scope| Version { hash: genesis(scope, coop), scope, number: 0, parent: None, enacted: None };
         let since = genesis(Scope::Releases, coop);
         let released = |r: &ModelRelease| ReleaseState { release: r.clone(), since, withdrawn: None };
-        Self {
+        let mut state = Self {
             coop,
             rules: founding.rules(),
             parameters: charter.parameters,
@@ -61,7 +65,12 @@ impl State {
             slot_statuses: Vec::new(),
             stray_votes: Vec::new(),
             faults: BTreeSet::new(),
-        }
+            logs: BTreeMap::new(),
+            key_sets: BTreeMap::new(),
+            keys_ever: BTreeMap::new(),
+        };
+        charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
+        state
     }
 
     pub(super) fn known<R>(&self, judge: impl FnOnce(&Known<'_>) -> R) -> R {
@@ -75,6 +84,8 @@ impl State {
             rules: self.rules,
             is_version: &is_version,
             proposal: &|id| self.proposals.get(&id).map(|target| &target.proposal),
+            logs: &self.logs,
+            keys_ever: &|log| self.keys_ever(log),
         })
     }
 
@@ -138,6 +149,7 @@ impl State {
                 if let Some(Body::Application(application)) = statement.nested().map(|s| s.body()) {
                     let member = &application.member;
                     self.change_members(enacted, MembershipChange::Admit(member));
+                    self.begin_log(member, Some(enacted));
                     self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
                 }
             }
@@ -175,14 +187,21 @@ impl State {
         }
     }
 
+    /// Whether a leaving is signed by a key that may speak for its author, which is a member.
+    fn may_leave(&self, current: &Membership, anchored: &Anchored) -> bool {
+        let Some(header) = anchored.statement().map(|statement| statement.header()) else { return false };
+        if self.rules < 2 {
+            return current.governance(&header.author, &header.key);
+        }
+        current.members.contains_key(&header.author) && governs(&self.logs, current, anchored)
+    }
+
     fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
         let statement = anchored.statement()?;
         let current = self.membership()?;
         let header = statement.header();
         let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid = anchored.anchor.void.is_none()
-            && current.governance(&header.author, &header.key)
-            && current.members.len() > 1;
+        let valid = anchored.anchor.void.is_none() && self.may_leave(current, anchored) && current.members.len() > 1;
         if !valid {
             return None;
         }
@@ -225,7 +244,7 @@ impl State {
         let invalid = self.known(|known| judge(known, anchored)).err();
         let nobody = Membership { members: BTreeMap::new(), ..Membership::founding(self.coop, &[]) };
         let membership = self.memberships.get(&proposal.membership).unwrap_or(&nobody);
-        let poll = Poll { proposal, membership, rules, parameters: &numbers.parameters };
+        let poll = Poll { proposal, membership, rules, parameters: &numbers.parameters, logs: &self.logs };
         let on_this = gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values);
         let (ballot, mut votes) = poll.count(on_this);
         if invalid.is_some() {
@@ -327,7 +346,7 @@ impl State {
                 .filter_map(|v| v.enacted.as_ref())
                 .find(|e| e.proposal == statement.id())
                 .cloned();
-            let is_member = self.membership().is_some_and(|m| m.governance(author, &statement.header().key));
+            let is_member = self.membership().is_some_and(|current| self.may_leave(current, anchored));
             if enacted.is_none() && (anchored.anchor.void.is_some() || !is_member) {
                 continue;
             }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ancestry::{Ancestries, Ancestry};
+use super::keys::KeyHistory;
 use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
 use crate::body::proposal::Proposal;
@@ -39,6 +41,8 @@ pub(super) struct Anchored {
     pub anchor: AnchorAt,
     /// Keys that signed any anchored copy; copies differ only in their co-signatures.
     pub signers: BTreeSet<PublicKey>,
+    /// What was said about its author's keys before it.
+    pub keys: Arc<KeyHistory>,
     /// For a proposal: how many earlier ones of its author were open when it was issued.
     pub open_before: u32,
 }
@@ -88,8 +92,12 @@ pub(super) struct Gathered {
     pub said: BTreeMap<StatementId, Anchored>,
     /// The entries of `said` about each proposal.
     pub about: BTreeMap<StatementId, BTreeSet<StatementId>>,
-    /// The entries of `said` that delegate.
-    pub delegations: BTreeSet<StatementId>,
+    /// The entries of `said` that delegate or take a key back: they may stand in the box of any proposal.
+    pub everywhere: BTreeSet<StatementId>,
+    /// What was said about keys up to the end of the part of each log that may have an effect.
+    pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
+    /// Every step on the way there, on either branch.
+    pub key_steps: BTreeMap<PublicKey, Vec<Arc<KeyHistory>>>,
 }
 
 pub(super) fn gather(replica: &Replica) -> Gathered {
@@ -99,8 +107,9 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
         // Which branch of a fork came first is this member's accident.
         entries.sort_by_key(|e| (e.seq(), e.id()));
         let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
-        let mut open: BTreeMap<StatementId, UnixSeconds> = BTreeMap::new();
+        let mut ancestries = Ancestries::default();
         for entry in entries {
+            let ancestry = ancestries.of(entry, owner);
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
             let counts = entry.standing == Standing::Valid;
@@ -118,17 +127,23 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                 Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
                 Body::Anchor(_) => {
                     if counts {
-                        gathered.say(owner, id, statement, AnchorAt { log: *log, seq, at, void: None }, replica);
+                        let at = AnchorAt { log: *log, seq, at, void: None };
+                        gathered.say(owner, id, statement, at, &ancestry, replica);
                     }
                     let void = match entry.standing {
                         _ if seq >= fork => Some(Void::LogForked),
                         Standing::OverBudget(_) => Some(Void::OverBudget),
                         Standing::Valid => None,
                     };
-                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &mut open, replica);
+                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &ancestry, replica);
                 }
                 _ => {}
             }
+        }
+        if !ancestries.key_steps.is_empty() {
+            let head = replica.effective(log).last().and_then(|last| ancestries.keys_after(last.id()));
+            gathered.key_heads.extend(head.map(|head| (*log, head)));
+            gathered.key_steps.insert(*log, ancestries.key_steps);
         }
     }
     gathered
@@ -142,6 +157,7 @@ impl Gathered {
         entry: StatementId,
         carrier: &Arc<Statement>,
         anchor: AnchorAt,
+        ancestry: &Ancestry,
         replica: &Replica,
     ) {
         let Some(inner) = carrier.nested() else { return };
@@ -152,15 +168,15 @@ impl Gathered {
             Body::Vote(vote) => Some(vote.proposal),
             Body::Withdrawal(withdrawal) => Some(withdrawal.proposal),
             Body::Recusal(recusal) => Some(recusal.proposal),
-            Body::Delegation(_) => None,
+            Body::Delegation(_) | Body::KeyRevocation(_) => None,
             _ => return,
         };
         match proposal {
             Some(proposal) => self.about.entry(proposal).or_default().insert(entry),
-            None => self.delegations.insert(entry),
+            None => self.everywhere.insert(entry),
         };
-        let signers = inner.signers().copied().collect();
-        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, open_before: 0 });
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before: 0 });
     }
 
     fn anchor(
@@ -168,7 +184,7 @@ impl Gathered {
         owner: &MemberId,
         carrier: &Arc<Statement>,
         anchor: AnchorAt,
-        open: &mut BTreeMap<StatementId, UnixSeconds>,
+        ancestry: &Ancestry,
         replica: &Replica,
     ) {
         let Some(inner) = carrier.nested() else { return };
@@ -178,11 +194,9 @@ impl Gathered {
         }
         let issued_at = inner.header().issued_at;
         let (place, open_before) = match inner.body() {
-            Body::Proposal(proposal) => {
-                let others = open.iter().filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
-                if anchor.void.is_none() {
-                    open.insert(inner.id(), proposal.closes_at);
-                }
+            Body::Proposal(_) => {
+                let earlier = ancestry.proposals.iter();
+                let others = earlier.filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
                 (&mut self.proposals, others)
             }
             Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
@@ -190,8 +204,8 @@ impl Gathered {
             _ => return,
         };
         let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);
-        let found =
-            Anchored { carrier: Arc::clone(carrier), anchor, signers: inner.signers().copied().collect(), open_before };
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+        let found = Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before };
         match place.get_mut(&inner.id()) {
             None => {
                 place.insert(inner.id(), found);

@@ -7,6 +7,7 @@
 //! anchored proposals ─▶ validity ─▶ ballot box ─▶ close seals (certificate) ─▶ enact seals ─▶ version ─▶ effect
 //! ```
 
+mod ancestry;
 mod ballot;
 mod chain;
 mod commons;
@@ -14,6 +15,7 @@ mod complete;
 mod draft;
 mod fold;
 mod gather;
+mod keys;
 mod phase;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub(crate) use fold::leave_root;
 pub use gather::{AnchorAt, Sealed, Void};
+pub use keys::{KeyProblem, KeySet, LogKeys};
 pub use phase::Phase;
 pub use validity::Invalid;
 
@@ -257,6 +260,11 @@ pub struct State {
     slot_statuses: Vec<Sealed<SlotStatus>>,
     stray_votes: Vec<(StatementId, VoteRecord)>,
     faults: BTreeSet<Fault>,
+    logs: BTreeMap<PublicKey, LogKeys>,
+    /// The governance keys in force at the end of each log.
+    key_sets: BTreeMap<PublicKey, KeySet>,
+    /// Every governance key that was in force anywhere in each log.
+    keys_ever: BTreeMap<PublicKey, BTreeSet<PublicKey>>,
 }
 
 impl State {

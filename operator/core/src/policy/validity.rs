@@ -1,12 +1,14 @@
 //! Whether a proposal may be voted on at all: judged from itself, its pinned version and its author's log alone, so
 //! that it never depends on what else an operator happens to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Numbers;
 use super::chain::Membership;
 use super::gather::{Anchored, as_proposal};
+use super::keys::{Logs, in_force};
 use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
+use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal, Scope};
 use crate::body::{Body, RULES_SUPPORTED};
 use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
@@ -174,6 +176,18 @@ pub(super) struct Known<'a> {
     /// Proposals, for those that are about one.
     pub proposal: &'a dyn Fn(StatementId) -> Option<&'a Proposal>,
     pub is_version: &'a dyn Fn(Scope, &PolicyHash) -> bool,
+    /// All logs, to judge which key was in force where.
+    pub logs: &'a Logs,
+    /// Every governance key that the owner of a log ever had.
+    pub keys_ever: &'a dyn Fn(&PublicKey) -> Option<&'a BTreeSet<PublicKey>>,
+}
+
+/// By whom a proposal is signed.
+pub(super) struct Signed<'a> {
+    /// The governance keys of its author that are in force where it is or would be anchored.
+    pub in_force: Option<BTreeSet<PublicKey>>,
+    /// All keys that signed.
+    pub signers: &'a BTreeSet<PublicKey>,
 }
 
 /// Judges an anchored proposal.
@@ -189,7 +203,8 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     if anchored.open_before >= allowed {
         return Err(Invalid::TooManyOpen { open: anchored.open_before, allowed });
     }
-    judge_statement(known, statement, proposal, &mut anchored.signers.iter())
+    let in_force = in_force(known.logs, anchored).map(|set| set.governance);
+    judge_statement(known, statement, proposal, &Signed { in_force, signers: &anchored.signers })
 }
 
 /// The charter's numbers by which a proposal is decided.
@@ -203,14 +218,18 @@ pub(super) fn judge_statement(
     known: &Known<'_>,
     statement: &Statement,
     proposal: &Proposal,
-    signers: &mut dyn Iterator<Item = &PublicKey>,
+    signed: &Signed<'_>,
 ) -> Result<(), Invalid> {
     let pinned = known.memberships.get(&proposal.membership).ok_or(Invalid::UnknownMembership(proposal.membership))?;
     let header = statement.header();
     if !pinned.members.contains_key(&header.author) {
         return Err(Invalid::AuthorNotActive(header.author.clone()));
     }
-    if !pinned.governance(&header.author, &header.key) {
+    let governs = match &signed.in_force {
+        Some(keys) if proposal.since_rules() >= 2 => keys.contains(&header.key),
+        _ => pinned.governance(&header.author, &header.key),
+    };
+    if !governs {
         return Err(Invalid::WrongKey(header.key));
     }
     let (scope, class) = (proposal.action.scope(), proposal.action.class());
@@ -235,7 +254,7 @@ pub(super) fn judge_statement(
     if let Some(rules) = numbers.classes.get(&class) {
         judge_times(rules, &numbers.parameters, header.issued_at, proposal)?;
     }
-    judge_action(known, &numbers.parameters, pinned, statement, proposal, signers)
+    judge_action(known, &numbers.parameters, pinned, statement, proposal, signed)
 }
 
 fn judge_times(
@@ -267,7 +286,7 @@ fn judge_action(
     pinned: &Membership,
     statement: &Statement,
     proposal: &Proposal,
-    signers: &mut dyn Iterator<Item = &PublicKey>,
+    signed: &Signed<'_>,
 ) -> Result<(), Invalid> {
     match &proposal.action {
         Action::Admit(_) => {
@@ -290,10 +309,16 @@ fn judge_action(
                 return Err(Invalid::IdOrKeyUsed);
             }
             let needed = (parameters.sponsors as usize).min(pinned.members.len());
-            let signers: Vec<&PublicKey> = signers.collect();
-            let sponsors =
-                pinned.members.values().filter(|m| signers.iter().any(|key| m.keys.governance.contains(key)));
-            match sponsors.count() {
+            let complete = proposal.since_rules() >= 2;
+            // A sponsor's signature has no place in its own log, so any key that it ever had there does: what is known of
+            // it only grows, and with it the proposals that hold.
+            let is_sponsor = |member: &&Member| {
+                let ever = (known.keys_ever)(&member.keys.operator).filter(|_| complete);
+                let has =
+                    |key: &PublicKey| member.keys.governance.contains(key) || ever.is_some_and(|e| e.contains(key));
+                signed.signers.iter().any(has)
+            };
+            match pinned.members.values().filter(is_sponsor).count() {
                 seen if seen < needed => Err(Invalid::Sponsors { seen, needed }),
                 _ => Ok(()),
             }

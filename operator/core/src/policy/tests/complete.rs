@@ -5,11 +5,11 @@ use crate::body::proposal::{CancelProposal, Delegation, Expel, Leave, Recusal, S
 use crate::body::{Class, Outcome};
 use crate::presets;
 
-const FOUR: [&str; 4] = ["aarhus", "bilbao", "cork", "delft"];
-const HOUR: i64 = 3600;
+pub(super) const FOUR: [&str; 4] = ["aarhus", "bilbao", "cork", "delft"];
+pub(super) const HOUR: i64 = 3600;
 
 /// A cooperative that begins with rules 2 and an hour's grace, where each step can be seen.
-fn complete(names: &[&str]) -> World {
+pub(super) fn complete(names: &[&str]) -> World {
     World::with(names, Preset::Standard, |charter| {
         charter.parameters.sponsors = 1;
         charter.parameters.deliberation = Some(presets::deliberation());
@@ -20,7 +20,7 @@ fn complete(names: &[&str]) -> World {
 }
 
 /// One that closes as soon as everybody has voted.
-fn quick(names: &[&str]) -> World {
+pub(super) fn quick(names: &[&str]) -> World {
     World::with(names, Preset::Trial, |charter| charter.parameters.deliberation = Some(presets::deliberation()))
 }
 

@@ -3,6 +3,7 @@
 mod complete;
 mod decisions;
 mod disorder;
+mod keys;
 mod members;
 mod votes;
 
