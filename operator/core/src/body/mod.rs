@@ -8,6 +8,7 @@ pub mod keys;
 pub mod latest;
 pub mod member;
 pub mod proposal;
+pub mod standing;
 
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
+pub use standing::ResetKeys;
 
 /// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;

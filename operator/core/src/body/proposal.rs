@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
+use super::standing::ResetKeys;
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -80,6 +81,8 @@ pub enum Action {
     CancelProposal(CancelProposal),
     /// Expel a member (rules 2).
     Expel(Expel),
+    /// Give a member that lost its keys others (rules 2).
+    ResetKeys(ResetKeys),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -155,6 +158,7 @@ impl Action {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
+            Self::ResetKeys(_) => 2,
             _ => 1,
         }
     }
@@ -164,7 +168,7 @@ impl Action {
         match self {
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) => Scope::Releases,
             Self::AddEngine(_) | Self::RemoveEngine(_) => Scope::Engines,
-            Self::Admit(_) | Self::Expel(_) => Scope::Membership,
+            Self::Admit(_) | Self::Expel(_) | Self::ResetKeys(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
@@ -173,7 +177,7 @@ impl Action {
     /// The class that decides it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Admit(_) => Class::Admit,
+            Self::Admit(_) | Self::ResetKeys(_) => Class::Admit,
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
@@ -195,6 +199,7 @@ impl Action {
             Self::ChangeCharter(_) => "changeCharter",
             Self::CancelProposal(_) => "cancelProposal",
             Self::Expel(_) => "expel",
+            Self::ResetKeys(_) => "resetKeys",
         }
     }
 }

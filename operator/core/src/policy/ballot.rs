@@ -253,8 +253,9 @@ impl Poll<'_> {
             }
         }
         if self.parameters.close_when_all_voted {
-            keep_first(&mut records);
+            keep_first(&mut records, self.logs);
         } else {
+            keep_newest_log(&mut records, self.logs);
             void_equivocation(&mut records);
         }
         let electors = self.electors();
@@ -322,15 +323,34 @@ impl Poll<'_> {
 
 /// Where votes are final, the first one in its author's log counts: the log has no gaps, so nobody can learn of an
 /// earlier one later, and a box that all have voted into never changes again.
-fn keep_first(records: &mut [VoteRecord]) {
-    let mut first: BTreeMap<MemberId, AnchorAt> = BTreeMap::new();
+fn keep_first(records: &mut [VoteRecord], logs: &Logs) {
+    let place = |record: &VoteRecord| (generation(logs, record), record.anchor);
+    let mut first: BTreeMap<MemberId, (u32, AnchorAt)> = BTreeMap::new();
     for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
-        let known = first.entry(record.author.clone()).or_insert(record.anchor);
-        *known = (*known).min(record.anchor);
+        let known = first.entry(record.author.clone()).or_insert_with(|| place(record));
+        *known = (*known).min(place(record));
     }
     for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
-        if first.get(&record.author) != Some(&record.anchor) {
+        if first.get(&record.author) != Some(&place(record)) {
             record.verdict = Verdict::AlreadyFinal;
+        }
+    }
+}
+
+fn generation(logs: &Logs, record: &VoteRecord) -> u32 {
+    logs.get(&record.anchor.log).map_or(0, |log| log.generation)
+}
+
+/// Whoever got other keys in the middle of a vote is heard by the log that it has now: somebody else may hold the old ones.
+fn keep_newest_log(records: &mut [VoteRecord], logs: &Logs) {
+    let mut newest: BTreeMap<MemberId, u32> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
+        let known = newest.entry(record.author.clone()).or_default();
+        *known = (*known).max(generation(logs, record));
+    }
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
+        if newest.get(&record.author).is_some_and(|newest| generation(logs, record) < *newest) {
+            record.verdict = Verdict::Superseded;
         }
     }
 }

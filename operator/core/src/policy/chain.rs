@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::body::member::Member;
+use crate::body::member::{Member, MemberKeys};
 use crate::body::proposal::Scope;
 use crate::ids::{BoxRoot, ControlGroup, CoopId, Digest, MemberId, PolicyHash, PublicKey, StatementId, UnixSeconds};
 use crate::tally::seal_quorum;
@@ -96,6 +96,10 @@ impl Membership {
             MembershipChange::Part(member) => {
                 next.members.remove(member);
             }
+            MembershipChange::ResetKeys(member, keys) => {
+                next.used_keys.extend(keys.all());
+                next.members.get_mut(member).into_iter().for_each(|member| member.keys = keys.clone());
+            }
         }
         next
     }
@@ -103,6 +107,11 @@ impl Membership {
     /// How many of its members must seal.
     pub fn quorum(&self) -> usize {
         seal_quorum(self.members.len())
+    }
+
+    /// Whether `log` is the log of `member`'s operator in this version.
+    pub fn is_log_of(&self, log: &PublicKey, member: &MemberId) -> bool {
+        self.members.get(member).is_some_and(|m| m.keys.operator == *log)
     }
 
     /// The member whose governance key this is.
@@ -131,4 +140,6 @@ pub(super) enum MembershipChange<'a> {
     Admit(&'a Member),
     /// It has left, or was expelled.
     Part(&'a MemberId),
+    /// It has other keys.
+    ResetKeys(&'a MemberId, &'a MemberKeys),
 }

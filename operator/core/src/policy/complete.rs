@@ -46,13 +46,13 @@ pub fn vouched<'a>(offers: impl IntoIterator<Item = &'a BoxOffer>, vouchers: usi
     named.into_iter().filter(|(_, count)| *count >= vouchers).map(|(entry, _)| entry).collect()
 }
 
-/// The first offer of each of `sealers`: an operator has one, and what it says afterwards adds nothing.
+/// The first offer of each operator of `membership`: an operator has one, and what it says afterwards adds nothing.
 fn first_offers<'a>(
     offers: impl Iterator<Item = &'a Sealed<BoxOffer>>,
-    sealers: &BTreeSet<MemberId>,
+    membership: &Membership,
 ) -> BTreeMap<&'a MemberId, &'a Sealed<BoxOffer>> {
     let mut first: BTreeMap<&MemberId, &Sealed<BoxOffer>> = BTreeMap::new();
-    for offer in offers.filter(|offer| sealers.contains(&offer.by)) {
+    for offer in offers.filter(|offer| offer.is_of(membership)) {
         let known = first.entry(&offer.by).or_insert(offer);
         if (offer.seq, offer.id) < (known.seq, known.id) {
             *known = offer;
@@ -143,7 +143,7 @@ impl State {
     pub(super) fn read_complete(&self, state: &mut ProposalState, poll: &Poll<'_>, gathered: &Gathered) {
         let id = state.id;
         let offered = gathered.offers.get(&id).into_iter().flatten();
-        let offers = first_offers(offered, &state.sealers);
+        let offers = first_offers(offered, poll.membership);
         state.offers = offers.values().map(|offer| (*offer).clone()).collect();
         let held = self.belonging(state, poll, gathered);
         let enough = offers.len() >= state.quorum;
@@ -169,7 +169,7 @@ impl State {
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
-        for seal in seals.filter(|seal| state.sealers.contains(&seal.by)) {
+        for seal in seals.filter(|seal| seal.is_of(poll.membership)) {
             if let Some(entries) = self.follows(state, poll, gathered, seal) {
                 boxes.insert(seal.seal.root, entries);
                 good.push(seal.clone());
@@ -184,7 +184,7 @@ impl State {
             (at.scope, at.parent) == (slot.scope, slot.parent)
                 && at.term >= slot.term
                 && s.seal.version == super::version_hash(slot.scope, slot.parent, id, s.seal.root)
-                && state.sealers.contains(&s.by)
+                && s.is_of(poll.membership)
         });
         state.enact_seals = enact.cloned().collect();
         state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
@@ -210,7 +210,7 @@ impl State {
         let named: Vec<&Sealed<BoxOffer>> =
             basis.offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
-        let one_each = authors.len() == named.len() && authors.iter().all(|author| state.sealers.contains(*author));
+        let one_each = authors.len() == named.len() && named.iter().all(|offer| offer.is_of(poll.membership));
         if !one_each || authors.len() < state.quorum {
             return None;
         }
@@ -251,7 +251,7 @@ impl State {
                         && basis.offers.is_empty()
                 });
                 in_chain
-                    && membership.members.contains_key(&sealed.by)
+                    && sealed.is_of(membership)
                     && (seal.root, seal.count, seal.outcome, seal.closed_at) == (root, 1, Outcome::Passed, issued_at)
             })
             .cloned()
@@ -357,9 +357,7 @@ impl State {
     /// is waited for.
     pub fn slot_outcome(&self, slot: Slot, membership: &Membership) -> SlotOutcome {
         let mut said: BTreeMap<&MemberId, (crate::ids::Seq, Option<StatementId>)> = BTreeMap::new();
-        for status in
-            self.slot_statuses.iter().filter(|s| s.seal.slot == slot && membership.members.contains_key(&s.by))
-        {
+        for status in self.slot_statuses.iter().filter(|s| s.seal.slot == slot && s.is_of(membership)) {
             let known = said.entry(&status.by).or_insert((status.seq, status.seal.signed));
             if status.seq < known.0 {
                 *known = (status.seq, status.seal.signed);

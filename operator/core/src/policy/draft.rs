@@ -43,6 +43,7 @@ fn subject(action: &Action) -> Option<MemberId> {
     let admit = match action {
         Action::Admit(admit) => admit,
         Action::Expel(expel) => return Some(expel.member.clone()),
+        Action::ResetKeys(reset) => return Some(reset.member.clone()),
         _ => return None,
     };
     match Statement::verify(admit.application.clone()).ok()?.body() {

@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ballot::{Poll, Verdict, VoteRecord};
 use super::chain::{Membership, MembershipChange};
 use super::gather::{Anchored, Gathered, as_proposal, gather};
-use super::keys::governs;
 use super::validity::{Known, judge};
 use super::*;
 use crate::body::Body;
 use crate::body::proposal::Action;
 use crate::founding::Founding;
 use crate::log::Replica;
-use crate::merkle;
 use crate::tally::membership_quorum;
 
 impl State {
@@ -153,6 +151,7 @@ impl State {
                     self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
                 }
             }
+            Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {
                 self.rules = set.rules;
@@ -181,57 +180,10 @@ impl State {
         }
     }
 
-    fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
+    pub(super) fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
         if let Some(next) = self.membership().map(|current| current.next(enacted, change)) {
             self.memberships.insert(next.hash, next);
         }
-    }
-
-    /// Whether a leaving is signed by a key that may speak for its author, which is a member.
-    fn may_leave(&self, current: &Membership, anchored: &Anchored) -> bool {
-        let Some(header) = anchored.statement().map(|statement| statement.header()) else { return false };
-        if self.rules < 2 {
-            return current.governance(&header.author, &header.key);
-        }
-        current.members.contains_key(&header.author) && governs(&self.logs, current, anchored)
-    }
-
-    fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
-        let statement = anchored.statement()?;
-        let current = self.membership()?;
-        let header = statement.header();
-        let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid = anchored.anchor.void.is_none() && self.may_leave(current, anchored) && current.members.len() > 1;
-        if !valid {
-            return None;
-        }
-        let root = leave_root(statement.id());
-        let version = version_hash(Scope::Membership, current.hash, statement.id(), root);
-        let mut by_term: BTreeMap<u32, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
-        for sealed in gathered.enact.get(&statement.id()).into_iter().flatten() {
-            let slot = sealed.seal.slot;
-            let fits = (slot.scope, slot.parent) == (Scope::Membership, current.hash)
-                && (sealed.seal.proposal, sealed.seal.root, sealed.seal.version) == (statement.id(), root, version)
-                && current.members.contains_key(&sealed.by);
-            if fits {
-                by_term.entry(slot.term).or_default().insert(&sealed.by, sealed.id);
-            }
-        }
-        let quorum = membership_quorum(current.members.len(), current.members.len() - 1);
-        let bound = |term: u32| self.rules < 2 || held.iter().any(|certificate| certificate.slot.term == term);
-        let (term, seals) = by_term.into_iter().find(|(term, seals)| seals.len() >= quorum && bound(*term))?;
-        let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);
-        let enact_seals = seals.into_values().collect();
-        let enacted = Enactment {
-            proposal: statement.id(),
-            root,
-            version,
-            term,
-            settled_at,
-            close_seals: held.iter().filter(|c| c.slot.term == term).flat_map(|c| c.seals.clone()).collect(),
-            enact_seals,
-        };
-        Some((term, enacted))
     }
 
     /// Everything about one proposal except what the other proposals mean for it.
@@ -336,37 +288,6 @@ impl State {
         head.number >= pinned.number + 2 || newer_was_settled
     }
 
-    fn read_members(&mut self, gathered: &Gathered, replica: &Replica) {
-        for anchored in gathered.leaves.values() {
-            let Some(statement) = anchored.statement() else { continue };
-            let author = statement.author();
-            let enacted = self
-                .chain(Scope::Membership)
-                .iter()
-                .filter_map(|v| v.enacted.as_ref())
-                .find(|e| e.proposal == statement.id())
-                .cloned();
-            let is_member = self.membership().is_some_and(|current| self.may_leave(current, anchored));
-            if enacted.is_none() && (anchored.anchor.void.is_some() || !is_member) {
-                continue;
-            }
-            if let Some(member) = self.members.get_mut(author).filter(|m| m.standing == MemberStanding::Active) {
-                member.standing = MemberStanding::Leaving;
-            }
-            let leave = LeaveState {
-                id: statement.id(),
-                author: author.clone(),
-                issued_at: statement.header().issued_at,
-                certificates: self.read_leave_seals(statement.id(), statement.header().issued_at, gathered),
-                enacted,
-            };
-            self.leaves.insert(leave.id, leave);
-        }
-        for member in self.members.values_mut() {
-            member.forked_at = replica.fork(&member.member.keys.operator).map(|fork| fork.seq);
-        }
-    }
-
     fn read_stray_votes(&mut self, gathered: &Gathered) {
         let stray = gathered.votes.iter().filter(|(on, _)| !self.proposals.contains_key(on));
         let records =
@@ -394,11 +315,6 @@ impl State {
             }
         }
     }
-}
-
-/// The box of a leaving: nothing is voted on, so the statement itself is all that is in it.
-pub(crate) fn leave_root(leave: StatementId) -> BoxRoot {
-    merkle::root(&BTreeSet::from([leave]))
 }
 
 impl MemberState {

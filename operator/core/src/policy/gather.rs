@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ancestry::{Ancestries, Ancestry};
+use super::chain::Membership;
 use super::keys::KeyHistory;
 use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
@@ -60,6 +61,8 @@ pub struct Sealed<T> {
     pub id: StatementId,
     /// Whose.
     pub by: MemberId,
+    /// In which log.
+    pub log: PublicKey,
     /// Its position there.
     pub seq: Seq,
     /// When, by the operator's clock.
@@ -70,8 +73,16 @@ pub struct Sealed<T> {
 
 impl Sealed<()> {
     fn of<T: Clone>(self, seal: &T) -> Sealed<T> {
-        let Sealed { id, by, seq, at, seal: () } = self;
-        Sealed { id, by, seq, at, seal: seal.clone() }
+        let Sealed { id, by, log, seq, at, seal: () } = self;
+        Sealed { id, by, log, seq, at, seal: seal.clone() }
+    }
+}
+
+impl<T> Sealed<T> {
+    /// Whether it counts in `membership`: it stands in the log of a member's operator there. Somebody may still hold the key
+    /// of a log that was replaced.
+    pub(super) fn is_of(&self, membership: &Membership) -> bool {
+        membership.is_log_of(&self.log, &self.by)
     }
 }
 
@@ -113,7 +124,7 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
             let counts = entry.standing == Standing::Valid;
-            let sealed = Sealed { id, by: owner.clone(), seq, at, seal: () };
+            let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
             match statement.body() {
                 Body::BoxOffer(offer) if counts => {
                     gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));

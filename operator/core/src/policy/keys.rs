@@ -179,13 +179,17 @@ pub(super) fn in_force(logs: &Logs, anchored: &Anchored) -> Option<KeySet> {
     owns.then(|| anchored.keys.set(&log.keys))
 }
 
+/// Whether `log` had been replaced in the version `pinned`.
+pub(super) fn is_closed(logs: &Logs, pinned: &Membership, log: &PublicKey) -> bool {
+    logs.get(log).and_then(|log| log.replaced).is_some_and(|by| by <= pinned.number)
+}
+
 /// Whether `anchored` is signed by a governance key that was in force where it stands, in a log that its author had not
 /// replaced before `pinned`.
 pub(super) fn governs(logs: &Logs, pinned: &Membership, anchored: &Anchored) -> bool {
-    let is_closed = logs.get(&anchored.anchor.log).and_then(|log| log.replaced).is_some_and(|by| by <= pinned.number);
     let key = anchored.statement().map(|statement| statement.header().key);
     let in_force = || in_force(logs, anchored).is_some_and(|set| key.is_some_and(|key| set.governance.contains(&key)));
-    !is_closed && in_force()
+    !is_closed(logs, pinned, &anchored.anchor.log) && in_force()
 }
 
 /// What a revocation takes back where it stands: from one position of one log on whatever one key signed.
@@ -243,10 +247,10 @@ impl State {
                     return Err(KeyProblem::Used(*key));
                 }
             }
-            Body::KeyRevocation(revocation) => {
-                if self.logs.get(&revocation.log).is_none_or(|log| log.owner != *author) {
-                    return Err(KeyProblem::OtherLog(revocation.log));
-                }
+            Body::KeyRevocation(KeyRevocation { log, .. })
+                if self.logs.get(log).is_none_or(|log| log.owner != *author) =>
+            {
+                return Err(KeyProblem::OtherLog(*log));
             }
             _ => {}
         }

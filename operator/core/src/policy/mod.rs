@@ -16,7 +16,9 @@ mod draft;
 mod fold;
 mod gather;
 mod keys;
+mod leave;
 mod phase;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -27,9 +29,9 @@ pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Enactment, Membership, Version, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
-pub(crate) use fold::leave_root;
 pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyProblem, KeySet, LogKeys};
+pub(crate) use leave::leave_root;
 pub use phase::Phase;
 pub use validity::Invalid;
 

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Numbers;
 use super::chain::Membership;
 use super::gather::{Anchored, as_proposal};
-use super::keys::{Logs, in_force};
+use super::keys::{Logs, in_force, is_closed};
+use super::standing;
 use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
 use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal, Scope};
@@ -90,6 +91,14 @@ pub enum Invalid {
     /// The applicant's id or one of its keys was a member's before.
     #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
     IdOrKeyUsed,
+    /// The new keys contradict each other.
+    #[error("the member could not be one with these keys: {0}")]
+    Keys(String),
+    /// A new key has not signed, so nobody knows that its owner holds it.
+    #[error(
+        "it must be signed by the new operator key and by one of the new governance keys too, and {0} has not signed"
+    )]
+    KeyNotProved(PublicKey),
     /// More members than the rules in force can seal for.
     #[error(
         "the cooperative has all the members that its rules can seal for: {MAX_MEMBERS} under rules 1, {MAX_MEMBERS_COMPLETE} under rules 2"
@@ -151,6 +160,8 @@ impl Invalid {
             Self::TooManyOpen { .. } => "TooManyOpen",
             Self::Sponsors { .. } => "TooFewSponsors",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
+            Self::Keys(_) => "InvalidKeys",
+            Self::KeyNotProved(_) => "KeyNotProved",
             Self::TooManyMembers => "TooManyMembers",
             Self::TooFewMembers(_) => "TooFewMembers",
             Self::OtherRules { .. } => "OtherRules",
@@ -203,7 +214,11 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     if anchored.open_before >= allowed {
         return Err(Invalid::TooManyOpen { open: anchored.open_before, allowed });
     }
-    let in_force = in_force(known.logs, anchored).map(|set| set.governance);
+    let pinned = known.memberships.get(&proposal.membership);
+    let is_closed = pinned.is_some_and(|pinned| is_closed(known.logs, pinned, &anchored.anchor.log));
+    let in_force = in_force(known.logs, anchored)
+        .map(|set| set.governance)
+        .map(|keys| if is_closed { BTreeSet::new() } else { keys });
     judge_statement(known, statement, proposal, &Signed { in_force, signers: &anchored.signers })
 }
 
@@ -333,6 +348,7 @@ fn judge_action(
             // Two members part; neither can put the other out.
             if pinned.members.len() < 3 { Err(Invalid::TooFewMembers(pinned.members.len())) } else { Ok(()) }
         }
+        Action::ResetKeys(reset) => standing::judge_reset(pinned, proposal, reset, signed.signers),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

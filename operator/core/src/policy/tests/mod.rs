@@ -5,6 +5,7 @@ mod decisions;
 mod disorder;
 mod keys;
 mod members;
+mod recall;
 mod votes;
 
 use super::*;

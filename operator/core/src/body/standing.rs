@@ -1,0 +1,17 @@
+//! What the cooperative can decide about one member (rules 2).
+
+use serde::{Deserialize, Serialize};
+
+use super::member::MemberKeys;
+use crate::ids::MemberId;
+
+/// See [`Action::ResetKeys`](super::Action::ResetKeys). The proposal is signed by the new operator key and by one of the new
+/// governance keys too, which proves that they are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResetKeys {
+    /// Whose.
+    pub member: MemberId,
+    /// All its keys from then on; none of them was ever used.
+    pub keys: MemberKeys,
+}
