@@ -85,6 +85,11 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
         Invalid::NoApplication => {
             "propose the draft that the operator made of the application: kubectl koinon propose --from admit-ID".into()
         }
+        Invalid::Keys(_) => "correct the keys; the message names the rule that they break".into(),
+        Invalid::KeyNotProved(_) => {
+            "have the file co-signed with the new operator key and with a new governance key: kubectl koinon propose --co-sign FILE --keys DIR".into()
+        }
+        Invalid::NotOnProbation(_) => "see this member's standing with kubectl koinon members".into(),
         Invalid::Engine(_) => "correct the engine's file and propose it again".into(),
         Invalid::WrongScope { .. }
         | Invalid::WrongClass { .. }

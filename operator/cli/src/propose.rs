@@ -416,6 +416,8 @@ fn describe(action: &Action) -> String {
         Action::ChangeCharter(_) => "Change the charter".to_owned(),
         Action::CancelProposal(cancel) => format!("Cancel proposal {}", cancel.proposal),
         Action::Expel(expel) => format!("Expel {}", expel.member),
+        Action::ResetKeys(reset) => format!("Give {} other keys", reset.member),
+        Action::Confirm(confirm) => format!("Confirm {}", confirm.member),
     };
     text.chars().take(200).collect()
 }

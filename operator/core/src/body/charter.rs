@@ -344,7 +344,8 @@ impl Parameters {
         bounds("inviteHours", self.invite_hours.into(), 1, 720)?;
         bounds("sponsors", self.sponsors.into(), 1, 3)?;
         // Probation needs a confirming vote, which rules 1 does not have.
-        bounds("probationSeconds", self.probation_seconds.0, 0, 0)?;
+        let longest = if self.deliberation.is_some() { 365 * DAY } else { 0 };
+        bounds("probationSeconds", self.probation_seconds.0, 0, longest)?;
         bounds("maxOpenProposals", self.max_open_proposals.into(), 1, 100)?;
         if self.beacon_seconds >= self.fresh_seconds {
             return Err(CharterError::Order("freshSeconds must be greater than beaconSeconds"));

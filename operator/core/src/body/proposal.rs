@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
-use super::standing::ResetKeys;
+use super::standing::{Confirm, ResetKeys};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -83,6 +83,8 @@ pub enum Action {
     Expel(Expel),
     /// Give a member that lost its keys others (rules 2).
     ResetKeys(ResetKeys),
+    /// Count a new member from now on (rules 2).
+    Confirm(Confirm),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -158,7 +160,7 @@ impl Action {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
-            Self::ResetKeys(_) => 2,
+            Self::ResetKeys(_) | Self::Confirm(_) => 2,
             _ => 1,
         }
     }
@@ -168,7 +170,8 @@ impl Action {
         match self {
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) => Scope::Releases,
             Self::AddEngine(_) | Self::RemoveEngine(_) => Scope::Engines,
-            Self::Admit(_) | Self::Expel(_) | Self::ResetKeys(_) => Scope::Membership,
+            Self::Admit(_) | Self::Expel(_) => Scope::Membership,
+            Self::ResetKeys(_) | Self::Confirm(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
@@ -177,7 +180,7 @@ impl Action {
     /// The class that decides it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Admit(_) | Self::ResetKeys(_) => Class::Admit,
+            Self::Admit(_) | Self::ResetKeys(_) | Self::Confirm(_) => Class::Admit,
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
@@ -200,6 +203,7 @@ impl Action {
             Self::CancelProposal(_) => "cancelProposal",
             Self::Expel(_) => "expel",
             Self::ResetKeys(_) => "resetKeys",
+            Self::Confirm(_) => "confirm",
         }
     }
 }

@@ -15,3 +15,11 @@ pub struct ResetKeys {
     /// All its keys from then on; none of them was ever used.
     pub keys: MemberKeys,
 }
+
+/// See [`Action::Confirm`](super::Action::Confirm).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Confirm {
+    /// Which member.
+    pub member: MemberId,
+}

@@ -1,7 +1,7 @@
 //! A proposal as the rules want it: chain, electorate and times filled in.
 
-use super::State;
 use super::validity::after_close;
+use super::{State, Why};
 use crate::body::Body;
 use crate::body::member::Application;
 use crate::body::proposal::{Action, Proposal, Scope};
@@ -15,7 +15,7 @@ impl State {
     pub fn draft_proposal(&self, action: Action, title: Line, text: Prose, now: UnixSeconds) -> Option<Proposal> {
         let (class, scope) = (action.class(), action.scope());
         let rules = self.class(class)?;
-        let opens_at = now.plus(rules.delay_seconds);
+        let opens_at = now.plus(rules.delay_seconds).max(self.not_before(&action));
         let closes_at = opens_at.plus(rules.period_seconds);
         let eta = closes_at.plus(after_close(rules, self.parameters()));
         Some(Proposal {
@@ -35,6 +35,20 @@ impl State {
             title,
             text,
         })
+    }
+}
+
+impl State {
+    /// Before when no vote on `action` may open.
+    fn not_before(&self, action: &Action) -> UnixSeconds {
+        let aside = match action {
+            Action::Confirm(confirm) => self.membership().and_then(|m| m.aside.get(&confirm.member)),
+            _ => None,
+        };
+        match aside.map(|aside| aside.why) {
+            Some(Why::Probation { until }) => until,
+            None => UnixSeconds(i64::MIN),
+        }
     }
 }
 

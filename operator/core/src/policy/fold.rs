@@ -145,12 +145,10 @@ impl State {
             }
             Action::Admit(_) => {
                 if let Some(Body::Application(application)) = statement.nested().map(|s| s.body()) {
-                    let member = &application.member;
-                    self.change_members(enacted, MembershipChange::Admit(member));
-                    self.begin_log(member, Some(enacted));
-                    self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
+                    self.admit(enacted, proposal, &application.member);
                 }
             }
+            Action::Confirm(confirm) => self.count(enacted, &confirm.member),
             Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {
@@ -203,11 +201,7 @@ impl State {
             votes.iter_mut().for_each(|vote| vote.verdict = Verdict::NoProposal);
         }
         let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
-        let after = match proposal.action {
-            Action::Admit(_) => sealers.len() + 1,
-            Action::Expel(_) => sealers.len().saturating_sub(1),
-            _ => sealers.len(),
-        };
+        let after = standing::counted_after(proposal, membership, &numbers.parameters);
         let applicant = match statement.nested().map(|s| s.body()) {
             Some(Body::Application(application)) => Some(application.member.clone()),
             _ => None,
@@ -318,7 +312,7 @@ impl State {
 }
 
 impl MemberState {
-    fn new(member: &Member, since: PolicyHash) -> Self {
+    pub(super) fn new(member: &Member, since: PolicyHash) -> Self {
         Self { member: member.clone(), standing: MemberStanding::Active, forked_at: None, since, left: None }
     }
 }

@@ -24,7 +24,7 @@ impl State {
         if self.rules < 2 {
             return current.governance(&header.author, &header.key);
         }
-        current.members.contains_key(&header.author) && governs(&self.logs, current, anchored)
+        current.get(&header.author).is_some() && governs(&self.logs, current, anchored)
     }
 
     pub(super) fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
@@ -32,11 +32,14 @@ impl State {
         let current = self.membership()?;
         let header = statement.header();
         let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid = anchored.anchor.void.is_none() && self.may_leave(current, anchored) && current.members.len() > 1;
+        let valid =
+            anchored.anchor.void.is_none() && self.may_leave(current, anchored) && current.may_part(&header.author);
         if !valid {
             return None;
         }
         let root = leave_root(statement.id());
+        // From four members to three all that stay must sign.
+        let stays_out = self.rules >= 2 && current.members.len() == 4;
         let version = version_hash(Scope::Membership, current.hash, statement.id(), root);
         let mut by_term: BTreeMap<u32, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
         for sealed in gathered.enact.get(&statement.id()).into_iter().flatten() {
@@ -44,12 +47,14 @@ impl State {
             let fits = (slot.scope, slot.parent) == (Scope::Membership, current.hash)
                 && (sealed.seal.proposal, sealed.seal.root, sealed.seal.version) == (statement.id(), root, version)
                 && (self.rules < 2 || sealed.is_of(current))
-                && current.members.contains_key(&sealed.by);
+                && current.members.contains_key(&sealed.by)
+                && !(stays_out && sealed.by == header.author);
             if fits {
                 by_term.entry(slot.term).or_default().insert(&sealed.by, sealed.id);
             }
         }
-        let quorum = membership_quorum(current.members.len(), current.members.len() - 1);
+        let (members, counted) = (current.members.len(), current.members.contains_key(&header.author));
+        let quorum = membership_quorum(members, members - usize::from(counted));
         let bound = |term: u32| self.rules < 2 || held.iter().any(|certificate| certificate.slot.term == term);
         let (term, seals) = by_term.into_iter().find(|(term, seals)| seals.len() >= quorum && bound(*term))?;
         let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);

@@ -26,7 +26,7 @@ mod validity;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
-pub use chain::{Enactment, Membership, Version, genesis, version_hash};
+pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub use gather::{AnchorAt, Sealed, Void};
@@ -49,6 +49,8 @@ use crate::ids::{
 pub enum MemberStanding {
     /// It votes, seals, places and hosts.
     Active,
+    /// It is new: it places and hosts within limits, and neither votes nor seals until it is confirmed.
+    Probationary,
     /// It has said that it leaves; it counts until a seal quorum has given that its place.
     Leaving,
     /// It has left.
@@ -83,6 +85,15 @@ impl MemberState {
     /// Whether new work may go to it or come from it.
     pub fn may_work(&self) -> bool {
         !self.standing.is_gone() && self.forked_at.is_none()
+    }
+
+    /// How much of what it offers may be used: of a new member a quarter, so that little is lost with it; but one always,
+    /// or a small one could never show what it is worth.
+    pub fn schedulable(&self, offered: u64) -> u64 {
+        match self.standing {
+            MemberStanding::Probationary => (offered / 4).max(offered.min(1)),
+            _ => offered,
+        }
     }
 }
 
@@ -302,9 +313,14 @@ impl State {
     pub fn membership(&self) -> Option<&Membership> {
         self.memberships.get(&self.head(Scope::Membership))
     }
-    /// Members of the newest version.
+    /// Members of the newest version that are counted.
     pub fn active(&self) -> impl Iterator<Item = &Member> {
         self.membership().into_iter().flat_map(|m| m.members.values())
+    }
+    /// Members of the newest version, counted or not.
+    pub fn present(&self) -> impl Iterator<Item = &Member> {
+        let aside = self.membership().into_iter().flat_map(|m| m.aside.values().map(|aside| &aside.member));
+        self.active().chain(aside)
     }
     /// How many members must seal, and be heard for a member not to be isolated.
     pub fn quorum(&self) -> usize {

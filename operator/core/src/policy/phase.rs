@@ -1,8 +1,9 @@
 //! Where a proposal stands at a given time: only this depends on a clock, and only to be shown and to seal.
 
+use super::standing::parting;
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::Outcome;
-use crate::body::proposal::{Action, Proposal};
+use crate::body::proposal::Proposal;
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -171,10 +172,7 @@ impl ProposalState {
         let (root, slot, eta) = (certificate.root, certificate.slot, self.eta(certificate.closed_at));
         let latest = self.deadline(slot);
         // From three members to four or back all that stay must sign: who is expelled does not stay.
-        let parts = match &self.proposal.action {
-            Action::Expel(expel) if self.sealers.len() == 4 => Some(&expel.member),
-            _ => None,
-        };
+        let parts = parting(&self.proposal.action).filter(|_| self.sealers.len() == 4);
         self.enact_seals
             .iter()
             .filter(move |s| s.seal.slot == slot && s.seal.root == root && s.at >= eta && s.at <= latest)

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::chain::{Membership, MembershipChange};
+use super::chain::{Membership, MembershipChange, Why};
 use super::validity::Invalid;
-use super::{Enactment, State};
+use super::{Enactment, MemberStanding, MemberState, State};
+use crate::body::charter::Parameters;
 use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal};
-use crate::body::standing::ResetKeys;
+use crate::body::standing::{Confirm, ResetKeys};
 use crate::ids::{MemberId, PublicKey, StatementId, UnixSeconds};
 
 /// Whether the keys of a member may be replaced.
@@ -23,10 +24,10 @@ pub(super) fn judge_reset(
     if proposal.parent != proposal.membership {
         return Err(Invalid::PinnedElsewhere);
     }
-    let member = pinned.members.get(&reset.member).filter(|_| proposal.subject.as_ref() == Some(&reset.member));
+    let member = pinned.get(&reset.member).filter(|_| proposal.subject.as_ref() == Some(&reset.member));
     let member = member.ok_or(Invalid::Subject)?;
     // With two, either one alone could give the other keys of its own.
-    if pinned.members.len() < 3 {
+    if pinned.members.len() < 3 && pinned.members.contains_key(&reset.member) {
         return Err(Invalid::TooFewMembers(pinned.members.len()));
     }
     let changed = Member { keys: reset.keys.clone(), ..member.clone() };
@@ -45,7 +46,70 @@ pub(super) fn judge_reset(
     }
 }
 
+/// Whether a new member may be counted.
+pub(super) fn judge_confirm(pinned: &Membership, proposal: &Proposal, confirm: &Confirm) -> Result<(), Invalid> {
+    if proposal.parent != proposal.membership {
+        return Err(Invalid::PinnedElsewhere);
+    }
+    // It has no vote to be left out of; its owner's other members keep theirs.
+    if proposal.subject.is_some() {
+        return Err(Invalid::Subject);
+    }
+    let Some(Why::Probation { until: expected }) = pinned.aside.get(&confirm.member).map(|aside| aside.why) else {
+        return Err(Invalid::NotOnProbation(confirm.member.clone()));
+    };
+    let seen = proposal.opens_at;
+    if seen < expected {
+        return Err(Invalid::Time { what: "opensAt", seen, rule: "at least", expected });
+    }
+    Ok(())
+}
+
+/// How many members are counted after a proposal, of `pinned`.
+pub(super) fn counted_after(proposal: &Proposal, pinned: &Membership, parameters: &Parameters) -> usize {
+    let now = pinned.members.len();
+    match &proposal.action {
+        Action::Admit(_) if probation(proposal, parameters).is_none() => now + 1,
+        Action::Confirm(_) => now + 1,
+        action if parting(action).is_some_and(|member| pinned.members.contains_key(member)) => now.saturating_sub(1),
+        _ => now,
+    }
+}
+
+/// The member that is not counted any more when `action` is in force.
+pub(super) fn parting(action: &Action) -> Option<&MemberId> {
+    match action {
+        Action::Expel(expel) => Some(&expel.member),
+        _ => None,
+    }
+}
+
+/// Until when a member that `proposal` admits is on probation.
+fn probation(proposal: &Proposal, parameters: &Parameters) -> Option<UnixSeconds> {
+    let applies = proposal.since_rules() >= 2 && parameters.probation_seconds.0 > 0;
+    applies.then(|| proposal.eta.plus(parameters.probation_seconds))
+}
+
 impl State {
+    pub(super) fn admit(&mut self, enacted: &Enactment, proposal: &Proposal, member: &Member) {
+        let until = self.numbers(proposal).and_then(|numbers| probation(proposal, &numbers.parameters));
+        let (change, standing) = match until {
+            Some(until) => (MembershipChange::Probation(member, until), MemberStanding::Probationary),
+            None => (MembershipChange::Admit(member), MemberStanding::Active),
+        };
+        self.change_members(enacted, change);
+        self.begin_log(member, Some(enacted));
+        let state = MemberState { standing, ..MemberState::new(member, enacted.version) };
+        self.members.insert(member.id.clone(), state);
+    }
+
+    pub(super) fn count(&mut self, enacted: &Enactment, member: &MemberId) {
+        self.change_members(enacted, MembershipChange::Count(member));
+        if let Some(state) = self.members.get_mut(member) {
+            state.standing = MemberStanding::Active;
+        }
+    }
+
     pub(super) fn reset_keys(&mut self, enacted: &Enactment, reset: &ResetKeys) {
         self.change_members(enacted, MembershipChange::ResetKeys(&reset.member, &reset.keys));
         let Some(state) = self.members.get_mut(&reset.member) else { return };

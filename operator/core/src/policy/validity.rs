@@ -91,6 +91,9 @@ pub enum Invalid {
     /// The applicant's id or one of its keys was a member's before.
     #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
     IdOrKeyUsed,
+    /// It would confirm a member that is not new.
+    #[error("{0} is not on probation in the membership that it names")]
+    NotOnProbation(MemberId),
     /// The new keys contradict each other.
     #[error("the member could not be one with these keys: {0}")]
     Keys(String),
@@ -160,6 +163,7 @@ impl Invalid {
             Self::TooManyOpen { .. } => "TooManyOpen",
             Self::Sponsors { .. } => "TooFewSponsors",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
+            Self::NotOnProbation(_) => "NotOnProbation",
             Self::Keys(_) => "InvalidKeys",
             Self::KeyNotProved(_) => "KeyNotProved",
             Self::TooManyMembers => "TooManyMembers",
@@ -316,7 +320,7 @@ fn judge_action(
                 return Err(Invalid::Subject);
             }
             let most = if known.rules >= 2 { MAX_MEMBERS_COMPLETE } else { MAX_MEMBERS };
-            if pinned.members.len() >= most {
+            if pinned.members.len() + pinned.aside.len() >= most {
                 return Err(Invalid::TooManyMembers);
             }
             let used = pinned.used_ids.contains(&member.id) || member.keys.all().any(|k| pinned.used_keys.contains(&k));
@@ -342,13 +346,18 @@ fn judge_action(
             if proposal.parent != proposal.membership {
                 return Err(Invalid::PinnedElsewhere);
             }
-            if proposal.subject.as_ref() != Some(&expel.member) || !pinned.members.contains_key(&expel.member) {
+            if proposal.subject.as_ref() != Some(&expel.member) || pinned.get(&expel.member).is_none() {
                 return Err(Invalid::Subject);
             }
             // Two members part; neither can put the other out.
-            if pinned.members.len() < 3 { Err(Invalid::TooFewMembers(pinned.members.len())) } else { Ok(()) }
+            if pinned.members.len() < 3 && pinned.members.contains_key(&expel.member) {
+                Err(Invalid::TooFewMembers(pinned.members.len()))
+            } else {
+                Ok(())
+            }
         }
         Action::ResetKeys(reset) => standing::judge_reset(pinned, proposal, reset, signed.signers),
+        Action::Confirm(confirm) => standing::judge_confirm(pinned, proposal, confirm),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

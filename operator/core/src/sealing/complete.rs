@@ -272,8 +272,7 @@ impl Sealer<'_> {
         let state = self.state.leaves().get(&leave)?;
         let fits = state.enacted.is_none()
             && self.is_new(state.issued_at)
-            && membership.members.len() > 1
-            && membership.members.contains_key(&state.author)
+            && membership.may_part(&state.author)
             && membership.members.contains_key(self.me);
         let (term, bound) = self.state.open_term(Scope::Membership, membership.hash, membership);
         let slot = Slot { scope: Scope::Membership, parent: membership.hash, term };

@@ -6,6 +6,7 @@ mod disorder;
 mod keys;
 mod members;
 mod recall;
+mod standing;
 mod votes;
 
 use super::*;
