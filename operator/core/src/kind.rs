@@ -39,6 +39,8 @@ pub enum Kind {
     EnactSeal,
     /// Log: one operator signs no more in a slot, and says what it has signed there.
     SlotStatus,
+    /// Log: whether the member that a proposal is about knows of it.
+    NoticeSent,
     /// Log: proof of a fork.
     Evidence,
     /// Log: names the head of a lost log.
@@ -71,7 +73,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 21] = [
+const KNOWN: [(Kind, &str, Place); 22] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -87,6 +89,7 @@ const KNOWN: [(Kind, &str, Place); 21] = [
     (Kind::CloseSeal, "close-seal", Place::Log),
     (Kind::EnactSeal, "enact-seal", Place::Log),
     (Kind::SlotStatus, "slot-status", Place::Log),
+    (Kind::NoticeSent, "notice-sent", Place::Log),
     (Kind::Evidence, "evidence", Place::Log),
     (Kind::LogResume, "log-resume", Place::Log),
     (Kind::Beacon, "beacon", Place::Latest),

@@ -4,6 +4,7 @@
 pub mod catalogue;
 pub mod charter;
 pub mod entry;
+pub mod hearing;
 pub mod keys;
 pub mod latest;
 pub mod member;
@@ -18,11 +19,12 @@ use crate::kind::Kind;
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
 pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot, SlotStatus};
+pub use hearing::{Notice, NoticeSent};
 pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
-pub use standing::{Confirm, ResetKeys};
+pub use standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
 
 /// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;
@@ -70,6 +72,8 @@ pub enum Body {
     EnactSeal(EnactSeal),
     /// One operator signs no more in a slot.
     SlotStatus(SlotStatus),
+    /// Whether the member that a proposal is about knows of it.
+    NoticeSent(NoticeSent),
     /// Proof that a log forked.
     Evidence(Box<Evidence>),
     /// A new log after the old one was lost.
@@ -119,6 +123,7 @@ impl Body {
             Self::CloseSeal(b) => serde_json::to_value(b),
             Self::EnactSeal(b) => serde_json::to_value(b),
             Self::SlotStatus(b) => serde_json::to_value(b),
+            Self::NoticeSent(b) => serde_json::to_value(b),
             Self::Evidence(b) => serde_json::to_value(b),
             Self::LogResume(b) => serde_json::to_value(b),
             Self::Beacon(b) => serde_json::to_value(b),
@@ -148,6 +153,7 @@ impl Body {
             Self::CloseSeal(_) => Kind::CloseSeal,
             Self::EnactSeal(_) => Kind::EnactSeal,
             Self::SlotStatus(_) => Kind::SlotStatus,
+            Self::NoticeSent(_) => Kind::NoticeSent,
             Self::Evidence(_) => Kind::Evidence,
             Self::LogResume(_) => Kind::LogResume,
             Self::Beacon(_) => Kind::Beacon,
@@ -176,10 +182,11 @@ impl Body {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::Proposal(proposal) => proposal.since_rules(),
-            Self::CloseSeal(seal) if seal.basis.is_some() || seal.outcome == Outcome::Withdrawn => 2,
+            Self::CloseSeal(seal) if seal.basis.is_some() => 2,
+            Self::CloseSeal(seal) => seal.outcome.since_rules(),
             Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
             Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
-            Self::KeyUpdate(_) | Self::KeyRevocation(_) => 2,
+            Self::KeyUpdate(_) | Self::KeyRevocation(_) | Self::NoticeSent(_) => 2,
             _ => RULES,
         }
     }
@@ -207,6 +214,7 @@ impl Body {
             Kind::CloseSeal => typed(value, Self::CloseSeal),
             Kind::EnactSeal => typed(value, Self::EnactSeal),
             Kind::SlotStatus => typed(value, Self::SlotStatus),
+            Kind::NoticeSent => typed(value, Self::NoticeSent),
             Kind::Evidence => typed(value, Self::Evidence),
             Kind::LogResume => typed(value, Self::LogResume),
             Kind::Beacon => typed(value, Self::Beacon),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
-use super::standing::{Confirm, ResetKeys};
+use super::standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -85,6 +85,10 @@ pub enum Action {
     ResetKeys(ResetKeys),
     /// Count a new member from now on (rules 2).
     Confirm(Confirm),
+    /// Count a silent member no more (rules 2).
+    MarkDormant(MarkDormant),
+    /// Count a dormant member again (rules 2).
+    Reactivate(Reactivate),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -160,7 +164,7 @@ impl Action {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
-            Self::ResetKeys(_) | Self::Confirm(_) => 2,
+            Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => 2,
             _ => 1,
         }
     }
@@ -171,7 +175,7 @@ impl Action {
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) => Scope::Releases,
             Self::AddEngine(_) | Self::RemoveEngine(_) => Scope::Engines,
             Self::Admit(_) | Self::Expel(_) => Scope::Membership,
-            Self::ResetKeys(_) | Self::Confirm(_) => Scope::Membership,
+            Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
@@ -184,6 +188,7 @@ impl Action {
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
+            Self::MarkDormant(_) | Self::Reactivate(_) => Class::Routine,
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
                 Class::Routine
             }
@@ -204,6 +209,8 @@ impl Action {
             Self::Expel(_) => "expel",
             Self::ResetKeys(_) => "resetKeys",
             Self::Confirm(_) => "confirm",
+            Self::MarkDormant(_) => "markDormant",
+            Self::Reactivate(_) => "reactivate",
         }
     }
 }

@@ -23,3 +23,19 @@ pub struct Confirm {
     /// Which member.
     pub member: MemberId,
 }
+
+/// See [`Action::MarkDormant`](super::Action::MarkDormant).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MarkDormant {
+    /// Which member.
+    pub member: MemberId,
+}
+
+/// See [`Action::Reactivate`](super::Action::Reactivate).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reactivate {
+    /// Which member.
+    pub member: MemberId,
+}

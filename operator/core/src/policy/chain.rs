@@ -109,6 +109,10 @@ impl Membership {
                 let counted = next.aside.remove(member).map(|aside| aside.member);
                 next.members.extend(counted.map(|counted| (member.clone(), counted)));
             }
+            MembershipChange::SetAside(id, since) => {
+                let silent = next.members.remove(id).map(|member| Aside { member, why: Why::Dormant { since } });
+                next.aside.extend(silent.map(|silent| (id.clone(), silent)));
+            }
             MembershipChange::Part(member) => {
                 next.members.remove(member);
                 next.aside.remove(member);
@@ -181,6 +185,11 @@ pub enum Why {
         /// From when on a vote may confirm it.
         until: UnixSeconds,
     },
+    /// It has fallen silent.
+    Dormant {
+        /// When the vote on that closed.
+        since: UnixSeconds,
+    },
 }
 
 /// What a new membership version changes: one member at a time, so that quorums of neighbours overlap.
@@ -191,6 +200,8 @@ pub(super) enum MembershipChange<'a> {
     Probation(&'a Member, UnixSeconds),
     /// It is counted from now on.
     Count(&'a MemberId),
+    /// It is counted no more: it had been silent until that time.
+    SetAside(&'a MemberId, UnixSeconds),
     /// It has left, or was expelled.
     Part(&'a MemberId),
     /// It has other keys.

@@ -273,6 +273,7 @@ impl State {
         let in_force = self.key_set(statement.author()).map(|set| set.governance.clone());
         let signers = statement.signers().copied().collect();
         let signed = Signed { in_force, signers: &signers };
-        self.known(|known| judge_statement(known, statement, proposal, &signed))
+        self.known(|known| judge_statement(known, statement, proposal, &signed))?;
+        self.check_locally(proposal)
     }
 }

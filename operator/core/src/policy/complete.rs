@@ -30,6 +30,8 @@ pub(super) struct Boxed {
     pub ballot: BallotBox,
     pub records: Vec<VoteRecord>,
     pub withdrawn: bool,
+    /// What keeps it from deciding anything.
+    pub objection: Option<Outcome>,
 }
 
 /// How many operators must offer an entry so that one honest one had it in time.
@@ -70,6 +72,9 @@ impl Poll<'_> {
         author: &MemberId,
         entry: StatementId,
     ) -> bool {
+        if self.bears(gathered, &entry) {
+            return true;
+        }
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
         let is_elector = || self.electors().values().any(|members| members.contains(statement.author()));
         match statement.body() {
@@ -115,7 +120,8 @@ impl Poll<'_> {
         });
         ballot.ids = entries.clone();
         ballot.root = merkle::root(entries);
-        Boxed { ballot, records, withdrawn }
+        let objection = self.objection(gathered, entries);
+        Boxed { ballot, records, withdrawn, objection }
     }
 }
 
@@ -128,7 +134,7 @@ impl State {
         if self.is_stale_at(proposal.proposal.membership, proposal.issued_at, head)? {
             return Some(Outcome::Stale);
         }
-        Some(boxed.ballot.tally.outcome)
+        Some(boxed.objection.unwrap_or(boxed.ballot.tally.outcome))
     }
 
     /// Whether the membership up to `head` has moved on too far for a proposal that pins `pinned`; none if either is
@@ -165,7 +171,7 @@ impl State {
         }
         state.held = complete.ballot;
         state.entries = held;
-        state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
+        state.box_complete = enough && entries.iter().all(|entry| gathered.holds(entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
@@ -193,6 +199,7 @@ impl State {
     /// Everything held here that belongs into the box.
     fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
         let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.everywhere);
+        let about = about.chain(gathered.signs.keys());
         about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
     }
 
@@ -215,7 +222,7 @@ impl State {
             return None;
         }
         let entries = vouched(named.iter().map(|offer| &offer.seal), vouchers(state.sealers.len()));
-        if !entries.iter().all(|entry| gathered.said.contains_key(entry)) {
+        if !entries.iter().all(|entry| gathered.holds(entry)) {
             return None;
         }
         let boxed = poll.count_box(gathered, state.id, &state.author, &entries);

@@ -47,7 +47,7 @@ impl State {
         };
         match aside.map(|aside| aside.why) {
             Some(Why::Probation { until }) => until,
-            None => UnixSeconds(i64::MIN),
+            Some(Why::Dormant { .. }) | None => UnixSeconds(i64::MIN),
         }
     }
 }

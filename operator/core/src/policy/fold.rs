@@ -29,6 +29,7 @@ impl State {
         state.show_keys();
         state.read_stray_votes(&gathered);
         state.read_faults(&gathered);
+        state.notices = gathered.notices;
         state.box_offers = gathered.offers.into_values().flatten().collect();
         state.close_seals = gathered.close.into_values().flatten().collect();
         state.enact_seals = gathered.enact.into_values().flatten().collect();
@@ -61,6 +62,7 @@ impl State {
             close_seals: Vec::new(),
             enact_seals: Vec::new(),
             slot_statuses: Vec::new(),
+            notices: Vec::new(),
             stray_votes: Vec::new(),
             faults: BTreeSet::new(),
             logs: BTreeMap::new(),
@@ -149,6 +151,8 @@ impl State {
                 }
             }
             Action::Confirm(confirm) => self.count(enacted, &confirm.member),
+            Action::MarkDormant(mark) => self.set_aside(enacted, &mark.member, proposal.closes_at),
+            Action::Reactivate(wake) => self.count(enacted, &wake.member),
             Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {
@@ -313,7 +317,14 @@ impl State {
 
 impl MemberState {
     pub(super) fn new(member: &Member, since: PolicyHash) -> Self {
-        Self { member: member.clone(), standing: MemberStanding::Active, forked_at: None, since, left: None }
+        Self {
+            member: member.clone(),
+            standing: MemberStanding::Active,
+            forked_at: None,
+            last_entry: None,
+            since,
+            left: None,
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::ancestry::{Ancestries, Ancestry};
 use super::chain::Membership;
+use super::hearing::Sign;
 use super::keys::KeyHistory;
 use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
+use crate::body::hearing::NoticeSent;
 use crate::body::proposal::Proposal;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
@@ -99,6 +101,11 @@ pub(super) struct Gathered {
     /// By what they are about.
     pub offers: BTreeMap<StatementId, Vec<Sealed<BoxOffer>>>,
     pub statuses: Vec<Sealed<SlotStatus>>,
+    pub notices: Vec<Sealed<NoticeSent>>,
+    /// The entries of members whose silence is voted on.
+    pub signs: BTreeMap<StatementId, Sign>,
+    /// The time of the newest entry of each log.
+    pub last_at: BTreeMap<PublicKey, UnixSeconds>,
     /// What may stand in a box of rules 2, by the entry that anchors it.
     pub said: BTreeMap<StatementId, Anchored>,
     /// The entries of `said` about each proposal.
@@ -124,6 +131,10 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
             let counts = entry.standing == Standing::Valid;
+            if counts {
+                let last = gathered.last_at.entry(*log).or_insert(at);
+                *last = (*last).max(at);
+            }
             let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
             match statement.body() {
                 Body::BoxOffer(offer) if counts => {
@@ -136,6 +147,7 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                     gathered.enact.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
                 Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
+                Body::NoticeSent(notice) if counts => gathered.notices.push(sealed.of(notice)),
                 Body::Anchor(_) => {
                     if counts {
                         let at = AnchorAt { log: *log, seq, at, void: None };
@@ -157,6 +169,7 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
             gathered.key_steps.insert(*log, ancestries.key_steps);
         }
     }
+    gathered.note_signs(replica);
     gathered
 }
 

@@ -85,7 +85,11 @@ impl State {
             if enacted.is_none() && (anchored.anchor.void.is_some() || !is_member) {
                 continue;
             }
-            if let Some(member) = self.members.get_mut(author).filter(|m| m.standing == MemberStanding::Active) {
+            if let Some(member) = self
+                .members
+                .get_mut(author)
+                .filter(|m| matches!(m.standing, MemberStanding::Active | MemberStanding::Dormant))
+            {
                 member.standing = MemberStanding::Leaving;
             }
             let leave = LeaveState {
@@ -98,6 +102,7 @@ impl State {
             self.leaves.insert(leave.id, leave);
         }
         for member in self.members.values_mut() {
+            member.last_entry = gathered.last_at.get(&member.member.keys.operator).copied();
             member.forked_at = replica.fork(&member.member.keys.operator).map(|fork| fork.seq);
         }
     }

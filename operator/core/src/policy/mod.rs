@@ -15,6 +15,7 @@ mod complete;
 mod draft;
 mod fold;
 mod gather;
+mod hearing;
 mod keys;
 mod leave;
 mod phase;
@@ -38,6 +39,7 @@ pub use validity::Invalid;
 use crate::body::catalogue::{Engine, ModelRelease};
 use crate::body::charter::{Class, ClassRules, Parameters};
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, SlotStatus};
+use crate::body::hearing::NoticeSent;
 use crate::body::member::Member;
 use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{
@@ -51,6 +53,8 @@ pub enum MemberStanding {
     Active,
     /// It is new: it places and hosts within limits, and neither votes nor seals until it is confirmed.
     Probationary,
+    /// It had fallen silent: it neither votes nor seals until a vote counts it again.
+    Dormant,
     /// It has said that it leaves; it counts until a seal quorum has given that its place.
     Leaving,
     /// It has left.
@@ -75,6 +79,8 @@ pub struct MemberState {
     pub standing: MemberStanding,
     /// Where its log forked: no new work goes to it or comes from it, and what it anchors from there on is void.
     pub forked_at: Option<Seq>,
+    /// When its operator wrote its newest log entry, by its own clock.
+    pub last_entry: Option<UnixSeconds>,
     /// The membership version with which it came.
     pub since: PolicyHash,
     /// The membership version with which it left.
@@ -271,6 +277,7 @@ pub struct State {
     close_seals: Vec<Sealed<CloseSeal>>,
     enact_seals: Vec<Sealed<EnactSeal>>,
     slot_statuses: Vec<Sealed<SlotStatus>>,
+    notices: Vec<Sealed<NoticeSent>>,
     stray_votes: Vec<(StatementId, VoteRecord)>,
     faults: BTreeSet<Fault>,
     logs: BTreeMap<PublicKey, LogKeys>,
@@ -385,6 +392,10 @@ impl State {
     /// Every slot status of a present or past member.
     pub fn slot_statuses(&self) -> &[Sealed<SlotStatus>] {
         &self.slot_statuses
+    }
+    /// Every notice of a present or past member.
+    pub fn notices(&self) -> &[Sealed<NoticeSent>] {
+        &self.notices
     }
     /// One membership version.
     pub fn membership_version(&self, hash: &PolicyHash) -> Option<&Membership> {

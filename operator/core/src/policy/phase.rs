@@ -50,6 +50,10 @@ pub enum Phase {
     Vetoed,
     /// Its author took it back.
     Withdrawn,
+    /// The member that it is about has shown that it is not so.
+    Refuted,
+    /// The member that it is about was not heard; propose it again.
+    Unheard,
     /// Another proposal stopped it.
     Cancelled {
         /// Which one.
@@ -82,6 +86,8 @@ impl Phase {
             Self::QuorumNotMet => "QuorumNotMet",
             Self::Vetoed => "Vetoed",
             Self::Withdrawn => "Withdrawn",
+            Self::Refuted => "Refuted",
+            Self::Unheard => "Unheard",
             Self::Cancelled { .. } => "Cancelled",
             Self::Stalled => "Stalled",
             Self::Stale => "Stale",
@@ -113,6 +119,8 @@ impl State {
             Some(Outcome::Vetoed) => return Phase::Vetoed,
             Some(Outcome::Stale) => return Phase::Stale,
             Some(Outcome::Withdrawn) => return Phase::Withdrawn,
+            Some(Outcome::Refuted) => return Phase::Refuted,
+            Some(Outcome::Unheard) => return Phase::Unheard,
             Some(Outcome::Passed) | None => {}
         }
         if let Some(by) = proposal.cancelled_by {

@@ -8,7 +8,7 @@ use super::{Enactment, MemberStanding, MemberState, State};
 use crate::body::charter::Parameters;
 use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal};
-use crate::body::standing::{Confirm, ResetKeys};
+use crate::body::standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
 use crate::ids::{MemberId, PublicKey, StatementId, UnixSeconds};
 
 /// Whether the keys of a member may be replaced.
@@ -65,12 +65,39 @@ pub(super) fn judge_confirm(pinned: &Membership, proposal: &Proposal, confirm: &
     Ok(())
 }
 
+/// Whether a member may be counted no more for its silence; that it is silent, the ballot box shows.
+pub(super) fn judge_dormant(pinned: &Membership, proposal: &Proposal, mark: &MarkDormant) -> Result<(), Invalid> {
+    if proposal.parent != proposal.membership {
+        return Err(Invalid::PinnedElsewhere);
+    }
+    // Its vote would be a sign of life: it keeps it.
+    if proposal.subject.is_some() || !pinned.members.contains_key(&mark.member) {
+        return Err(Invalid::Subject);
+    }
+    // Of two the other one must seal too, so it would not be silent.
+    if pinned.members.len() < 3 { Err(Invalid::TooFewMembers(pinned.members.len())) } else { Ok(()) }
+}
+
+/// Whether a dormant member may be counted again; that it has spoken since, the ballot box shows.
+pub(super) fn judge_reactivate(pinned: &Membership, proposal: &Proposal, wake: &Reactivate) -> Result<(), Invalid> {
+    if proposal.parent != proposal.membership {
+        return Err(Invalid::PinnedElsewhere);
+    }
+    if proposal.subject.is_some() {
+        return Err(Invalid::Subject);
+    }
+    match pinned.aside.get(&wake.member).map(|aside| aside.why) {
+        Some(Why::Dormant { .. }) => Ok(()),
+        _ => Err(Invalid::NotDormant(wake.member.clone())),
+    }
+}
+
 /// How many members are counted after a proposal, of `pinned`.
 pub(super) fn counted_after(proposal: &Proposal, pinned: &Membership, parameters: &Parameters) -> usize {
     let now = pinned.members.len();
     match &proposal.action {
         Action::Admit(_) if probation(proposal, parameters).is_none() => now + 1,
-        Action::Confirm(_) => now + 1,
+        Action::Confirm(_) | Action::Reactivate(_) => now + 1,
         action if parting(action).is_some_and(|member| pinned.members.contains_key(member)) => now.saturating_sub(1),
         _ => now,
     }
@@ -80,6 +107,7 @@ pub(super) fn counted_after(proposal: &Proposal, pinned: &Membership, parameters
 pub(super) fn parting(action: &Action) -> Option<&MemberId> {
     match action {
         Action::Expel(expel) => Some(&expel.member),
+        Action::MarkDormant(mark) => Some(&mark.member),
         _ => None,
     }
 }
@@ -107,6 +135,28 @@ impl State {
         self.change_members(enacted, MembershipChange::Count(member));
         if let Some(state) = self.members.get_mut(member) {
             state.standing = MemberStanding::Active;
+        }
+    }
+
+    pub(super) fn set_aside(&mut self, enacted: &Enactment, member: &MemberId, since: UnixSeconds) {
+        self.change_members(enacted, MembershipChange::SetAside(member, since));
+        if let Some(state) = self.members.get_mut(member) {
+            state.standing = MemberStanding::Dormant;
+        }
+    }
+
+    /// What this operator knows against a proposal although others need not know it: nobody should begin a vote that its
+    /// box will refute.
+    pub(super) fn check_locally(&self, proposal: &Proposal) -> Result<(), Invalid> {
+        let (Action::MarkDormant(mark), Some(rules)) = (&proposal.action, self.parameters.deliberation) else {
+            return Ok(());
+        };
+        let since = proposal.opens_at.minus(rules.members.dormant_after_seconds);
+        match self.member(&mark.member).and_then(|state| state.last_entry) {
+            Some(last_entry) if last_entry > since => {
+                Err(Invalid::NotSilent { member: mark.member.clone(), last_entry })
+            }
+            _ => Ok(()),
         }
     }
 

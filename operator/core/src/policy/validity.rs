@@ -94,6 +94,17 @@ pub enum Invalid {
     /// It would confirm a member that is not new.
     #[error("{0} is not on probation in the membership that it names")]
     NotOnProbation(MemberId),
+    /// It would count a member again that is counted.
+    #[error("{0} is not dormant in the membership that it names")]
+    NotDormant(MemberId),
+    /// It would count a member no more that is there.
+    #[error("{member} is not silent: its log has an entry of {last_entry}")]
+    NotSilent {
+        /// Which member.
+        member: MemberId,
+        /// When it last wrote one.
+        last_entry: UnixSeconds,
+    },
     /// The new keys contradict each other.
     #[error("the member could not be one with these keys: {0}")]
     Keys(String),
@@ -164,6 +175,8 @@ impl Invalid {
             Self::Sponsors { .. } => "TooFewSponsors",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
             Self::NotOnProbation(_) => "NotOnProbation",
+            Self::NotDormant(_) => "NotDormant",
+            Self::NotSilent { .. } => "NotSilent",
             Self::Keys(_) => "InvalidKeys",
             Self::KeyNotProved(_) => "KeyNotProved",
             Self::TooManyMembers => "TooManyMembers",
@@ -358,6 +371,8 @@ fn judge_action(
         }
         Action::ResetKeys(reset) => standing::judge_reset(pinned, proposal, reset, signed.signers),
         Action::Confirm(confirm) => standing::judge_confirm(pinned, proposal, confirm),
+        Action::MarkDormant(mark) => standing::judge_dormant(pinned, proposal, mark),
+        Action::Reactivate(wake) => standing::judge_reactivate(pinned, proposal, wake),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

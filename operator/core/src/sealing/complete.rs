@@ -97,7 +97,8 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
     let leaves = state.leaves().keys().filter_map(|leave| sealer.close_leave(*leave)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
     let statuses = sealer.statuses().into_iter().map(Body::SlotStatus);
-    offers.chain(close).chain(leaves).chain(enact).chain(statuses).collect()
+    let notices = super::notices::next(state, me, circumstances.now);
+    offers.chain(notices).chain(close).chain(leaves).chain(enact).chain(statuses).collect()
 }
 
 struct Sealer<'a> {

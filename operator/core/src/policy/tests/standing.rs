@@ -1,9 +1,9 @@
 //! Members that are not counted: new ones, and those that have fallen silent.
 
-use super::complete::{FOUR, HOUR};
+use super::complete::{FOUR, HOUR, complete};
 use super::*;
-use crate::body::Confirm;
 use crate::body::proposal::{Admit, Leave};
+use crate::body::{Confirm, MarkDormant, Reactivate};
 use crate::presets;
 
 const PROBATION: i64 = 24 * HOUR;
@@ -70,6 +70,7 @@ fn a_new_member_works_within_limits_and_is_counted_only_when_it_is_confirmed() {
     // Its probation runs from when its admission took effect; no vote on it opens before the end.
     let until = match world.state(0).membership().unwrap().aside[&member].why {
         Why::Probation { until } => until,
+        Why::Dormant { .. } => panic!("it is new"),
     };
     assert!(until >= T0.plus(Seconds(PROBATION)));
     let action = confirm(&world, &member);
@@ -150,4 +151,110 @@ fn probation_is_for_the_complete_rules() {
     };
     assert!(numbers(1).is_err());
     assert_eq!(numbers(2), Ok(()));
+}
+
+const FIVE: [&str; 5] = ["aarhus", "bilbao", "cork", "delft", "espoo"];
+const MONTH: i64 = 30 * 24 * HOUR;
+
+fn mark(world: &World, who: usize) -> Action {
+    Action::MarkDormant(MarkDormant { member: world.people[who].id() })
+}
+
+fn wake(world: &World, who: usize) -> Action {
+    Action::Reactivate(Reactivate { member: world.people[who].id() })
+}
+
+/// Three days of voting, and all that is sealed afterwards.
+fn three_days(world: &mut World, proposal: StatementId) {
+    decide(world, proposal);
+    for hours in [73, 1, 24] {
+        world.wait(hours * HOUR);
+        world.settle();
+    }
+}
+
+#[test]
+fn a_silent_member_is_counted_no_more_and_again_after_a_word_of_its_own() {
+    let mut world = complete(&FIVE);
+    world.append(4, Body::NoticeSent(note()));
+    world.settle();
+    world.wait(MONTH + 1);
+    world.cut.insert(4);
+    let before = world.propose(0, approve("qwen"));
+    let proposal = world.propose(0, mark(&world, 4));
+    three_days(&mut world, proposal);
+    assert_eq!(world.phase(0, proposal).name(), "Enacted");
+    let state = world.state(0);
+    let silent = state.member(&world.people[4].id()).unwrap();
+    assert_eq!((silent.standing, silent.last_entry), (MemberStanding::Dormant, Some(T0)));
+    assert_eq!((state.active().count(), state.present().count(), state.quorum()), (4, 5, 3));
+    assert_eq!(state.proposals()[&before].sealers.len(), 5, "what was open keeps its members");
+    // Nobody speaks for it: without an entry of its own a vote to count it again comes to nothing.
+    let proposal = world.propose(1, wake(&world, 4));
+    three_days(&mut world, proposal);
+    assert_eq!(world.phase(0, proposal).name(), "Unheard");
+    world.cut.clear();
+    let proposal = world.propose(1, wake(&world, 4));
+    world.settle();
+    assert!(world.state(0).notices().iter().any(|notice| notice.seal.proposal == proposal), "its operator answers");
+    three_days(&mut world, proposal);
+    assert_eq!(world.phases(proposal), ["Enacted"; 5]);
+    assert_eq!(world.state(4).member(&world.people[4].id()).unwrap().standing, MemberStanding::Active);
+    assert_eq!(world.state(4).quorum(), 4);
+}
+
+fn note() -> crate::body::NoticeSent {
+    let proposal = StatementId(Digest::of(b"any"));
+    crate::body::NoticeSent { proposal, notice: crate::body::Notice::Received }
+}
+
+#[test]
+fn a_member_that_hears_of_it_in_time_is_not_taken_for_silent() {
+    let mut world = complete(&FIVE);
+    world.wait(MONTH + 1);
+    let proposal = world.propose(0, mark(&world, 4));
+    three_days(&mut world, proposal);
+    assert_eq!(world.phases(proposal), ["Refuted"; 5]);
+    assert_eq!(world.state(0).active().count(), 5);
+}
+
+#[test]
+fn nobody_proposes_it_of_a_member_that_was_heard_within_the_period() {
+    let mut world = complete(&FIVE);
+    world.append(4, Body::NoticeSent(note()));
+    world.sync();
+    world.wait(MONTH - 1);
+    let draft = |world: &World| {
+        world.state(0).draft_proposal(mark(world, 4), "m".parse().unwrap(), Default::default(), world.now).unwrap()
+    };
+    let heard = Invalid::NotSilent { member: world.people[4].id(), last_entry: T0 };
+    assert_eq!(signed(&world, draft(&world)), Err(heard));
+    // Whoever does all the same is refuted by the entry, however old the others' knowledge is.
+    let statement = world.people[0].human(world.coop(), world.now, Body::Proposal(Box::new(draft(&world))));
+    world.anchor(0, &statement);
+    world.cut.insert(4);
+    three_days(&mut world, statement.id());
+    assert_eq!(world.phase(0, statement.id()).name(), "Refuted");
+    world.wait(2);
+    assert_eq!(signed(&world, draft(&world)), Ok(()));
+}
+
+#[test]
+fn a_word_that_only_one_operator_had_in_time_is_in_nobodys_box() {
+    let mut world = complete(&FIVE);
+    world.wait(MONTH + 1);
+    world.cut.insert(4);
+    let proposal = world.propose(0, mark(&world, 4));
+    decide(&mut world, proposal);
+    world.wait(73 * HOUR);
+    world.settle();
+    // The others have offered what they held; it comes back an hour later.
+    world.cut.clear();
+    world.settle();
+    assert!(world.append(4, Body::NoticeSent(note())).log_seq().is_some());
+    for hours in [1, 24] {
+        world.wait(hours * HOUR);
+        world.settle();
+    }
+    assert_eq!(world.phases(proposal), ["Enacted"; 5]);
 }
