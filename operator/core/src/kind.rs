@@ -29,6 +29,10 @@ pub enum Kind {
     KeyUpdate,
     /// Human: a governance key is taken back.
     KeyRevocation,
+    /// Human: what the member that is to be expelled says to it.
+    Reply,
+    /// Human: an expelled member asks for another vote.
+    Appeal,
     /// Log: a human statement's place.
     Anchor,
     /// Log: what one operator held of a ballot box in time.
@@ -43,6 +47,8 @@ pub enum Kind {
     NoticeSent,
     /// Log: proof of a fork.
     Evidence,
+    /// Log: proof of two seals where one was promised.
+    SealEvidence,
     /// Log: names the head of a lost log.
     LogResume,
     /// Latest: a sign of life.
@@ -73,7 +79,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 22] = [
+const KNOWN: [(Kind, &str, Place); 25] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -84,6 +90,8 @@ const KNOWN: [(Kind, &str, Place); 22] = [
     (Kind::Recusal, "recusal", Place::Human),
     (Kind::KeyUpdate, "key-update", Place::Human),
     (Kind::KeyRevocation, "key-revocation", Place::Human),
+    (Kind::Reply, "reply", Place::Human),
+    (Kind::Appeal, "appeal", Place::Human),
     (Kind::Anchor, "anchor", Place::Log),
     (Kind::BoxOffer, "box-offer", Place::Log),
     (Kind::CloseSeal, "close-seal", Place::Log),
@@ -91,6 +99,7 @@ const KNOWN: [(Kind, &str, Place); 22] = [
     (Kind::SlotStatus, "slot-status", Place::Log),
     (Kind::NoticeSent, "notice-sent", Place::Log),
     (Kind::Evidence, "evidence", Place::Log),
+    (Kind::SealEvidence, "seal-evidence", Place::Log),
     (Kind::LogResume, "log-resume", Place::Log),
     (Kind::Beacon, "beacon", Place::Latest),
     (Kind::Offer, "offer", Place::Latest),

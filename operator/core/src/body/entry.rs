@@ -146,6 +146,16 @@ pub struct Evidence {
     pub envelopes: Vec<Envelope>,
 }
 
+/// Two seals of one operator that contradict each other, verbatim (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealEvidence {
+    /// One entry.
+    pub first: Envelope,
+    /// The other.
+    pub second: Envelope,
+}
+
 /// The last known entry of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -18,13 +18,13 @@ use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
-pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot, SlotStatus};
-pub use hearing::{Notice, NoticeSent};
+pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, SealEvidence, Slot, SlotStatus};
+pub use hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
-pub use standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
+pub use standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
 
 /// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;
@@ -62,6 +62,10 @@ pub enum Body {
     KeyUpdate(KeyUpdate),
     /// A governance key is taken back.
     KeyRevocation(KeyRevocation),
+    /// What the member that is to be expelled says to it.
+    Reply(Reply),
+    /// An expelled member asks for another vote.
+    Appeal(Appeal),
     /// A human statement's place in a log.
     Anchor(Box<Anchor>),
     /// What one operator held of a ballot box in time.
@@ -76,6 +80,8 @@ pub enum Body {
     NoticeSent(NoticeSent),
     /// Proof that a log forked.
     Evidence(Box<Evidence>),
+    /// Proof that an operator signed two seals where it promised one.
+    SealEvidence(Box<SealEvidence>),
     /// A new log after the old one was lost.
     LogResume(LogResume),
     /// A sign of life with the heads of logs and policies.
@@ -118,12 +124,15 @@ impl Body {
             Self::Recusal(b) => serde_json::to_value(b),
             Self::KeyUpdate(b) => serde_json::to_value(b),
             Self::KeyRevocation(b) => serde_json::to_value(b),
+            Self::Reply(b) => serde_json::to_value(b),
+            Self::Appeal(b) => serde_json::to_value(b),
             Self::Anchor(b) => serde_json::to_value(b),
             Self::BoxOffer(b) => serde_json::to_value(b),
             Self::CloseSeal(b) => serde_json::to_value(b),
             Self::EnactSeal(b) => serde_json::to_value(b),
             Self::SlotStatus(b) => serde_json::to_value(b),
             Self::NoticeSent(b) => serde_json::to_value(b),
+            Self::SealEvidence(b) => serde_json::to_value(b),
             Self::Evidence(b) => serde_json::to_value(b),
             Self::LogResume(b) => serde_json::to_value(b),
             Self::Beacon(b) => serde_json::to_value(b),
@@ -148,12 +157,15 @@ impl Body {
             Self::Recusal(_) => Kind::Recusal,
             Self::KeyUpdate(_) => Kind::KeyUpdate,
             Self::KeyRevocation(_) => Kind::KeyRevocation,
+            Self::Reply(_) => Kind::Reply,
+            Self::Appeal(_) => Kind::Appeal,
             Self::Anchor(_) => Kind::Anchor,
             Self::BoxOffer(_) => Kind::BoxOffer,
             Self::CloseSeal(_) => Kind::CloseSeal,
             Self::EnactSeal(_) => Kind::EnactSeal,
             Self::SlotStatus(_) => Kind::SlotStatus,
             Self::NoticeSent(_) => Kind::NoticeSent,
+            Self::SealEvidence(_) => Kind::SealEvidence,
             Self::Evidence(_) => Kind::Evidence,
             Self::LogResume(_) => Kind::LogResume,
             Self::Beacon(_) => Kind::Beacon,
@@ -186,7 +198,8 @@ impl Body {
             Self::CloseSeal(seal) => seal.outcome.since_rules(),
             Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
             Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
-            Self::KeyUpdate(_) | Self::KeyRevocation(_) | Self::NoticeSent(_) => 2,
+            Self::KeyUpdate(_) | Self::KeyRevocation(_) => 2,
+            Self::NoticeSent(_) | Self::Reply(_) | Self::Appeal(_) | Self::SealEvidence(_) => 2,
             _ => RULES,
         }
     }
@@ -209,12 +222,15 @@ impl Body {
             Kind::Recusal => typed(value, Self::Recusal),
             Kind::KeyUpdate => typed(value, Self::KeyUpdate),
             Kind::KeyRevocation => typed(value, Self::KeyRevocation),
+            Kind::Reply => typed(value, Self::Reply),
+            Kind::Appeal => typed(value, Self::Appeal),
             Kind::Anchor => typed(value, Self::Anchor),
             Kind::BoxOffer => typed(value, Self::BoxOffer),
             Kind::CloseSeal => typed(value, Self::CloseSeal),
             Kind::EnactSeal => typed(value, Self::EnactSeal),
             Kind::SlotStatus => typed(value, Self::SlotStatus),
             Kind::NoticeSent => typed(value, Self::NoticeSent),
+            Kind::SealEvidence => typed(value, Self::SealEvidence),
             Kind::Evidence => typed(value, Self::Evidence),
             Kind::LogResume => typed(value, Self::LogResume),
             Kind::Beacon => typed(value, Self::Beacon),

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
-use super::standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
+use super::hearing::EvidenceRef;
+use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -25,13 +26,15 @@ pub enum Scope {
     Engines,
     /// The charter's numbers, and the rules in force.
     Charter,
+    /// Who may do new work (rules 2).
+    Standing,
     /// What stops other proposals. It has no versions: a certificate is enough.
     Cancellations,
 }
 
 impl Scope {
     /// All scopes that have versions.
-    pub const ALL: [Self; 4] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter];
+    pub const ALL: [Self; 5] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter, Self::Standing];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Scope {
             Self::Releases => "releases",
             Self::Engines => "engines",
             Self::Charter => "charter",
+            Self::Standing => "standing",
             Self::Cancellations => "cancellations",
         }
     }
@@ -48,7 +52,7 @@ impl FromStr for Scope {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         Self::ALL.into_iter().chain([Self::Cancellations]).find(|scope| scope.as_str() == text).ok_or_else(|| {
-            IdError::new("a scope", "must be membership, releases, engines, charter or cancellations", text)
+            IdError::new("a scope", "must be membership, releases, engines, charter, standing or cancellations", text)
         })
     }
 }
@@ -89,6 +93,8 @@ pub enum Action {
     MarkDormant(MarkDormant),
     /// Count a dormant member again (rules 2).
     Reactivate(Reactivate),
+    /// Let a member work again although there are proofs against its operator (rules 2).
+    LiftQuarantine(LiftQuarantine),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -157,6 +163,12 @@ pub struct CancelProposal {
 pub struct Expel {
     /// Which member.
     pub member: MemberId,
+    /// What for: at least one reference.
+    #[serde(default)]
+    pub evidence: Vec<EvidenceRef>,
+    /// The appeal that this is the second vote on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appeal: Option<StatementId>,
 }
 
 impl Action {
@@ -165,6 +177,7 @@ impl Action {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => 2,
+            Self::LiftQuarantine(_) => 2,
             _ => 1,
         }
     }
@@ -177,6 +190,7 @@ impl Action {
             Self::Admit(_) | Self::Expel(_) => Scope::Membership,
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
+            Self::LiftQuarantine(_) => Scope::Standing,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
     }
@@ -188,7 +202,7 @@ impl Action {
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
-            Self::MarkDormant(_) | Self::Reactivate(_) => Class::Routine,
+            Self::MarkDormant(_) | Self::Reactivate(_) | Self::LiftQuarantine(_) => Class::Routine,
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
                 Class::Routine
             }
@@ -211,6 +225,7 @@ impl Action {
             Self::Confirm(_) => "confirm",
             Self::MarkDormant(_) => "markDormant",
             Self::Reactivate(_) => "reactivate",
+            Self::LiftQuarantine(_) => "liftQuarantine",
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What the cooperative can decide about one member (rules 2).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::member::MemberKeys;
-use crate::ids::MemberId;
+use crate::ids::{Digest, MemberId};
 
 /// See [`Action::ResetKeys`](super::Action::ResetKeys). The proposal is signed by the new operator key and by one of the new
 /// governance keys too, which proves that they are there.
@@ -38,4 +40,14 @@ pub struct MarkDormant {
 pub struct Reactivate {
     /// Which member.
     pub member: MemberId,
+}
+
+/// See [`Action::LiftQuarantine`](super::Action::LiftQuarantine).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LiftQuarantine {
+    /// Of which member.
+    pub member: MemberId,
+    /// The proofs that were weighed; a later one quarantines it again.
+    pub proofs: BTreeSet<Digest>,
 }

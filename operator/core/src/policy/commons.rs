@@ -188,6 +188,11 @@ pub enum NotAnchored {
     /// It is a vote that would not count.
     #[error("the vote would not count: {0}")]
     Vote(Verdict),
+    /// It is an appeal that leads to no second vote.
+    #[error(
+        "there is nothing to appeal against: a first vote to expel this member must have passed and not be in effect, and the appeal name evidence that it does not"
+    )]
+    NoAppeal,
     /// It would not change the keys of its author.
     #[error("the keys would stay as they are: {0}")]
     Keys(KeyProblem),
@@ -226,6 +231,11 @@ impl State {
             Body::Leave(_) => Ok(()),
             Body::Withdrawal(withdrawal) => self.may_still_say(withdrawal.proposal, now, |p| p.author == *me),
             Body::Recusal(recusal) => self.may_still_say(recusal.proposal, now, |_| true),
+            Body::Reply(reply) => self.may_still_say(reply.proposal, now, |p| p.proposal.subject.as_ref() == Some(me)),
+            Body::Appeal(appeal) if !self.proposals().contains_key(&appeal.proposal) => {
+                Err(NotAnchored::UnknownProposal)
+            }
+            Body::Appeal(appeal) => self.may_appeal(me, appeal, now).then_some(()).ok_or(NotAnchored::NoAppeal),
             Body::Delegation(_) if self.rules() >= 2 => Ok(()),
             Body::Vote(vote) => {
                 let on = self.proposals().get(&vote.proposal).ok_or(NotAnchored::UnknownProposal)?;

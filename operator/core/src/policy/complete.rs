@@ -72,7 +72,7 @@ impl Poll<'_> {
         author: &MemberId,
         entry: StatementId,
     ) -> bool {
-        if self.bears(gathered, &entry) {
+        if self.bears(gathered, proposal, &entry) {
             return true;
         }
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
@@ -120,7 +120,8 @@ impl Poll<'_> {
         });
         ballot.ids = entries.clone();
         ballot.root = merkle::root(entries);
-        let objection = self.objection(gathered, entries);
+        let objection = self.objection(gathered, proposal, entries);
+        self.await_hearing(gathered, proposal, entries, &mut ballot);
         Boxed { ballot, records, withdrawn, objection }
     }
 }
@@ -199,7 +200,7 @@ impl State {
     /// Everything held here that belongs into the box.
     fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
         let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.everywhere);
-        let about = about.chain(gathered.signs.keys());
+        let about = about.chain(gathered.signs.keys()).chain(gathered.notices.keys());
         about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
     }
 

@@ -1,5 +1,6 @@
 //! A proposal as the rules want it: chain, electorate and times filled in.
 
+use super::hearing::pace;
 use super::validity::after_close;
 use super::{State, Why};
 use crate::body::Body;
@@ -14,7 +15,7 @@ impl State {
     /// the newest membership, and opens, closes and takes effect as early as its class allows.
     pub fn draft_proposal(&self, action: Action, title: Line, text: Prose, now: UnixSeconds) -> Option<Proposal> {
         let (class, scope) = (action.class(), action.scope());
-        let rules = self.class(class)?;
+        let rules = &pace(self.class(class)?, &action);
         let opens_at = now.plus(rules.delay_seconds).max(self.not_before(&action));
         let closes_at = opens_at.plus(rules.period_seconds);
         let eta = closes_at.plus(after_close(rules, self.parameters()));
@@ -57,6 +58,7 @@ fn subject(action: &Action) -> Option<MemberId> {
     let admit = match action {
         Action::Admit(admit) => admit,
         Action::Expel(expel) => return Some(expel.member.clone()),
+        Action::LiftQuarantine(lift) => return Some(lift.member.clone()),
         Action::ResetKeys(reset) => return Some(reset.member.clone()),
         _ => return None,
     };

@@ -20,16 +20,17 @@ impl State {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
         state.read_keys(&gathered);
+        state.appeals = gathered.appealed();
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
             state.read_keys(&gathered);
         }
         state.read_proposals(&gathered);
-        state.read_members(&gathered, replica);
+        state.read_members(&gathered);
         state.show_keys();
         state.read_stray_votes(&gathered);
-        state.read_faults(&gathered);
-        state.notices = gathered.notices;
+        state.read_quarantine(&gathered, replica);
+        state.notices = gathered.notices.into_values().collect();
         state.box_offers = gathered.offers.into_values().flatten().collect();
         state.close_seals = gathered.close.into_values().flatten().collect();
         state.enact_seals = gathered.enact.into_values().flatten().collect();
@@ -58,6 +59,8 @@ impl State {
             engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
             proposals: BTreeMap::new(),
             leaves: BTreeMap::new(),
+            appeals: BTreeMap::new(),
+            lifted: BTreeMap::new(),
             box_offers: Vec::new(),
             close_seals: Vec::new(),
             enact_seals: Vec::new(),
@@ -84,6 +87,7 @@ impl State {
             rules: self.rules,
             is_version: &is_version,
             proposal: &|id| self.proposals.get(&id).map(|target| &target.proposal),
+            appeal: &|id| self.appeals.get(&id),
             logs: &self.logs,
             keys_ever: &|log| self.keys_ever(log),
         })
@@ -153,6 +157,9 @@ impl State {
             Action::Confirm(confirm) => self.count(enacted, &confirm.member),
             Action::MarkDormant(mark) => self.set_aside(enacted, &mark.member, proposal.closes_at),
             Action::Reactivate(wake) => self.count(enacted, &wake.member),
+            Action::LiftQuarantine(lift) => {
+                self.lifted.entry(lift.member.clone()).or_default().extend(&lift.proofs);
+            }
             Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {
@@ -224,6 +231,7 @@ impl State {
             superseded_by: None,
             stale: false,
             cancelled_by: None,
+            appealed_by: None,
             rules: proposal.since_rules(),
             parameters: numbers.parameters,
             held: ballot.clone(),
@@ -263,6 +271,7 @@ impl State {
             state.enacted = child.filter(|e| e.proposal == state.id).cloned();
             state.superseded_by = child.map(|e| e.proposal).filter(|id| *id != state.id);
             state.stale = self.is_stale(&state);
+            state.appealed_by = self.appeal(&state, gathered);
             self.proposals.insert(state.id, state);
         }
         let cancelled: Vec<(StatementId, StatementId)> =
@@ -292,27 +301,6 @@ impl State {
             stray.flat_map(|(on, votes)| votes.values().filter_map(|vote| Some((*on, VoteRecord::of(vote)?))));
         self.stray_votes = records.collect();
     }
-
-    fn read_faults(&mut self, gathered: &Gathered) {
-        let mut close: BTreeMap<(&MemberId, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
-        for sealed in gathered.close.values().flatten() {
-            let first = *close.entry((&sealed.by, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
-            // The same box can be named by other offers.
-            let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
-            if says(&first.seal) != says(&sealed.seal) {
-                let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
-                self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
-            }
-        }
-        let mut enact: BTreeMap<(&MemberId, Slot), &Sealed<EnactSeal>> = BTreeMap::new();
-        for sealed in gathered.enact.values().flatten() {
-            let first = *enact.entry((&sealed.by, sealed.seal.slot)).or_insert(sealed);
-            if first.seal != sealed.seal {
-                let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
-                self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
-            }
-        }
-    }
 }
 
 impl MemberState {
@@ -321,6 +309,7 @@ impl MemberState {
             member: member.clone(),
             standing: MemberStanding::Active,
             forked_at: None,
+            quarantine: BTreeMap::new(),
             last_entry: None,
             since,
             left: None,

@@ -101,7 +101,10 @@ pub(super) struct Gathered {
     /// By what they are about.
     pub offers: BTreeMap<StatementId, Vec<Sealed<BoxOffer>>>,
     pub statuses: Vec<Sealed<SlotStatus>>,
-    pub notices: Vec<Sealed<NoticeSent>>,
+    /// By their entries.
+    pub notices: BTreeMap<StatementId, Sealed<NoticeSent>>,
+    /// By what they are about.
+    pub appeals: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
     /// The entries of members whose silence is voted on.
     pub signs: BTreeMap<StatementId, Sign>,
     /// The time of the newest entry of each log.
@@ -147,7 +150,9 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                     gathered.enact.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
                 Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
-                Body::NoticeSent(notice) if counts => gathered.notices.push(sealed.of(notice)),
+                Body::NoticeSent(notice) if counts => {
+                    gathered.notices.insert(id, sealed.of(notice));
+                }
                 Body::Anchor(_) => {
                     if counts {
                         let at = AnchorAt { log: *log, seq, at, void: None };
@@ -192,6 +197,7 @@ impl Gathered {
             Body::Vote(vote) => Some(vote.proposal),
             Body::Withdrawal(withdrawal) => Some(withdrawal.proposal),
             Body::Recusal(recusal) => Some(recusal.proposal),
+            Body::Reply(reply) => Some(reply.proposal),
             Body::Delegation(_) | Body::KeyRevocation(_) => None,
             _ => return,
         };
@@ -225,6 +231,7 @@ impl Gathered {
             }
             Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
             Body::Leave(_) => (&mut self.leaves, 0),
+            Body::Appeal(appeal) => (self.appeals.entry(appeal.proposal).or_default(), 0),
             _ => return,
         };
         let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);

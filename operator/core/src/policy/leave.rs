@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Membership;
-use super::gather::{Anchored, Gathered};
+use super::gather::{Anchored, Gathered, Void};
 use super::keys::governs;
 use super::{Enactment, LeaveState, MemberStanding, State, version_hash};
 use crate::body::proposal::Scope;
 use crate::ids::{BoxRoot, MemberId, StatementId};
-use crate::log::Replica;
 use crate::merkle;
 use crate::tally::membership_quorum;
 
@@ -18,6 +17,15 @@ pub(crate) fn leave_root(leave: StatementId) -> BoxRoot {
 }
 
 impl State {
+    /// Whether a leaving has no place. Under rules 2 a later fork of its log does not take it away: evidence un-counts nothing.
+    fn is_void(&self, anchored: &Anchored) -> bool {
+        match anchored.anchor.void {
+            Some(Void::LogForked) => self.rules < 2,
+            Some(Void::OverBudget) => true,
+            None => false,
+        }
+    }
+
     /// Whether a leaving is signed by a key that may speak for its author, which is a member.
     fn may_leave(&self, current: &Membership, anchored: &Anchored) -> bool {
         let Some(header) = anchored.statement().map(|statement| statement.header()) else { return false };
@@ -32,8 +40,7 @@ impl State {
         let current = self.membership()?;
         let header = statement.header();
         let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid =
-            anchored.anchor.void.is_none() && self.may_leave(current, anchored) && current.may_part(&header.author);
+        let valid = !self.is_void(anchored) && self.may_leave(current, anchored) && current.may_part(&header.author);
         if !valid {
             return None;
         }
@@ -71,7 +78,7 @@ impl State {
         Some((term, enacted))
     }
 
-    pub(super) fn read_members(&mut self, gathered: &Gathered, replica: &Replica) {
+    pub(super) fn read_members(&mut self, gathered: &Gathered) {
         for anchored in gathered.leaves.values() {
             let Some(statement) = anchored.statement() else { continue };
             let author = statement.author();
@@ -82,7 +89,7 @@ impl State {
                 .find(|e| e.proposal == statement.id())
                 .cloned();
             let is_member = self.membership().is_some_and(|current| self.may_leave(current, anchored));
-            if enacted.is_none() && (anchored.anchor.void.is_some() || !is_member) {
+            if enacted.is_none() && (self.is_void(anchored) || !is_member) {
                 continue;
             }
             if let Some(member) = self
@@ -103,7 +110,6 @@ impl State {
         }
         for member in self.members.values_mut() {
             member.last_entry = gathered.last_at.get(&member.member.keys.operator).copied();
-            member.forked_at = replica.fork(&member.member.keys.operator).map(|fork| fork.seq);
         }
     }
 }

@@ -13,12 +13,14 @@ mod chain;
 mod commons;
 mod complete;
 mod draft;
+mod farewell;
 mod fold;
 mod gather;
 mod hearing;
 mod keys;
 mod leave;
 mod phase;
+mod quarantine;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,11 @@ pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;
 pub use phase::Phase;
+pub use quarantine::{Offence, Proof};
+pub(crate) use quarantine::{close_offences, enact_offence};
 pub use validity::Invalid;
+
+use hearing::Appealed;
 
 use crate::body::catalogue::{Engine, ModelRelease};
 use crate::body::charter::{Class, ClassRules, Parameters};
@@ -43,7 +49,7 @@ use crate::body::hearing::NoticeSent;
 use crate::body::member::Member;
 use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{
-    BoxRoot, CoopId, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
+    BoxRoot, CoopId, Digest, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
 };
 
 /// What a member is to the cooperative.
@@ -79,6 +85,8 @@ pub struct MemberState {
     pub standing: MemberStanding,
     /// Where its log forked: no new work goes to it or comes from it, and what it anchors from there on is void.
     pub forked_at: Option<Seq>,
+    /// Proofs against its operator that no vote has lifted, by their names.
+    pub quarantine: BTreeMap<Digest, Proof>,
     /// When its operator wrote its newest log entry, by its own clock.
     pub last_entry: Option<UnixSeconds>,
     /// The membership version with which it came.
@@ -90,7 +98,7 @@ pub struct MemberState {
 impl MemberState {
     /// Whether new work may go to it or come from it.
     pub fn may_work(&self) -> bool {
-        !self.standing.is_gone() && self.forked_at.is_none()
+        !self.standing.is_gone() && self.quarantine.is_empty()
     }
 
     /// How much of what it offers may be used: of a new member a quarter, so that little is lost with it; but one always,
@@ -186,6 +194,8 @@ pub struct ProposalState {
     pub superseded_by: Option<StatementId>,
     /// Whether the membership moved on too far for it.
     pub stale: bool,
+    /// The appeal against it that came before it took effect: it is voted on once more.
+    pub appealed_by: Option<StatementId>,
     /// What cancelled it.
     pub cancelled_by: Option<StatementId>,
 }
@@ -273,6 +283,10 @@ pub struct State {
     engines: BTreeMap<EngineName, Engine>,
     proposals: BTreeMap<StatementId, ProposalState>,
     leaves: BTreeMap<StatementId, LeaveState>,
+    /// Proofs that votes have lifted.
+    lifted: BTreeMap<MemberId, BTreeSet<Digest>>,
+    /// Appeals, and what they are about.
+    appeals: BTreeMap<StatementId, Appealed>,
     box_offers: Vec<Sealed<BoxOffer>>,
     close_seals: Vec<Sealed<CloseSeal>>,
     enact_seals: Vec<Sealed<EnactSeal>>,
@@ -337,9 +351,11 @@ impl State {
     pub fn head(&self, scope: Scope) -> PolicyHash {
         self.chain(scope).last().map_or_else(|| genesis(scope, self.coop), |version| version.hash)
     }
-    /// The newest version of every scope.
+    /// The newest version of every scope. Releases before rules 2 cannot read a beacon that names a scope of rules 2, so it
+    /// is named only once something was decided there.
     pub fn heads(&self) -> BTreeMap<Scope, PolicyHash> {
-        Scope::ALL.into_iter().map(|scope| (scope, self.head(scope))).collect()
+        let named = |scope: &Scope| *scope != Scope::Standing || self.chain(*scope).len() > 1;
+        Scope::ALL.into_iter().filter(named).map(|scope| (scope, self.head(scope))).collect()
     }
     /// The versions of a scope, the charter's first.
     pub fn chain(&self, scope: Scope) -> &[Version] {

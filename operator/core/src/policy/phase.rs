@@ -54,6 +54,11 @@ pub enum Phase {
     Refuted,
     /// The member that it is about was not heard; propose it again.
     Unheard,
+    /// It passed, and the member that it is about has appealed before it took effect: propose the second vote.
+    Appealed {
+        /// The appeal.
+        by: StatementId,
+    },
     /// Another proposal stopped it.
     Cancelled {
         /// Which one.
@@ -86,6 +91,7 @@ impl Phase {
             Self::QuorumNotMet => "QuorumNotMet",
             Self::Vetoed => "Vetoed",
             Self::Withdrawn => "Withdrawn",
+            Self::Appealed { .. } => "Appealed",
             Self::Refuted => "Refuted",
             Self::Unheard => "Unheard",
             Self::Cancelled { .. } => "Cancelled",
@@ -98,7 +104,9 @@ impl Phase {
 
     /// Whether nothing more will come of it.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Pending { .. } | Self::Open { .. } | Self::Closing { .. } | Self::Queued { .. })
+        // What was appealed against may still be carried on, where some had signed it before they knew.
+        let open = matches!(self, Self::Pending { .. } | Self::Open { .. } | Self::Closing { .. });
+        !open && !matches!(self, Self::Queued { .. } | Self::Appealed { .. })
     }
 }
 
@@ -138,6 +146,11 @@ impl State {
         }
         if proposal.rules >= 2 && certificate.is_none() && now > proposal.seal_by() {
             return Phase::Stalled;
+        }
+        if let (Some(by), Some(certificate)) = (proposal.appealed_by, certificate)
+            && certificate.slot.term == body.term
+        {
+            return Phase::Appealed { by };
         }
         if let Some(certificate) = certificate {
             let signed = proposal.signed_on(certificate).count();

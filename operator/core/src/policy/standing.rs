@@ -8,7 +8,7 @@ use super::{Enactment, MemberStanding, MemberState, State};
 use crate::body::charter::Parameters;
 use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal};
-use crate::body::standing::{Confirm, MarkDormant, Reactivate, ResetKeys};
+use crate::body::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
 use crate::ids::{MemberId, PublicKey, StatementId, UnixSeconds};
 
 /// Whether the keys of a member may be replaced.
@@ -90,6 +90,18 @@ pub(super) fn judge_reactivate(pinned: &Membership, proposal: &Proposal, wake: &
         Some(Why::Dormant { .. }) => Ok(()),
         _ => Err(Invalid::NotDormant(wake.member.clone())),
     }
+}
+
+/// Whether a member may be let work again. It does not vote on it, nor do the other members of its owner.
+pub(super) fn judge_lift(pinned: &Membership, proposal: &Proposal, lift: &LiftQuarantine) -> Result<(), Invalid> {
+    judge_subject(pinned, proposal, &lift.member)?;
+    if (1..=64).contains(&lift.proofs.len()) { Ok(()) } else { Err(Invalid::Proofs(lift.proofs.len())) }
+}
+
+/// Whether a proposal is about `member`, and says so.
+fn judge_subject(pinned: &Membership, proposal: &Proposal, member: &MemberId) -> Result<(), Invalid> {
+    let is_subject = proposal.subject.as_ref() == Some(member) && pinned.get(member).is_some();
+    if is_subject { Ok(()) } else { Err(Invalid::Subject) }
 }
 
 /// How many members are counted after a proposal, of `pinned`.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Numbers;
 use super::chain::Membership;
-use super::gather::{Anchored, as_proposal};
+use super::gather::{Anchored, Void, as_proposal};
+use super::hearing::{self, Appealed};
 use super::keys::{Logs, in_force, is_closed};
 use super::standing;
 use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
@@ -105,6 +106,17 @@ pub enum Invalid {
         /// When it last wrote one.
         last_entry: UnixSeconds,
     },
+    /// It would lift nothing, or more than anybody weighs.
+    #[error("it names {0} proofs: between 1 and 64 are needed")]
+    Proofs(usize),
+    /// Nothing that it rests on, or more than anybody reads.
+    #[error("it names {0} pieces of evidence: between 1 and 16 are needed")]
+    Evidence(usize),
+    /// It is no second vote on an appeal.
+    #[error(
+        "appeal {0} leads to no second vote now: it must be about an expulsion of the same member, the first of its kind and not yet in effect"
+    )]
+    NoSecondVote(StatementId),
     /// The new keys contradict each other.
     #[error("the member could not be one with these keys: {0}")]
     Keys(String),
@@ -177,6 +189,9 @@ impl Invalid {
             Self::NotOnProbation(_) => "NotOnProbation",
             Self::NotDormant(_) => "NotDormant",
             Self::NotSilent { .. } => "NotSilent",
+            Self::Proofs(_) => "NoProofs",
+            Self::Evidence(_) => "NoEvidence",
+            Self::NoSecondVote(_) => "NoSecondVote",
             Self::Keys(_) => "InvalidKeys",
             Self::KeyNotProved(_) => "KeyNotProved",
             Self::TooManyMembers => "TooManyMembers",
@@ -203,6 +218,8 @@ pub(super) struct Known<'a> {
     pub rules: u32,
     /// Proposals, for those that are about one.
     pub proposal: &'a dyn Fn(StatementId) -> Option<&'a Proposal>,
+    /// What an appeal is about.
+    pub appeal: &'a dyn Fn(StatementId) -> Option<&'a Appealed>,
     pub is_version: &'a dyn Fn(Scope, &PolicyHash) -> bool,
     /// All logs, to judge which key was in force where.
     pub logs: &'a Logs,
@@ -223,7 +240,10 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     let Some((statement, proposal)) = anchored.statement().and_then(|s| Some((s, as_proposal(s)?))) else {
         return Err(Invalid::AnchorVoid);
     };
-    if anchored.anchor.void.is_some() {
+    // Under rules 2 what an entry's own chain says decides: otherwise a member could undo what was decided on its proposals
+    // by forking its own past.
+    let forked = anchored.anchor.void == Some(Void::LogForked);
+    if anchored.anchor.void.is_some() && !(forked && proposal.since_rules() >= 2) {
         return Err(Invalid::AnchorVoid);
     }
     let numbers = numbers(known, proposal)?;
@@ -284,7 +304,7 @@ pub(super) fn judge_statement(
     }
     let numbers = numbers(known, proposal)?;
     if let Some(rules) = numbers.classes.get(&class) {
-        judge_times(rules, &numbers.parameters, header.issued_at, proposal)?;
+        judge_times(&hearing::pace(rules, &proposal.action), &numbers.parameters, header.issued_at, proposal)?;
     }
     judge_action(known, &numbers.parameters, pinned, statement, proposal, signed)
 }
@@ -362,6 +382,10 @@ fn judge_action(
             if proposal.subject.as_ref() != Some(&expel.member) || pinned.get(&expel.member).is_none() {
                 return Err(Invalid::Subject);
             }
+            hearing::judge_evidence(&expel.evidence)?;
+            if let Some(appeal) = expel.appeal {
+                hearing::judge_second_vote(known, statement, expel, appeal)?;
+            }
             // Two members part; neither can put the other out.
             if pinned.members.len() < 3 && pinned.members.contains_key(&expel.member) {
                 Err(Invalid::TooFewMembers(pinned.members.len()))
@@ -373,6 +397,7 @@ fn judge_action(
         Action::Confirm(confirm) => standing::judge_confirm(pinned, proposal, confirm),
         Action::MarkDormant(mark) => standing::judge_dormant(pinned, proposal, mark),
         Action::Reactivate(wake) => standing::judge_reactivate(pinned, proposal, wake),
+        Action::LiftQuarantine(lift) => standing::judge_lift(pinned, proposal, lift),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

@@ -125,7 +125,12 @@ impl Sealer<'_> {
     fn seals(&self, proposal: &ProposalState) -> bool {
         let undecided = matches!(
             self.state.phase(proposal, self.now),
-            Phase::Pending { .. } | Phase::Open { .. } | Phase::Closing { .. } | Phase::Queued { .. } | Phase::Stale
+            Phase::Pending { .. }
+                | Phase::Open { .. }
+                | Phase::Closing { .. }
+                | Phase::Queued { .. }
+                | Phase::Appealed { .. }
+                | Phase::Stale
         );
         proposal.rules >= 2 && proposal.sealers.contains(self.me) && self.is_new(proposal.issued_at) && undecided
     }
@@ -311,6 +316,8 @@ impl Sealer<'_> {
             && slot.scope != Scope::Cancellations
             && certificate.outcome == Outcome::Passed
             && certificate.slot == slot
+            // An appeal that came too late for some, who have signed, is carried over in the next term.
+            && (proposal.appealed_by.is_none() || slot.term > proposal.proposal.term)
             && (!self.keeps(Promise::NoShrink) || self.holds_all_that_i_sealed(proposal, certificate))
             && !self.cancelled(proposal.id);
         may.then(|| self.enact(slot, proposal.id, certificate)).flatten()
@@ -391,7 +398,9 @@ impl Sealer<'_> {
         let over = |child: &StatementId| match self.state.proposals().get(child) {
             Some(proposal) => {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
-                proposal.cancelled_by.is_some() || self.now > proposal.deadline(slot).plus(tolerance)
+                proposal.cancelled_by.is_some()
+                    || (proposal.appealed_by.is_some() && slot.term == proposal.proposal.term)
+                    || self.now > proposal.deadline(slot).plus(tolerance)
             }
             None => self.state.leaves().get(child).is_some_and(|leave| {
                 let window = self.state.parameters().enact_window_seconds;

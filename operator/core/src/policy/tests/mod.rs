@@ -3,8 +3,10 @@
 mod complete;
 mod decisions;
 mod disorder;
+mod hearing;
 mod keys;
 mod members;
+mod quarantine;
 mod recall;
 mod standing;
 mod votes;

@@ -8,13 +8,13 @@ use crate::body::{EnactSeal, LogResume, ResetKeys};
 use crate::dsse::{SeedSigner, Signer};
 
 /// The keys that a member would get.
-struct Fresh {
+pub(super) struct Fresh {
     governance: SeedSigner,
     operator: SeedSigner,
 }
 
 impl Fresh {
-    fn of(name: &str) -> Self {
+    pub(super) fn of(name: &str) -> Self {
         Self { governance: key(&format!("{name}/governance/2")), operator: key(&format!("{name}/operator/2")) }
     }
 
@@ -31,7 +31,7 @@ fn reset(world: &World, member: usize, keys: MemberKeys) -> Body {
 }
 
 /// The others give `member` the keys, and its operator goes on with them.
-fn give(world: &mut World, member: usize, fresh: &Fresh) {
+pub(super) fn give(world: &mut World, member: usize, fresh: &Fresh) {
     let aarhus = person("aarhus").governance;
     let proposal = reset(world, member, fresh.keys());
     let proposal = signed(world, 0, proposal, &[&aarhus, &fresh.operator, &fresh.governance]);
@@ -62,7 +62,7 @@ fn give(world: &mut World, member: usize, fresh: &Fresh) {
 }
 
 /// An entry in the old log, by whoever holds its key.
-fn by_the_thief(world: &mut World, member: usize, body: Body) {
+pub(super) fn by_the_thief(world: &mut World, member: usize, body: Body) {
     let thief = person(FOUR[member]);
     let position = world.commons[0].replica().next_position(&thief.operator.public_key());
     let draft = Draft {
