@@ -15,10 +15,10 @@ use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 use crate::decisions::{all_vote, proposed};
 
 /// Votes stay open this long unless everybody has voted, and operators then have a grace twice.
-const PERIOD: Seconds = Seconds(15);
-const GRACE: Seconds = Seconds(3);
+const PERIOD: Seconds = Seconds(12);
+const GRACE: Seconds = Seconds(2);
 /// From the close of a Routine vote to its effect.
-pub const TIMELOCK: Seconds = Seconds(45);
+const TIMELOCK: Seconds = Seconds(32);
 
 /// What a member says of the charter that is in force: the rules and their version.
 async fn charter(ground: &Ground, member: &str) -> Result<(String, ChangeCharter)> {

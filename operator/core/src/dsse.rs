@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, PublicKey};
 use crate::json::{self, JsonError};
+use crate::kind::Kind;
 
 /// Largest payload of a document (charter, evidence).
 pub const MAX_DOCUMENT: usize = 256 * 1024;
@@ -20,8 +21,10 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 pub const MAX_HUMAN_PAYLOAD: usize = 40 * 1024;
 /// Most signatures on one envelope.
 pub const MAX_SIGNATURES: usize = 16;
+/// Most signatures on a founding charter: every founder signs it.
+pub const MAX_FOUNDERS: usize = 100;
 /// Largest JSON form of an envelope: a document in base64, its signatures and names.
-pub const MAX_ENVELOPE: usize = MAX_DOCUMENT / 3 * 4 + 16 * 1024;
+pub const MAX_ENVELOPE: usize = MAX_DOCUMENT / 3 * 4 + 24 * 1024;
 
 /// Something that signs: a key in memory, a hardware token, a test.
 pub trait Signer {
@@ -75,7 +78,7 @@ pub enum EnvelopeError {
     },
     /// No signature, too many, or two of one key.
     #[error(
-        "cannot take an envelope with {0}: between 1 and {MAX_SIGNATURES} signatures of different keys are allowed"
+        "cannot take an envelope with {0}: between 1 and {MAX_SIGNATURES} signatures of different keys are allowed, on a charter {MAX_FOUNDERS}"
     )]
     SignatureCount(&'static str),
     /// A signature is not 64 bytes of canonical base64.
@@ -122,7 +125,7 @@ impl Envelope {
         let payload = self.payload_bytes()?;
         let key = signer.public_key();
         if self.signatures.iter().all(|s| s.keyid != key) {
-            if self.signatures.len() >= MAX_SIGNATURES {
+            if self.signatures.len() >= self.most_signatures() {
                 return Err(EnvelopeError::SignatureCount("too many signatures"));
             }
             self.signatures.push(signature(&self.payload_type, &payload, signer));
@@ -162,7 +165,7 @@ impl Envelope {
         }
         match self.signatures.len() {
             0 => return Err(EnvelopeError::SignatureCount("no signature")),
-            n if n > MAX_SIGNATURES => return Err(EnvelopeError::SignatureCount("too many signatures")),
+            n if n > self.most_signatures() => return Err(EnvelopeError::SignatureCount("too many signatures")),
             _ => {}
         }
         let message = pae(&self.payload_type, &payload);
@@ -185,6 +188,10 @@ impl Envelope {
     /// Whether `key` is among the signers; says nothing unless [`Envelope::verify`] succeeded.
     pub fn signed_by(&self, key: &PublicKey) -> bool {
         self.signatures.iter().any(|s| s.keyid == *key)
+    }
+
+    fn most_signatures(&self) -> usize {
+        if Kind::of_payload_type(&self.payload_type) == Some(Kind::Charter) { MAX_FOUNDERS } else { MAX_SIGNATURES }
     }
 
     fn too_large(&self, allowed: usize, seen: usize) -> EnvelopeError {

@@ -107,6 +107,7 @@ fn everything_is_asked(commons: &Commons, people: &[Person]) {
             isolated: false,
             clock_in_tolerance: true,
             resumed_at: None,
+            rules_shared: 2,
             promises: crate::sealing::Promises::KEPT,
         };
         for proposal in state.proposals().values() {

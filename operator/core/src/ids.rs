@@ -50,12 +50,12 @@ macro_rules! as_string {
 }
 pub(crate) use as_string;
 
-/// A name with a rule: `$check` returns the broken rule.
+/// A name with a rule: `$check` returns the broken rule. Shared, because a fold copies names of members by the thousand.
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(::std::sync::Arc<str>);
 
         impl $name {
             /// The text of the name.
@@ -68,7 +68,7 @@ macro_rules! name_type {
             fn from_str(text: &str) -> Result<Self, $crate::ids::IdError> {
                 let check: fn(&str) -> Option<&'static str> = $check;
                 match check(text) {
-                    None => Ok(Self(text.to_owned())),
+                    None => Ok(Self(text.into())),
                     Some(rule) => Err($crate::ids::IdError::new($what, rule, text)),
                 }
             }

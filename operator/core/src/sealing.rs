@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::body::Body;
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
-use crate::body::proposal::Scope;
+use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
 mod complete;
 mod notices;
@@ -34,20 +34,26 @@ pub struct Circumstances {
     pub clock_in_tolerance: bool,
     /// When its log was last resumed by a person's word.
     pub resumed_at: Option<UnixSeconds>,
+    /// The highest rules that a seal quorum, this operator included, can decide by. A cooperative that went on to rules which
+    /// too few understand would decide nothing any more.
+    pub rules_shared: u32,
     /// The promises that it keeps: all of them, but for those who look for what each of them prevents.
     pub promises: Promises,
 }
 
 /// The seals that the operator of `me` signs now.
 pub fn next(state: &State, me: &MemberId, circumstances: &Circumstances) -> Vec<Body> {
-    if circumstances.isolated || !circumstances.clock_in_tolerance {
+    if !circumstances.clock_in_tolerance {
         return Vec::new();
     }
-    let sealer = Sealer { state, me, circumstances, own: state.enact_seals().iter().filter(|s| s.by == *me).collect() };
     if state.rules() >= 2 {
         // What rules 1 did not decide is proposed anew: sealing it still could bring a slot a second child.
         return complete::next(state, me, circumstances);
     }
+    if circumstances.isolated {
+        return Vec::new();
+    }
+    let sealer = Sealer { state, me, circumstances, own: state.enact_seals().iter().filter(|s| s.by == *me).collect() };
     let close = state.proposals().values().filter_map(|proposal| sealer.close(proposal)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
     close.chain(enact).collect()
@@ -68,6 +74,14 @@ pub fn next_term(state: &State, scope: Scope, now: UnixSeconds) -> u32 {
         !over && !is_dead(state, slot, child)
     });
     if alive { term } else { term.saturating_add(1) }
+}
+
+/// Whether enough operators would understand what the proposal makes them decide by.
+fn understood(proposal: &ProposalState, circumstances: &Circumstances) -> bool {
+    match &proposal.proposal.action {
+        Action::SetRules(set) => set.rules <= circumstances.rules_shared,
+        _ => true,
+    }
 }
 
 /// Something that could be enacted next in a slot.
@@ -92,6 +106,7 @@ impl Sealer<'_> {
 
     fn is_undecided(&self, proposal: &ProposalState) -> bool {
         proposal.sealers.contains(self.me)
+            && understood(proposal, self.circumstances)
             && self.after_resumption(proposal.issued_at)
             && matches!(
                 self.state.phase(proposal, self.circumstances.now),

@@ -359,6 +359,13 @@ impl Statement {
     pub fn coop(&self) -> CoopId {
         self.header.coop.unwrap_or(CoopId(self.id.0))
     }
+    /// The entry before it in its log, if it is an entry and not the first one.
+    pub fn previous(&self) -> Option<StatementId> {
+        match self.position {
+            Position::Log { seq, prev } if seq > Seq(0) => Some(StatementId(prev)),
+            _ => None,
+        }
+    }
     /// The number in its author's log, if it is an entry.
     pub fn log_seq(&self) -> Option<Seq> {
         match self.position {

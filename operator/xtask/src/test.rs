@@ -203,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn every_suite_with_a_folder_has_the_runner_that_counts_its_cases() {
+        let manifest = std::fs::read_to_string(checkout().join("e2e/Cargo.toml")).unwrap();
+        for suite in suites().unwrap() {
+            if checkout().join("e2e/tests").join(&suite).is_dir() {
+                // Otherwise cargo finds no test in it, and says that all of none have passed.
+                let declared = format!("path = \"tests/{suite}/main.rs\"\nharness = false");
+                assert!(manifest.contains(&declared), "{suite} is not declared with harness = false");
+            }
+        }
+    }
+
+    #[test]
     fn a_failed_check_is_counted_and_named() {
         let mut tally = Tally::default();
         tally.record("charts::koinon::lint", Err(anyhow::anyhow!("no icon")));

@@ -232,6 +232,8 @@ super::closed_set! {
         AwaitingEnactment,
         /// It is enacted.
         Enacted,
+        /// It passed and was not enacted in time; whether it may have been is being settled.
+        AwaitingSlot,
         /// More voted against it than for it.
         Rejected,
         /// Too few voted.

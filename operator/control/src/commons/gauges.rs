@@ -12,12 +12,13 @@ use crate::metrics::Metrics;
 use crate::peers::{Liveness, PeersSnapshot};
 
 /// The names of all phases, so that a state without proposals shows as zero.
-const PHASES: [&str; 15] = [
+const PHASES: [&str; 16] = [
     "Invalid",
     "Pending",
     "Open",
     "Closing",
     "Queued",
+    "AwaitingSlot",
     "Enacted",
     "Rejected",
     "QuorumNotMet",

@@ -151,6 +151,15 @@ impl Hearing {
         fresh.filter_map(|view| view.clock_offset_micros)
     }
 
+    /// How many members that are heard, this one included, can decide by `rules`.
+    #[must_use]
+    pub fn can_decide_by(&self, rules: u32) -> usize {
+        let fresh = self.views.values().filter(|view| view.liveness == Liveness::Fresh);
+        let able =
+            |view: &&PeerView| view.beacon.as_ref().is_some_and(|beacon| beacon.body.rules_supported.contains(&rules));
+        1 + fresh.filter(able).count()
+    }
+
     /// The member whose operator key this is.
     #[must_use]
     pub fn member_of(&self, key: &PublicKey) -> Option<&MemberId> {

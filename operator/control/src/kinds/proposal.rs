@@ -158,7 +158,7 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Pending { .. } => Shown::Pending,
         Phase::Open { .. } => Shown::Open,
         Phase::Closing { .. } => Shown::Closing,
-        Phase::Queued { .. } => Shown::Queued,
+        Phase::Queued { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
         Phase::Enacted { .. } => Shown::Enacted,
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
@@ -198,6 +198,12 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
                 format!("{votes}; passed, in force from {from} on; {signed} of {needed} operators have signed that"),
             )
         }
+        Phase::AwaitingSlot { term } => Verdict::no(
+            Reason::AwaitingSlot,
+            format!(
+                "{votes}; passed, and not enacted in time: the operators are settling whether it was (attempt {term})"
+            ),
+        ),
         Phase::Rejected => Verdict::no(Reason::Rejected, votes),
         Phase::QuorumNotMet => Verdict::no(Reason::QuorumNotMet, votes),
         Phase::Vetoed => Verdict::no(Reason::Vetoed, votes),

@@ -220,7 +220,8 @@ impl Replica {
     }
 
     /// Takes one entry.
-    pub fn insert(&mut self, statement: Statement) -> Result<Inserted, Refused> {
+    pub fn insert(&mut self, statement: impl Into<Arc<Statement>>) -> Result<Inserted, Refused> {
+        let statement = statement.into();
         let Position::Log { seq, prev } = *statement.position() else {
             return Err(Refused::NotAnEntry(statement.kind().to_string()));
         };
@@ -236,7 +237,7 @@ impl Replica {
         if seq == Seq(0) && prev != self.coop.0 {
             return Err(Refused::WrongStart(log));
         }
-        let placed = chain.place(Arc::new(statement), &self.budgets, &self.limits)?;
+        let placed = chain.place(statement, &self.budgets, &self.limits)?;
         Ok(match placed {
             Placed::Known => Inserted::Known,
             Placed::Waiting => Inserted::Waiting,

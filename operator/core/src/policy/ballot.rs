@@ -164,6 +164,15 @@ pub(super) struct Standins {
     pub revocations: Vec<(MemberId, KeyRevocation)>,
 }
 
+/// What votes amount to, before anybody names the box that holds them.
+pub(super) struct Counted {
+    /// The votes that count, or show why another one does not.
+    pub ids: BTreeSet<StatementId>,
+    pub closed_at: UnixSeconds,
+    pub all_voted: bool,
+    pub tally: Tally,
+}
+
 /// What is fixed for every vote on a proposal.
 pub(super) struct Poll<'a> {
     pub proposal: &'a Proposal,
@@ -172,12 +181,26 @@ pub(super) struct Poll<'a> {
     pub parameters: &'a Parameters,
     /// All logs, to judge which key was in force where.
     pub logs: &'a Logs,
+    /// Who votes: the control groups and their members.
+    electors: BTreeMap<ControlGroup, BTreeSet<MemberId>>,
 }
 
-impl Poll<'_> {
-    /// Who votes: the control groups and their members.
-    pub fn electors(&self) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
-        self.membership.electors(self.proposal.subject.iter().chain(&self.proposal.interested))
+impl<'a> Poll<'a> {
+    pub fn new(
+        proposal: &'a Proposal,
+        membership: &'a Membership,
+        rules: &'a ClassRules,
+        parameters: &'a Parameters,
+        logs: &'a Logs,
+    ) -> Self {
+        let electors = membership.electors(proposal.subject.iter().chain(&proposal.interested));
+        Self { proposal, membership, rules, parameters, logs, electors }
+    }
+
+    /// Whether `member` votes.
+    pub fn is_elector(&self, member: &MemberId) -> bool {
+        let group = self.membership.members.get(member).and_then(|m| self.electors.get(&m.control_group));
+        group.is_some_and(|members| members.contains(member))
     }
 
     /// Whether it is decided by rules 2, where a box is what enough operators held, not what their authors' clocks say.
@@ -198,8 +221,7 @@ impl Poll<'_> {
     /// Judges one vote by itself; `governs` says whether its key may vote where it is or would be anchored.
     pub fn judge(&self, statement: &Statement, vote: &Vote, governs: bool) -> Verdict {
         let (header, tolerance) = (statement.header(), self.parameters.clock_tolerance_seconds);
-        let electors = self.electors();
-        if !electors.values().any(|members| members.contains(&header.author)) {
+        if !self.is_elector(&header.author) {
             Verdict::NotElector
         } else if !governs {
             Verdict::WrongKeyRole
@@ -216,7 +238,7 @@ impl Poll<'_> {
         }
     }
 
-    fn judge_anchored(&self, anchored: &Anchored) -> Verdict {
+    pub(super) fn judge_anchored(&self, anchored: &Anchored) -> Verdict {
         // Votes on their way at the close still count, but a box must be complete at some time.
         let latest =
             self.proposal.closes_at.plus(self.parameters.grace_seconds).plus(self.parameters.clock_tolerance_seconds);
@@ -233,7 +255,8 @@ impl Poll<'_> {
 
     /// The box that `votes` make, and what became of each of them.
     pub fn count<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> (BallotBox, Vec<VoteRecord>) {
-        self.count_with(votes, &Standins::default())
+        let (Counted { ids, closed_at, all_voted, tally }, records) = self.count_with(votes, &Standins::default());
+        (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally }, records)
     }
 
     /// The same, where members may have declared an interest or left their vote to another.
@@ -241,7 +264,7 @@ impl Poll<'_> {
         &self,
         votes: impl Iterator<Item = &'v Anchored>,
         standins: &Standins,
-    ) -> (BallotBox, Vec<VoteRecord>) {
+    ) -> (Counted, Vec<VoteRecord>) {
         let mut records: Vec<VoteRecord> = Vec::new();
         for anchored in votes {
             if let Some(mut record) = VoteRecord::of(anchored) {
@@ -258,12 +281,15 @@ impl Poll<'_> {
             keep_newest_log(&mut records, self.logs);
             void_equivocation(&mut records);
         }
-        let electors = self.electors();
+        let electors = &self.electors;
+        let declared: BTreeSet<&MemberId> =
+            electors.values().filter(|members| !standins.recused.is_disjoint(members)).flatten().collect();
+        // An interest is the owner's, whichever of its members declares it.
         let recused =
-            |record: &&mut VoteRecord| record.verdict == Verdict::Counted && standins.recused.contains(&record.author);
+            |record: &&mut VoteRecord| record.verdict == Verdict::Counted && declared.contains(&record.author);
         records.iter_mut().filter(recused).for_each(|record| record.verdict = Verdict::Recused);
-        let mut counted = one_for_each(&electors, &mut records);
-        self.stand_in(&electors, &records, standins, &mut counted);
+        let mut counted = one_for_each(electors, &mut records);
+        self.stand_in(electors, &records, standins, &mut counted);
         records.sort_by(|a, b| (&a.author, a.vseq, a.id).cmp(&(&b.author, b.vseq, b.id)));
         let mut counts = Counts::default();
         counted.into_values().for_each(|choice| counts.add(choice));
@@ -280,7 +306,7 @@ impl Poll<'_> {
         let ids: BTreeSet<StatementId> = records.iter().filter(|r| r.verdict.in_box()).map(|r| r.id).collect();
         let electors = u32::try_from(electors.len()).unwrap_or(u32::MAX);
         let tally = tally(counts, electors, self.rules);
-        (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally }, records)
+        (Counted { ids, closed_at, all_voted, tally }, records)
     }
 }
 
@@ -298,22 +324,24 @@ impl Poll<'_> {
         for group in standins.recused.iter().filter_map(group_of) {
             counted.entry(group.clone()).or_insert(Choice::Abstain);
         }
-        let liars: BTreeSet<&ControlGroup> = records
+        let liars: BTreeSet<&MemberId> = records
             .iter()
             .filter(|record| record.verdict == Verdict::Equivocation)
-            .filter_map(|record| group_of(&record.author))
+            .map(|record| &record.author)
             .collect();
         let direct = counted.clone();
         let Some(rules) = self.parameters.deliberation.filter(|_| self.rules.delegation) else { return };
         let cap =
             (electors.len() * rules.delegation_cap.num as usize / rules.delegation_cap.den.max(1) as usize).max(1);
         let mut through: BTreeMap<&ControlGroup, usize> = BTreeMap::new();
-        for (from, to) in standins.delegated.values() {
+        for (from, to) in standins.delegated.values().filter(|(_, to)| !liars.contains(to)) {
             let (Some(from), Some(to)) = (group_of(from), group_of(to)) else { continue };
+            let lied = electors[from].iter().any(|member| liars.contains(member));
+            // The abstention of who has declared an interest is nobody else's vote.
             let recused = electors[to].iter().any(|member| standins.recused.contains(member));
             let Some(choice) = direct.get(to).filter(|_| !recused) else { continue };
             let used = through.entry(to).or_default();
-            if *used < cap && !liars.contains(from) && !counted.contains_key(from) {
+            if *used < cap && !lied && !counted.contains_key(from) {
                 *used += 1;
                 counted.insert(from.clone(), *choice);
             }

@@ -61,16 +61,20 @@ impl Commons {
     }
 
     /// Takes many entries with one fold; members that they admit are taken along with their entries.
-    pub fn insert_all(&mut self, entries: impl IntoIterator<Item = Statement>) -> Vec<(StatementId, Refused)> {
+    pub fn insert_all<S: Into<Arc<Statement>>>(
+        &mut self,
+        entries: impl IntoIterator<Item = S>,
+    ) -> Vec<(StatementId, Refused)> {
         self.take_all(entries).refused
     }
 
     /// Like [`Commons::insert_all`], and says which entries are new here, so that they can be stored.
-    pub fn take_all(&mut self, entries: impl IntoIterator<Item = Statement>) -> Taken {
-        let mut waiting: Vec<Statement> = entries.into_iter().collect();
+    pub fn take_all<S: Into<Arc<Statement>>>(&mut self, entries: impl IntoIterator<Item = S>) -> Taken {
+        let mut waiting: Vec<Arc<Statement>> = entries.into_iter().map(Into::into).collect();
         let mut taken = Taken::default();
         loop {
             let mut unknown = Vec::new();
+            let before = taken.stored.len();
             for entry in waiting {
                 if !self.replica.knows(&entry.header().key) && entry.log_seq().is_some() {
                     unknown.push(entry);
@@ -83,7 +87,9 @@ impl Commons {
                     Err(error) => taken.refused.push((id, error)),
                 }
             }
-            self.refold();
+            if taken.stored.len() > before {
+                self.refold();
+            }
             if !unknown.iter().any(|entry| self.replica.knows(&entry.header().key)) {
                 taken.refused.extend(unknown.into_iter().map(|e| (e.id(), Refused::UnknownLog(e.header().key))));
                 return taken;
@@ -246,8 +252,7 @@ impl State {
                 let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
                 let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
-                let (proposal, parameters) = (&on.proposal, &numbers.parameters);
-                let poll = Poll { proposal, membership: pinned, rules, parameters, logs: self.logs() };
+                let poll = Poll::new(&on.proposal, pinned, rules, &numbers.parameters, self.logs());
                 let governs = poll.is_complete() || pinned.governance(&header.author, &header.key);
                 match poll.judge(statement, vote, governs) {
                     Verdict::Counted => Ok(()),

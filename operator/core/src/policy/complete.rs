@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ballot::{BallotBox, Poll, Standins, VoteRecord};
+use super::ballot::{BallotBox, Counted, Poll, Standins, Verdict, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
 use super::keys::{revocations, revoked};
 use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
@@ -23,6 +23,11 @@ use crate::tally::faults_tolerated;
 
 /// Votes of one author on one proposal that a box takes: enough to change one's mind, too few to fill the box.
 pub const MAX_VSEQ: u32 = 15;
+
+/// Of one author, this many numbers of votes or delegations are offered: with 100 members 600 ids, 44 KiB of 64.
+const KEPT_NUMBERS: usize = 2;
+/// See `KEPT_NUMBERS`: of each number.
+const KEPT_OF_A_NUMBER: usize = 2;
 
 /// A box of rules 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ impl Poll<'_> {
             return true;
         }
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
-        let is_elector = || self.electors().values().any(|members| members.contains(statement.author()));
+        let is_elector = || self.is_elector(statement.author());
         match statement.body() {
             Body::Vote(vote) => vote.proposal == proposal && vote.vseq <= MAX_VSEQ && is_elector(),
             Body::Recusal(recusal) => recusal.proposal == proposal && is_elector(),
@@ -94,6 +99,67 @@ impl Poll<'_> {
         }
     }
 
+    /// The box that an operator which holds all this would offer.
+    pub(super) fn held(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> Boxed {
+        let kept = self.belonging(gathered, proposal, author);
+        let mut boxed = self.count_box(gathered, proposal, author, &kept);
+        let about = gathered.about.get(&proposal).into_iter().flatten().filter(|entry| !kept.contains(*entry));
+        for anchored in about.filter_map(|entry| gathered.said.get(entry)) {
+            let Some(mut record) = VoteRecord::of(anchored) else { continue };
+            if boxed.records.iter().all(|known| known.id != record.id) {
+                // What would count and is not kept has two newer ones of its author before it.
+                record.verdict = match self.judge_anchored(anchored) {
+                    Verdict::Counted => Verdict::Superseded,
+                    verdict => verdict,
+                };
+                boxed.records.push(record);
+            }
+        }
+        boxed
+    }
+
+    /// What is held here that belongs into the box: of every author the newest, so that nobody fills an offer alone.
+    fn belonging(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> BTreeSet<StatementId> {
+        let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.everywhere);
+        let taken_back = revocations(self.logs, gathered.everywhere.iter().filter_map(|id| gathered.said.get(id)));
+        let mut by_author: BTreeMap<(&MemberId, &crate::kind::Kind, bool), Vec<(u32, StatementId, StatementId)>> =
+            BTreeMap::new();
+        for entry in about.filter(|entry| self.belongs(gathered, proposal, author, **entry)) {
+            let Some(said) = gathered.said.get(entry) else { continue };
+            let Some(statement) = said.statement() else { continue };
+            // What a stolen key signed must not take the place of what its owner said before.
+            let stands = self.governs(said) && !said.is_revoked(&taken_back);
+            let vseq = match statement.body() {
+                Body::Vote(vote) => vote.vseq,
+                Body::Delegation(delegation) => delegation.vseq,
+                _ => 0,
+            };
+            by_author.entry((statement.author(), statement.kind(), stands)).or_default().push((
+                vseq,
+                statement.id(),
+                *entry,
+            ));
+        }
+        // One of each sort is enough to show that a member lives, was told, or took a key back.
+        let mut kept = self.borne(gathered, proposal);
+        for mut found in by_author.into_values() {
+            // Two of a number show that its author says two things; the number before may be all that others have.
+            found.sort_by_key(|(vseq, id, entry)| (std::cmp::Reverse(*vseq), *id, *entry));
+            let mut numbers: BTreeMap<u32, usize> = BTreeMap::new();
+            for (vseq, _, entry) in found {
+                if numbers.len() >= KEPT_NUMBERS && !numbers.contains_key(&vseq) {
+                    break;
+                }
+                let of_number = numbers.entry(vseq).or_default();
+                if *of_number < KEPT_OF_A_NUMBER {
+                    *of_number += 1;
+                    kept.insert(entry);
+                }
+            }
+        }
+        kept
+    }
+
     /// What `entries` amount to. Entries that are not held here are left out: ask [`Gathered::said`] first.
     pub(super) fn count_box(
         &self,
@@ -107,10 +173,18 @@ impl Poll<'_> {
             inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
         let revocations = revocations(self.logs, said.values().copied());
         let stands = |said: &&&Anchored| !said.is_revoked(&revocations);
-        let votes = said.values().filter(|said| matches!(said.statement().map(|s| s.body()), Some(Body::Vote(_))));
+        // An operator may anchor one vote twice: it is one vote, where it came first.
+        let mut votes: BTreeMap<StatementId, &Anchored> = BTreeMap::new();
+        for anchored in said.values() {
+            let Some(vote) = anchored.statement().filter(|s| matches!(s.body(), Body::Vote(_))) else { continue };
+            let first = votes.entry(vote.id()).or_insert(anchored);
+            if anchored.anchor < first.anchor {
+                *first = anchored;
+            }
+        }
         let mut standins = self.standins(said.values().filter(stands).copied());
         standins.revocations = revocations.clone();
-        let (mut ballot, records) = self.count_with(votes.copied(), &standins);
+        let (counted, records) = self.count_with(votes.into_values(), &standins);
         let withdrawn = said.values().filter(stands).any(|said| {
             said.statement().is_some_and(|statement| {
                 matches!(statement.body(), Body::Withdrawal(_))
@@ -118,8 +192,8 @@ impl Poll<'_> {
                     && statement.header().issued_at <= self.proposal.closes_at
             })
         });
-        ballot.ids = entries.clone();
-        ballot.root = merkle::root(entries);
+        let Counted { closed_at, all_voted, tally, .. } = counted;
+        let mut ballot = BallotBox { ids: entries.clone(), root: merkle::root(entries), closed_at, all_voted, tally };
         let objection = self.objection(gathered, proposal, entries);
         self.await_hearing(gathered, proposal, entries, &mut ballot);
         Boxed { ballot, records, withdrawn, objection }
@@ -146,13 +220,19 @@ impl State {
         Some(head.number >= pinned.number + 2 || between.into_iter().any(|m| m.settled_at <= issued_at))
     }
 
-    /// Reads what the logs say of a proposal of rules 2 into `state`.
-    pub(super) fn read_complete(&self, state: &mut ProposalState, poll: &Poll<'_>, gathered: &Gathered) {
+    /// Reads what the logs say of a proposal of rules 2 into `state`; `held` is everything that belongs into its box.
+    pub(super) fn read_complete(
+        &self,
+        state: &mut ProposalState,
+        poll: &Poll<'_>,
+        gathered: &Gathered,
+        complete: Boxed,
+    ) {
         let id = state.id;
         let offered = gathered.offers.get(&id).into_iter().flatten();
         let offers = first_offers(offered, poll.membership);
         state.offers = offers.values().map(|offer| (*offer).clone()).collect();
-        let held = self.belonging(state, poll, gathered);
+        let held = complete.ballot.ids.clone();
         let enough = offers.len() >= state.quorum;
         // Until enough operators have offered, the box is what is held here, and only shown.
         let entries = if enough {
@@ -160,27 +240,34 @@ impl State {
         } else {
             held.clone()
         };
-        let boxed = poll.count_box(gathered, id, &state.author, &entries);
-        let complete = poll.count_box(gathered, id, &state.author, &held);
-        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records);
+        let boxed =
+            if entries == held { complete.clone() } else { poll.count_box(gathered, id, &state.author, &entries) };
+        (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records.clone());
         for vote in &mut state.votes {
             if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
                 vote.verdict = counted.verdict;
-            } else if enough {
-                vote.verdict = super::Verdict::NotInBox;
+            } else if enough && vote.verdict == Verdict::Counted {
+                vote.verdict = Verdict::NotInBox;
             }
         }
-        state.held = complete.ballot;
+        state.held = complete.ballot.clone();
         state.entries = held;
         state.box_complete = enough && entries.iter().all(|entry| gathered.holds(entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
+        // Most seals name the same offers, and most offers the same box: it is counted once.
+        let mut counted: BTreeMap<&BTreeSet<StatementId>, Option<Boxed>> = BTreeMap::new();
+        let known = [&complete, &boxed];
         for seal in seals.filter(|seal| seal.is_of(poll.membership)) {
-            if let Some(entries) = self.follows(state, poll, gathered, seal) {
-                boxes.insert(seal.seal.root, entries);
-                good.push(seal.clone());
-            }
+            let Some(basis) = &seal.seal.basis else { continue };
+            let boxed =
+                counted.entry(&basis.offers).or_insert_with(|| self.boxed(state, poll, gathered, &basis.offers, known));
+            let Some(boxed) = boxed.as_ref().filter(|boxed| self.follows(state, boxed, seal, basis.slot)) else {
+                continue;
+            };
+            boxes.insert(seal.seal.root, boxed.ballot.ids.clone());
+            good.push(seal.clone());
         }
         state.close_seals = good;
         state.certificates =
@@ -197,26 +284,18 @@ impl State {
         state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
     }
 
-    /// Everything held here that belongs into the box.
-    fn belonging(&self, state: &ProposalState, poll: &Poll<'_>, gathered: &Gathered) -> BTreeSet<StatementId> {
-        let about = gathered.about.get(&state.id).into_iter().flatten().chain(&gathered.everywhere);
-        let about = about.chain(gathered.signs.keys()).chain(gathered.notices.keys());
-        about.filter(|entry| poll.belongs(gathered, state.id, &state.author, **entry)).copied().collect()
-    }
-
-    /// The box of a close seal, if everything that it says follows from what it names and is held here.
-    fn follows(
+    /// The box of the offers that a close seal names, if there are enough and everything in it is held here.
+    fn boxed(
         &self,
         state: &ProposalState,
         poll: &Poll<'_>,
         gathered: &Gathered,
-        sealed: &Sealed<CloseSeal>,
-    ) -> Option<BTreeSet<StatementId>> {
-        let seal = &sealed.seal;
-        let basis = seal.basis.as_ref()?;
+        offers: &BTreeSet<StatementId>,
+        known: [&Boxed; 2],
+    ) -> Option<Boxed> {
         let all = gathered.offers.get(&state.id)?;
         let named: Vec<&Sealed<BoxOffer>> =
-            basis.offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
+            offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
         let one_each = authors.len() == named.len() && named.iter().all(|offer| offer.is_of(poll.membership));
         if !one_each || authors.len() < state.quorum {
@@ -226,16 +305,20 @@ impl State {
         if !entries.iter().all(|entry| gathered.holds(entry)) {
             return None;
         }
-        let boxed = poll.count_box(gathered, state.id, &state.author, &entries);
-        let place = state.slot();
-        let holds = seal.root == boxed.ballot.root
-            && seal.count as usize == entries.len()
+        let same = known.into_iter().find(|boxed| boxed.ballot.ids == entries).cloned();
+        Some(same.unwrap_or_else(|| poll.count_box(gathered, state.id, &state.author, &entries)))
+    }
+
+    /// Whether everything that a close seal says follows from the box of the offers that it names.
+    fn follows(&self, state: &ProposalState, boxed: &Boxed, sealed: &Sealed<CloseSeal>, slot: Slot) -> bool {
+        let (seal, place) = (&sealed.seal, state.slot());
+        seal.root == boxed.ballot.root
+            && seal.count as usize == boxed.ballot.ids.len()
             && seal.closed_at == boxed.ballot.closed_at
-            && Some(seal.outcome) == self.outcome_of(state, &boxed, seal.membership_head)
-            && (basis.slot.scope, basis.slot.parent) == (place.scope, place.parent)
-            && basis.slot.term >= place.term
-            && sealed.at >= seal_from(seal.closed_at, &state.parameters);
-        holds.then_some(entries)
+            && Some(seal.outcome) == self.outcome_of(state, boxed, seal.membership_head)
+            && (slot.scope, slot.parent) == (place.scope, place.parent)
+            && slot.term >= place.term
+            && sealed.at >= seal_from(seal.closed_at, &state.parameters)
     }
 
     /// The certificates of a leaving under rules 2: its box is itself, and is sealed only so that a slot has one child.
@@ -329,8 +412,20 @@ fn certificates(
             CloseCertificate { slot, root, count, membership_head, outcome, closed_at, seals, entries }
         })
         .collect();
-    certificates.sort_by_key(|c| std::cmp::Reverse((c.slot.term, c.count, c.root)));
+    // Of one box that passed for some and is stale for others the latter counts: they know more.
+    certificates.sort_by_key(|c| std::cmp::Reverse((c.slot.term, c.count, c.root, c.outcome)));
     certificates
+}
+
+/// Whether a child holds a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// No certificate says so here.
+    Unknown,
+    /// It passed there, and something larger undid that.
+    Void,
+    /// It passed there.
+    Stands,
 }
 
 /// What a slot came to.
@@ -353,16 +448,22 @@ impl State {
             .unwrap_or(&[])
     }
 
-    /// The certificate with which `child` holds `slot`: the largest box that passed there.
-    pub fn holds(&self, child: StatementId, slot: Slot) -> Option<&CloseCertificate> {
-        self.certificates(child).iter().find(|c| c.slot == slot && c.outcome == Outcome::Passed)
+    /// Whether `child` holds `slot`. One child can: operators seal one as passed there.
+    pub fn hold(&self, child: StatementId, slot: Slot) -> Hold {
+        let certificates = self.certificates(child);
+        if !certificates.iter().any(|c| c.slot == slot && c.outcome == Outcome::Passed) {
+            return Hold::Unknown;
+        }
+        // Beside a larger box that did not pass, or a cancellation that did, it cannot have been enacted.
+        let stands = certificates.first().is_some_and(|largest| largest.outcome == Outcome::Passed);
+        if stands && self.cancellation(child).is_none() { Hold::Stands } else { Hold::Void }
     }
 
-    /// What became of `slot`, as the members of `membership` have said.
+    /// What became of `slot`, as the members of `membership` have said, and as the enact seals that are held here show.
     ///
     /// An operator that names a child without a certificate for that slot is not counted: an honest one has seen it, so it
-    /// comes. Two children hold one slot only where operators may not lie at all (three members or fewer); then everybody
-    /// is waited for.
+    /// comes. Seals count beside what is said because those who signed may be members no longer. Two children hold one slot
+    /// only where operators may not lie at all (three members or fewer); then everybody is waited for.
     pub fn slot_outcome(&self, slot: Slot, membership: &Membership) -> SlotOutcome {
         let mut said: BTreeMap<&MemberId, (crate::ids::Seq, Option<StatementId>)> = BTreeMap::new();
         for status in self.slot_statuses.iter().filter(|s| s.seal.slot == slot && s.is_of(membership)) {
@@ -373,13 +474,18 @@ impl State {
         }
         let checked: Vec<Option<StatementId>> = said
             .into_values()
-            .map(|(_, signed)| signed)
-            .filter(|signed| signed.is_none_or(|child| self.holds(child, slot).is_some()))
+            .filter_map(|(_, signed)| match signed.map(|child| (child, self.hold(child, slot))) {
+                None | Some((_, Hold::Void)) => Some(None),
+                Some((child, Hold::Stands)) => Some(Some(child)),
+                Some((_, Hold::Unknown)) => None,
+            })
             .collect();
         if checked.len() < membership.quorum() {
             return SlotOutcome::Open;
         }
-        let mut named: BTreeMap<StatementId, usize> = BTreeMap::new();
+        let seen = self.enact_seals.iter().filter(|s| s.seal.slot == slot).map(|s| s.seal.proposal);
+        let seen: BTreeSet<StatementId> = seen.filter(|child| self.hold(*child, slot) == Hold::Stands).collect();
+        let mut named: BTreeMap<StatementId, usize> = seen.into_iter().map(|child| (child, 0)).collect();
         checked.iter().flatten().for_each(|child| *named.entry(*child).or_default() += 1);
         match named.len() {
             0 => SlotOutcome::Free,

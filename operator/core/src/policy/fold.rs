@@ -104,7 +104,7 @@ impl State {
     fn next_enactment(&self, gathered: &Gathered) -> Option<(Scope, u32, Enactment)> {
         let proposals = gathered.proposals.values().filter_map(|anchored| {
             let proposal = as_proposal(anchored.statement()?)?;
-            if proposal.parent != self.head(proposal.scope) {
+            if proposal.parent != self.head(proposal.scope) || !self.may_be_enacted(anchored, gathered) {
                 return None;
             }
             let state = self.read_proposal(anchored, gathered)?;
@@ -117,6 +117,16 @@ impl State {
             Some((Scope::Membership, term, enacted))
         });
         proposals.chain(leaves).min_by_key(|(scope, term, enacted)| (*scope, *term, enacted.proposal, enacted.root))
+    }
+
+    /// Whether enough of its sealers have signed any enactment of it: counting its box is what costs.
+    fn may_be_enacted(&self, anchored: &Anchored, gathered: &Gathered) -> bool {
+        let Some(statement) = anchored.statement() else { return false };
+        let Some(membership) = as_proposal(statement).and_then(|p| self.memberships.get(&p.membership)) else {
+            return false;
+        };
+        let signed = gathered.enact.get(&statement.id()).into_iter().flatten().map(|s| &s.by);
+        signed.collect::<BTreeSet<_>>().len() >= membership.quorum()
     }
 
     fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
@@ -203,14 +213,28 @@ impl State {
         let rules = numbers.classes.get(&proposal.class)?;
         let id = statement.id();
         let invalid = self.known(|known| judge(known, anchored)).err();
-        let nobody = Membership { members: BTreeMap::new(), ..Membership::founding(self.coop, &[]) };
-        let membership = self.memberships.get(&proposal.membership).unwrap_or(&nobody);
-        let poll = Poll { proposal, membership, rules, parameters: &numbers.parameters, logs: &self.logs };
-        let on_this = gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values);
-        let (ballot, mut votes) = poll.count(on_this);
-        if invalid.is_some() {
-            votes.iter_mut().for_each(|vote| vote.verdict = Verdict::NoProposal);
-        }
+        let nobody;
+        let membership = match self.memberships.get(&proposal.membership) {
+            Some(membership) => membership,
+            None => {
+                nobody = Membership::founding(self.coop, &[]);
+                &nobody
+            }
+        };
+        let poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
+        let complete =
+            (invalid.is_none() && proposal.since_rules() >= 2).then(|| poll.held(gathered, id, statement.author()));
+        let (ballot, votes) = match &complete {
+            Some(held) => (held.ballot.clone(), Vec::new()),
+            None => {
+                let on_this = gathered.votes.get(&id).into_iter().flat_map(BTreeMap::values);
+                let (ballot, mut votes) = poll.count(on_this);
+                if invalid.is_some() {
+                    votes.iter_mut().for_each(|vote| vote.verdict = Verdict::NoProposal);
+                }
+                (ballot, votes)
+            }
+        };
         let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
         let after = standing::counted_after(proposal, membership, &numbers.parameters);
         let applicant = match statement.nested().map(|s| s.body()) {
@@ -245,10 +269,10 @@ impl State {
             ballot,
             votes,
         };
-        match (&state.invalid, state.rules) {
-            (Some(_), _) => {}
-            (None, 1) => state.read_seals(gathered),
-            (None, _) => self.read_complete(&mut state, &poll, gathered),
+        match complete {
+            Some(held) => self.read_complete(&mut state, &poll, gathered, held),
+            None if state.invalid.is_none() => state.read_seals(gathered),
+            None => {}
         }
         Some(state)
     }

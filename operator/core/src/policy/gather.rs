@@ -159,8 +159,9 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                         gathered.say(owner, id, statement, at, &ancestry, replica);
                     }
                     let void = match entry.standing {
-                        _ if seq >= fork => Some(Void::LogForked),
+                        // The budget is counted along the own chain: nothing that is learned later changes that.
                         Standing::OverBudget(_) => Some(Void::OverBudget),
+                        Standing::Valid if seq >= fork => Some(Void::LogForked),
                         Standing::Valid => None,
                     };
                     gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &ancestry, replica);
@@ -213,7 +214,7 @@ impl Gathered {
         &mut self,
         owner: &MemberId,
         carrier: &Arc<Statement>,
-        anchor: AnchorAt,
+        mut anchor: AnchorAt,
         ancestry: &Ancestry,
         replica: &Replica,
     ) {
@@ -224,7 +225,11 @@ impl Gathered {
         }
         let issued_at = inner.header().issued_at;
         let (place, open_before) = match inner.body() {
-            Body::Proposal(_) => {
+            Body::Proposal(proposal) => {
+                if proposal.since_rules() >= 2 && anchor.void == Some(Void::LogForked) {
+                    // Its author could undo what was decided by forking its own past.
+                    anchor.void = None;
+                }
                 let earlier = ancestry.proposals.iter();
                 let others = earlier.filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
                 (&mut self.proposals, others)
@@ -244,6 +249,7 @@ impl Gathered {
             Some(known) if known.anchor.void.is_none() => {
                 if found.anchor.void.is_none() {
                     known.signers.extend(&found.signers);
+                    known.open_before = known.open_before.min(found.open_before);
                 }
             }
             Some(known) if found.anchor.void.is_none() => *known = found,

@@ -115,6 +115,19 @@ impl Poll<'_> {
             || self.notice(gathered, proposal, entry).is_some()
     }
 
+    /// The operators' entries held here that belong into the box: of each operator the first.
+    pub(super) fn borne(&self, gathered: &Gathered, proposal: StatementId) -> BTreeSet<StatementId> {
+        let mut told: BTreeMap<&MemberId, (UnixSeconds, StatementId)> = BTreeMap::new();
+        for entry in gathered.notices.keys() {
+            if let Some((by, at)) = self.notice(gathered, proposal, entry) {
+                let first = told.entry(by).or_insert((at, *entry));
+                *first = (*first).min((at, *entry));
+            }
+        }
+        let signs = gathered.signs.keys().filter(|entry| self.is_sign(gathered, entry)).copied();
+        told.into_values().map(|(_, entry)| entry).chain(signs).collect()
+    }
+
     /// When the member that is to be expelled replied, if `entry` is its reply.
     fn reply(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> Option<UnixSeconds> {
         let (Action::Expel(expel), said) = (&self.proposal.action, gathered.said.get(entry)?) else { return None };

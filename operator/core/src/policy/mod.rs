@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
-pub use complete::{MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
+pub use complete::{Hold, MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
 pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;

@@ -2,8 +2,8 @@
 
 use super::standing::parting;
 use super::{CloseCertificate, Invalid, ProposalState, State};
-use crate::body::entry::Outcome;
-use crate::body::proposal::Proposal;
+use crate::body::entry::{Outcome, Slot};
+use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -36,6 +36,11 @@ pub enum Phase {
         signed: usize,
         /// How many must.
         needed: usize,
+    },
+    /// It has passed and was not enacted in time; whether it may have been, operators say before anything else follows.
+    AwaitingSlot {
+        /// The attempt that is open.
+        term: u32,
     },
     /// It is in force.
     Enacted {
@@ -86,6 +91,7 @@ impl Phase {
             Self::Open { .. } => "Open",
             Self::Closing { .. } => "Closing",
             Self::Queued { .. } => "Queued",
+            Self::AwaitingSlot { .. } => "AwaitingSlot",
             Self::Enacted { .. } => "Enacted",
             Self::Rejected => "Rejected",
             Self::QuorumNotMet => "QuorumNotMet",
@@ -105,8 +111,15 @@ impl Phase {
     /// Whether nothing more will come of it.
     pub fn is_final(&self) -> bool {
         // What was appealed against may still be carried on, where some had signed it before they knew.
-        let open = matches!(self, Self::Pending { .. } | Self::Open { .. } | Self::Closing { .. });
-        !open && !matches!(self, Self::Queued { .. } | Self::Appealed { .. })
+        !matches!(
+            self,
+            Self::Pending { .. }
+                | Self::Open { .. }
+                | Self::Closing { .. }
+                | Self::Queued { .. }
+                | Self::Appealed { .. }
+                | Self::AwaitingSlot { .. }
+        )
     }
 }
 
@@ -142,7 +155,7 @@ impl State {
         }
         let last = certificate.map_or(body.expires_at, |certificate| proposal.deadline(certificate.slot));
         if now > last {
-            return Phase::Expired;
+            return self.after_deadline(proposal, certificate);
         }
         if proposal.rules >= 2 && certificate.is_none() && now > proposal.seal_by() {
             return Phase::Stalled;
@@ -168,6 +181,15 @@ impl State {
 }
 
 impl State {
+    fn after_deadline(&self, proposal: &ProposalState, certificate: Option<&CloseCertificate>) -> Phase {
+        let (Some(certificate), true) = (certificate, proposal.rules >= 2) else { return Phase::Expired };
+        let Some(membership) = self.membership_version(&proposal.proposal.membership) else { return Phase::Expired };
+        let Slot { scope, parent, term } = certificate.slot;
+        let (open, bound) = self.open_term(scope, parent, membership);
+        let may_have_been = open <= term || bound == Some(proposal.id);
+        if may_have_been && scope != Scope::Cancellations { Phase::AwaitingSlot { term: open } } else { Phase::Expired }
+    }
+
     /// The next time after `now` at which the clock alone changes a phase, or what there is to seal.
     pub fn next_change(&self, now: UnixSeconds) -> Option<UnixSeconds> {
         let open = self.proposals().values().filter(|p| !self.phase(p, now).is_final());
@@ -177,8 +199,12 @@ impl State {
             let sealed = if p.rules >= 2 { super::seal_from(p.ballot.closed_at, &p.parameters) } else { offered };
             let second = Seconds(1);
             let fixed = [opens_at, closes_at, offered, sealed, expires_at.plus(second)];
-            let stalled = (p.rules >= 2).then(|| p.seal_by().plus(second));
-            fixed.into_iter().chain(stalled).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
+            // After these, and a tolerance for the others' clocks, a slot is given up.
+            let ends = (p.rules >= 2).then(|| p.seal_by()).into_iter();
+            let ends = ends.chain(p.certificates.iter().filter(|_| p.rules >= 2).map(|c| p.deadline(c.slot)));
+            let tolerance = Seconds(p.parameters.clock_tolerance_seconds.0.saturating_mul(2));
+            let ends = ends.flat_map(move |end| [end.plus(second), end.plus(tolerance).plus(second)]);
+            fixed.into_iter().chain(ends).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
         });
         times.filter(|time| *time > now).min()
     }

@@ -9,7 +9,7 @@ use crate::body::charter::Parameters;
 use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal};
 use crate::body::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
-use crate::ids::{MemberId, PublicKey, StatementId, UnixSeconds};
+use crate::ids::{MemberId, PolicyHash, PublicKey, StatementId, UnixSeconds};
 
 /// Whether the keys of a member may be replaced.
 ///
@@ -155,6 +155,16 @@ impl State {
         if let Some(state) = self.members.get_mut(member) {
             state.standing = MemberStanding::Dormant;
         }
+    }
+
+    /// How many members are counted if `child`, a proposal or a leaving, follows the version `parent`.
+    pub fn counted_after(&self, child: StatementId, parent: &PolicyHash) -> Option<usize> {
+        let before = self.memberships.get(parent)?;
+        if let Some(state) = self.proposals.get(&child) {
+            return Some(counted_after(&state.proposal, before, &state.parameters));
+        }
+        let leaves = self.leaves.get(&child).filter(|leave| before.members.contains_key(&leave.author));
+        Some(before.members.len() - usize::from(leaves.is_some()))
     }
 
     /// What this operator knows against a proposal although others need not know it: nobody should begin a vote that its

@@ -13,14 +13,17 @@ use crate::body::entry::{Basis, BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, S
 use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, Seconds, StatementId, UnixSeconds};
 use crate::policy::{
-    CloseCertificate, Membership, Phase, ProposalState, Sealed, State, leave_root, seal_from, version_hash,
+    CloseCertificate, Hold, Membership, ProposalState, Sealed, State, leave_root, seal_from, version_hash, vouched,
+    vouchers,
 };
 
 /// What an operator promises by what it signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
-    /// One box offer for each proposal, with what was held at its close.
+    /// One box offer for each proposal.
     OfferOnce,
+    /// In an offer is what was held when the box closed, never what came later.
+    OfferInTime,
     /// No close seal before a quorum has offered; in the box is what more operators offer than may lie.
     EnoughOffers,
     /// One child of a slot is sealed as passed.
@@ -43,8 +46,9 @@ pub enum Promise {
 
 impl Promise {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OfferOnce,
+        Self::OfferInTime,
         Self::EnoughOffers,
         Self::OnePassedInSlot,
         Self::OneEnactInSlot,
@@ -86,6 +90,7 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
         me,
         now: circumstances.now,
         resumed_at: circumstances.resumed_at,
+        circumstances,
         promises: circumstances.promises,
         close: state.close_seals().iter().filter(|s| s.by == *me).collect(),
         enact: state.enact_seals().iter().filter(|s| s.by == *me).collect(),
@@ -93,6 +98,10 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
     };
     let proposals = || state.proposals().values();
     let offers = proposals().filter_map(|proposal| sealer.offer(proposal)).map(Body::BoxOffer);
+    if circumstances.isolated {
+        // What it holds it can say alone; whoever could only say it later would have to leave out what is new.
+        return offers.collect();
+    }
     let close = proposals().filter_map(|proposal| sealer.close(proposal)).map(Body::CloseSeal);
     let leaves = state.leaves().keys().filter_map(|leave| sealer.close_leave(*leave)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
@@ -106,6 +115,7 @@ struct Sealer<'a> {
     me: &'a MemberId,
     now: UnixSeconds,
     resumed_at: Option<UnixSeconds>,
+    circumstances: &'a Circumstances,
     promises: Promises,
     close: Vec<&'a Sealed<CloseSeal>>,
     enact: Vec<&'a Sealed<EnactSeal>>,
@@ -121,31 +131,46 @@ impl Sealer<'_> {
         !self.keeps(Promise::NothingOld) || self.resumed_at.is_none_or(|resumed| issued_at > resumed)
     }
 
-    /// Whether this operator seals the proposal at all.
+    /// Whether this operator seals the proposal at all. Until when depends on what it seals, and in which term.
     fn seals(&self, proposal: &ProposalState) -> bool {
-        let undecided = matches!(
-            self.state.phase(proposal, self.now),
-            Phase::Pending { .. }
-                | Phase::Open { .. }
-                | Phase::Closing { .. }
-                | Phase::Queued { .. }
-                | Phase::Appealed { .. }
-                | Phase::Stale
-        );
-        proposal.rules >= 2 && proposal.sealers.contains(self.me) && self.is_new(proposal.issued_at) && undecided
+        let undecided = proposal.invalid.is_none()
+            && proposal.enacted.is_none()
+            && proposal.superseded_by.is_none()
+            && proposal.cancelled_by.is_none();
+        proposal.rules >= 2
+            && proposal.sealers.contains(self.me)
+            && super::understood(proposal, self.circumstances)
+            && self.is_new(proposal.issued_at)
+            && undecided
     }
 
     fn offer(&self, proposal: &ProposalState) -> Option<BoxOffer> {
         let due = self.now >= proposal.held.closed_at.plus(proposal.parameters.grace_seconds);
         let in_time = self.now <= proposal.seal_by();
+        let entries = self.entries_to_offer(proposal)?;
         let own = self.state.box_offers().iter().filter(|s| s.by == *self.me && s.seal.proposal == proposal.id);
-        let offer = BoxOffer { proposal: proposal.id, entries: proposal.entries.clone() };
+        let offer = BoxOffer { proposal: proposal.id, entries };
         let said = if self.keeps(Promise::OfferOnce) {
             own.count() > 0
         } else {
             own.map(|s| &s.seal).any(|said| *said == offer)
         };
         (self.seals(proposal) && due && in_time && !said).then_some(offer)
+    }
+
+    /// What this operator can vouch for. One that was down, cut off or unsure of its clock when the box closed cannot tell what
+    /// it held then from what came later: it offers what enough others vouch for, so that its word adds no late vote.
+    fn entries_to_offer(&self, proposal: &ProposalState) -> Option<BTreeSet<StatementId>> {
+        let parameters = &proposal.parameters;
+        let closed = proposal.proposal.closes_at.plus(parameters.grace_seconds);
+        if self.now <= closed.plus(parameters.clock_tolerance_seconds) || !self.keeps(Promise::OfferInTime) {
+            return Some(proposal.entries.clone());
+        }
+        let others = proposal.offers.iter().filter(|offer| offer.by != *self.me).map(|offer| &offer.seal);
+        let enough = others.clone().count() + 1 >= proposal.quorum;
+        let mut entries = vouched(others, vouchers(proposal.sealers.len()));
+        entries.retain(|entry| proposal.entries.contains(entry));
+        enough.then_some(entries)
     }
 
     fn close(&self, proposal: &ProposalState) -> Option<CloseSeal> {
@@ -182,7 +207,7 @@ impl Sealer<'_> {
             return None;
         }
         if outcome == Outcome::Passed {
-            if !self.may_bind(slot, proposal.id) {
+            if !self.may_sign_in(slot, proposal.id) || !self.may_bind(slot, proposal.id) {
                 return None;
             }
             if let Action::CancelProposal(cancel) = &proposal.proposal.action
@@ -237,23 +262,31 @@ impl Sealer<'_> {
         may.then_some(Slot { term, ..own })
     }
 
-    /// Whether this operator may bind `slot` to `child`.
+    /// Whether this operator may bind `slot` to `child`: to one child, and to none that another one has taken it from.
     fn may_bind(&self, slot: Slot, child: StatementId) -> bool {
+        let here = |seal: &CloseSeal| {
+            let at = seal.basis.as_ref().map(|basis| basis.slot);
+            seal.outcome == Outcome::Passed && seal.proposal != child && at == Some(slot)
+        };
+        let bound_elsewhere = self.close.iter().any(|s| here(&s.seal));
+        let taken = || {
+            let others = self.state.close_seals().iter().filter(|s| here(&s.seal)).map(|s| s.seal.proposal);
+            others.into_iter().any(|other| self.state.hold(other, slot) == Hold::Stands)
+        };
+        slot.scope == Scope::Cancellations || !self.keeps(Promise::OnePassedInSlot) || !(bound_elsewhere || taken())
+    }
+
+    /// Whether this operator may sign anything in favour of `child` in `slot`.
+    fn may_sign_in(&self, slot: Slot, child: StatementId) -> bool {
         if slot.scope == Scope::Cancellations {
             return true;
         }
         let same = |at: Slot| (at.scope, at.parent) == (slot.scope, slot.parent);
-        let in_chain = self.state.head(slot.scope) == slot.parent;
-        let bound_elsewhere = self.close.iter().map(|s| &s.seal).any(|seal| {
-            let at = seal.basis.as_ref().map(|basis| basis.slot);
-            seal.outcome == Outcome::Passed && seal.proposal != child && at == Some(slot)
-        });
         let signed_elsewhere = self.enact.iter().any(|s| s.seal.slot == slot && s.seal.proposal != child);
-        in_chain
-            && (!self.keeps(Promise::OnePassedInSlot) || !bound_elsewhere)
+        let ended = self.statuses.iter().any(|s| same(s.seal.slot) && s.seal.slot.term >= slot.term);
+        self.state.head(slot.scope) == slot.parent
             && (!self.keeps(Promise::OneEnactInSlot) || !signed_elsewhere)
-            && (!self.keeps(Promise::StatusEndsSlot)
-                || !self.statuses.iter().any(|s| same(s.seal.slot) && s.seal.slot.term >= slot.term))
+            && (!self.keeps(Promise::StatusEndsSlot) || !ended)
             && self.pin_is_fresh(child, slot)
     }
 
@@ -267,9 +300,23 @@ impl Sealer<'_> {
             Some(proposal) => number(&proposal.proposal.membership),
             None => number(&slot.parent),
         };
-        let made = self.enact.iter().filter(|s| s.seal.slot.scope == Scope::Membership);
-        let newest_parent = made.filter_map(|s| number(&s.seal.slot.parent)).max();
-        pinned.is_some_and(|pinned| newest_parent.is_none_or(|parent| pinned >= parent))
+        // What it signed before may be carried on by the same hand.
+        let other = |s: &&&Sealed<EnactSeal>| s.seal.proposal != child;
+        let made = self.enact.iter().filter(|s| s.seal.slot.scope == Scope::Membership).filter(other);
+        let oldest = made.filter_map(|s| {
+            let parent = number(&s.seal.slot.parent)?;
+            // Quorums of three and of four need not share an honest operator: what was pinned before is over at once.
+            Some(if self.crosses(s) { parent + 1 } else { parent })
+        });
+        let oldest = oldest.max();
+        pinned.is_some_and(|pinned| oldest.is_none_or(|oldest| pinned >= oldest))
+    }
+
+    /// Whether an enact seal of this operator's leads from three members to four or back.
+    fn crosses(&self, sealed: &Sealed<EnactSeal>) -> bool {
+        let before = self.state.membership_version(&sealed.seal.slot.parent).map_or(0, |version| version.members.len());
+        let after = self.state.counted_after(sealed.seal.proposal, &sealed.seal.slot.parent).unwrap_or(before);
+        matches!((before, after), (3, 4) | (4, 3))
     }
 
     /// A leaving is nobody's decision; it is sealed like one so that its slot has no second child.
@@ -285,7 +332,7 @@ impl Sealer<'_> {
         let free = !self.keeps(Promise::CarryOn) || bound.is_none_or(|child| child == leave);
         let last = self.last_close(leave);
         let news = last.is_none_or(|last| last.basis.as_ref().is_none_or(|basis| basis.slot != slot));
-        if !(fits && free && news && self.may_bind(slot, leave)) {
+        if !(fits && free && news && self.may_sign_in(slot, leave) && self.may_bind(slot, leave)) {
             return None;
         }
         Some(CloseSeal {
@@ -309,7 +356,7 @@ impl Sealer<'_> {
     fn enact_proposal(&self, proposal: &ProposalState) -> Option<EnactSeal> {
         let slot = self.slot_for(proposal)?;
         // The largest certified box decides, whatever it amounts to.
-        let certificate = proposal.certificates.iter().max_by_key(|c| (c.slot.term, c.count))?;
+        let certificate = proposal.certificates.first()?;
         let due = self.now >= proposal.eta(certificate.closed_at) && self.now <= proposal.deadline(slot);
         let may = self.seals(proposal)
             && due
@@ -319,6 +366,7 @@ impl Sealer<'_> {
             // An appeal that came too late for some, who have signed, is carried over in the next term.
             && (proposal.appealed_by.is_none() || slot.term > proposal.proposal.term)
             && (!self.keeps(Promise::NoShrink) || self.holds_all_that_i_sealed(proposal, certificate))
+            && self.last_close(proposal.id).is_none_or(|last| last.outcome == Outcome::Passed)
             && !self.cancelled(proposal.id);
         may.then(|| self.enact(slot, proposal.id, certificate)).flatten()
     }
@@ -337,7 +385,7 @@ impl Sealer<'_> {
         let all = self.state.box_offers();
         let offers: Vec<&BoxOffer> =
             basis.offers.iter().map(|id| all.iter().find(|o| o.id == *id).map(|o| &o.seal)).collect::<Option<_>>()?;
-        Some(crate::policy::vouched(offers, crate::policy::vouchers(proposal.sealers.len())))
+        Some(vouched(offers, vouchers(proposal.sealers.len())))
     }
 
     /// Whether this operator has sealed a cancellation of `proposal` as passed.
@@ -369,7 +417,7 @@ impl Sealer<'_> {
             version: version_hash(slot.scope, slot.parent, child, certificate.root),
         };
         let first = if self.keeps(Promise::OneEnactInSlot) { in_slot.is_empty() } else { !in_slot.contains(&&seal) };
-        (first && self.may_bind(slot, child)).then_some(seal)
+        (first && self.may_sign_in(slot, child)).then_some(seal)
     }
 
     fn statuses(&self) -> Vec<SlotStatus> {
@@ -398,9 +446,10 @@ impl Sealer<'_> {
         let over = |child: &StatementId| match self.state.proposals().get(child) {
             Some(proposal) => {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
-                proposal.cancelled_by.is_some()
-                    || (proposal.appealed_by.is_some() && slot.term == proposal.proposal.term)
-                    || self.now > proposal.deadline(slot).plus(tolerance)
+                let uncertified = slot.term == proposal.proposal.term && self.state.hold(*child, slot) == Hold::Unknown;
+                let last = if uncertified { proposal.seal_by() } else { proposal.deadline(slot) };
+                let appealed = proposal.appealed_by.is_some() && slot.term == proposal.proposal.term;
+                proposal.cancelled_by.is_some() || appealed || self.now > last.plus(tolerance)
             }
             None => self.state.leaves().get(child).is_some_and(|leave| {
                 let window = self.state.parameters().enact_window_seconds;

@@ -192,3 +192,14 @@ fn leaving_can_be_said_in_one_word() {
     let statement = person("cork").human(coop(), T0, Body::Leave(Leave::default()));
     assert_eq!(statement.kind(), &Kind::Leave);
 }
+
+#[test]
+fn what_is_signed_unread_is_what_a_reader_finds() {
+    let bilbao = person("bilbao");
+    let inner = bilbao.draft_for_tests(coop(), vote()).sign_unread(&bilbao.governance, None).unwrap();
+    let body = Body::Anchor(Box::new(Anchor { statement: inner.envelope().clone() }));
+    let position = Position::Log { seq: Seq(3), prev: Digest::of(b"before") };
+    let draft = Draft { position, ..bilbao.draft_for_tests(coop(), body) };
+    let entry = draft.sign_unread(&bilbao.operator, Some(&inner)).unwrap();
+    assert_eq!(Statement::verify(entry.envelope().clone()), Ok(entry));
+}

@@ -13,7 +13,7 @@ use koinon_api::conditions::Reason;
 use koinon_core::body::charter::Charter;
 use koinon_core::body::entry::{Anchor, LogResume};
 use koinon_core::body::latest::Beacon;
-use koinon_core::body::{Body, RULES_SUPPORTED};
+use koinon_core::body::{Body, RULES, RULES_SUPPORTED};
 use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId};
 use koinon_core::invite::Invite;
 use koinon_core::kind::Kind;
@@ -257,6 +257,7 @@ impl Engine {
     fn next_body(&self) -> Option<Body> {
         let (me, log, now) = (&self.parts.author.me, self.parts.author.log(), self.parts.author.clock.unix());
         let (isolated, clock_in_tolerance) = (self.hearing.isolated(), self.clock_in_tolerance());
+        let rules_shared = self.rules_shared();
         self.parts.shelf.read(|commons| {
             let replica = commons.replica();
             if self.recovery.is_resumed() && !self.resumed {
@@ -274,7 +275,7 @@ impl Engine {
             }
             let resumed_at = resumed_at(replica, &log);
             let circumstances =
-                Circumstances { now, isolated, clock_in_tolerance, resumed_at, promises: Promises::KEPT };
+                Circumstances { now, isolated, clock_in_tolerance, resumed_at, rules_shared, promises: Promises::KEPT };
             sealing::next(commons.state(), me, &circumstances).into_iter().next()
         })
     }
@@ -400,6 +401,13 @@ impl Engine {
         }
         // Whoever hears nobody cannot tell; being isolated stops it from sealing anyway.
         near >= quorum || far == 0
+    }
+
+    /// The highest rules that a seal quorum, this operator included, says that it can decide by.
+    fn rules_shared(&self) -> u32 {
+        let quorum = self.parts.shelf.read(|commons| commons.state().quorum());
+        let shared = RULES_SUPPORTED.into_iter().filter(|rules| self.hearing.can_decide_by(*rules) >= quorum);
+        shared.max().unwrap_or(RULES)
     }
 
     /// Follows what the fold says about who takes part: whom we hear, who may read.

@@ -92,6 +92,21 @@ fn a_cooperative_of_three_steps_to_the_complete_rules_by_a_vote_and_what_it_deci
 }
 
 #[test]
+fn rules_that_a_quorum_does_not_understand_wait_until_it_does() {
+    let mut world = World::new(&THREE, Preset::Trial);
+    world.rules_shared = 1;
+    let step = SetRules { rules: 2, deliberation: presets::deliberation() };
+    let step = world.propose(0, Action::SetRules(step));
+    world.sync();
+    world.all_yes(step);
+    world.settle();
+    assert!(matches!(world.phase(0, step), Phase::Closing { sealed: 0, .. }));
+    world.rules_shared = 2;
+    world.settle();
+    assert_eq!(world.phases(step), ["Enacted"; 3]);
+}
+
+#[test]
 fn a_fourth_and_a_fifth_member_come_under_the_complete_rules() {
     let mut world = quick(&THREE);
     for name in ["delft", "espoo"] {
@@ -318,4 +333,74 @@ fn a_leaving_binds_its_slot_and_needs_no_vote() {
     }
     let version = world.state(0).chain(Scope::Membership).last().unwrap().enacted.clone().unwrap();
     assert!(version.close_seals.len() >= 3 && version.enact_seals.len() >= 3);
+}
+
+/// All vote yes on a proposal of `who`, and its box is sealed.
+fn passed(world: &mut World, who: usize, name: &str) -> StatementId {
+    let proposal = world.propose(who, approve(name));
+    world.settle();
+    for voter in 0..world.people.len() {
+        world.vote(voter, proposal, Choice::Yes, 0).unwrap();
+    }
+    for hours in [73, 1] {
+        world.wait(hours * HOUR);
+        world.settle();
+    }
+    assert_eq!(world.phase(who, proposal).name(), "Queued");
+    proposal
+}
+
+#[test]
+fn what_too_few_enacted_in_time_is_carried_on_into_the_next_term() {
+    let mut world = complete(&FOUR);
+    let proposal = passed(&mut world, 0, "qwen");
+    // Two sign the enactment; the other two are away until its time is over.
+    world.cut = BTreeSet::from([2, 3]);
+    world.wait(24 * HOUR);
+    world.settle();
+    world.wait(100 * HOUR);
+    world.settle();
+    assert_eq!(world.phase(0, proposal), Phase::AwaitingSlot { term: 0 });
+    world.cut.clear();
+    world.settle();
+    assert_eq!(world.phases(proposal), ["Enacted"; 4]);
+    let version = world.state(3).chain(Scope::Releases).last().unwrap().enacted.clone().unwrap();
+    assert_eq!((version.proposal, version.term), (proposal, 1));
+}
+
+#[test]
+fn what_nobody_enacted_in_time_expires_and_leaves_its_slot() {
+    let mut world = complete(&FOUR);
+    let proposal = passed(&mut world, 0, "qwen");
+    world.cut = (0..4).collect();
+    world.wait(130 * HOUR);
+    world.cut.clear();
+    world.settle();
+    assert_eq!(world.phases(proposal), ["Expired"; 4]);
+    let next = passed(&mut world, 1, "llama");
+    assert_eq!(world.state(1).proposals()[&next].proposal.term, 1);
+    world.wait(24 * HOUR);
+    world.settle();
+    assert_eq!(world.phases(next), ["Enacted"; 4]);
+}
+
+#[test]
+fn who_floods_a_box_fills_nobody_s_offer() {
+    let mut world = complete(&FOUR);
+    let proposal = world.propose(0, approve("qwen"));
+    world.settle();
+    for vseq in 0..=MAX_VSEQ {
+        for reason in ["a", "b", "c"] {
+            let reason = Some(reason.parse().unwrap());
+            let vote = Vote { proposal, choice: Choice::Yes, vseq, ground: None, reason };
+            world.say(3, Body::Vote(vote)).unwrap();
+        }
+    }
+    world.vote(0, proposal, Choice::Yes, 0).unwrap();
+    world.settle();
+    world.wait(73 * HOUR);
+    world.settle();
+    let offers = &world.state(1).proposals()[&proposal].offers;
+    assert_eq!(offers.len(), 4);
+    assert!(offers.iter().all(|offer| offer.seal.entries.len() == 5));
 }

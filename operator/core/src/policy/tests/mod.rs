@@ -8,6 +8,7 @@ mod keys;
 mod members;
 mod quarantine;
 mod recall;
+mod reference;
 mod standing;
 mod votes;
 
@@ -30,6 +31,8 @@ pub(crate) struct World {
     /// Operators that are down or cut off: they neither act nor hear.
     pub cut: BTreeSet<usize>,
     pub isolated: BTreeSet<usize>,
+    /// What a quorum's beacons say that it can decide by.
+    pub rules_shared: u32,
 }
 
 impl World {
@@ -44,7 +47,7 @@ impl World {
         edit(&mut charter);
         let founding = found(&everybody, charter);
         let commons = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
-        Self { people, commons, now: T0, cut: BTreeSet::new(), isolated: BTreeSet::new() }
+        Self { people, commons, now: T0, cut: BTreeSet::new(), isolated: BTreeSet::new(), rules_shared: 2 }
     }
 
     pub fn founding(&self) -> Founding {
@@ -152,6 +155,7 @@ impl World {
             isolated: self.isolated.contains(&who),
             clock_in_tolerance: true,
             resumed_at: crate::recovery::resumed_at(self.commons[who].replica(), &log),
+            rules_shared: self.rules_shared,
             promises: Promises::KEPT,
         }
     }

@@ -92,7 +92,7 @@ fn a_member_with_new_keys_votes_and_seals_in_a_new_log() {
     for who in [0, 1, 3] {
         world.vote(who, proposal, Choice::Yes, 0).unwrap();
     }
-    world.wait(HOUR / 2);
+    world.wait(120);
     world.settle();
     // Three of four must seal, and one is cut off: the new operator's seals count.
     assert_eq!(world.phase(0, proposal).name(), "Enacted");

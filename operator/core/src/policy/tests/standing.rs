@@ -89,7 +89,7 @@ fn a_new_member_works_within_limits_and_is_counted_only_when_it_is_confirmed() {
     let proposal = world.propose(3, approve("llama"));
     world.cut.insert(2);
     decide(&mut world, proposal);
-    world.wait(HOUR / 2);
+    world.wait(120);
     world.settle();
     assert_eq!(world.phase(3, proposal).name(), "Enacted");
 }
@@ -101,14 +101,14 @@ fn from_three_members_to_four_everybody_seals_and_probation_alone_needs_only_a_q
     let application = person("delft").application(world.coop(), world.now).envelope().clone();
     let proposal = world.propose(0, Action::Admit(Admit { application }));
     decide(&mut world, proposal);
-    world.wait(HOUR / 2);
+    world.wait(120);
     world.settle();
     assert_eq!(world.phase(0, proposal).name(), "Enacted");
     world.wait(2 * PROBATION);
     let action = confirm(&world, &"delft".parse().unwrap());
     let proposal = world.propose(0, action);
     decide(&mut world, proposal);
-    world.wait(HOUR / 2);
+    world.wait(120);
     world.settle();
     assert!(matches!(world.phase(0, proposal), Phase::Queued { signed: 2, needed: 3, .. }));
     world.cut.clear();
