@@ -89,7 +89,11 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
         Invalid::KeyNotProved(_) => {
             "have the file co-signed with the new operator key and with a new governance key: kubectl koinon propose --co-sign FILE --keys DIR".into()
         }
-        Invalid::NotOnProbation(_) => "see this member's standing with kubectl koinon members".into(),
+        Invalid::NotSilent { .. } => "it is there: nothing needs to be done".into(),
+        Invalid::Evidence(_) => "name what it rests on: log entries, or documents by their digests".into(),
+        Invalid::Proofs(_) => "name the proofs that were weighed".into(),
+        Invalid::NoSecondVote(_) => "propose the expulsion anew, as a first vote".into(),
+        Invalid::NotOnProbation(_) | Invalid::NotDormant(_) => "see this member's standing with kubectl koinon members".into(),
         Invalid::Engine(_) => "correct the engine's file and propose it again".into(),
         Invalid::WrongScope { .. }
         | Invalid::WrongClass { .. }

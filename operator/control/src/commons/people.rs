@@ -96,7 +96,7 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
-        NotAnchored::Keys(_) => Reason::ActionInvalid,
+        NotAnchored::Keys(_) | NotAnchored::NoAppeal => Reason::ActionInvalid,
         NotAnchored::Proposal(why) => invalid(why, key),
     }
 }

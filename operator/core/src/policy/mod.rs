@@ -21,6 +21,7 @@ mod keys;
 mod leave;
 mod phase;
 mod quarantine;
+mod slots;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -31,13 +32,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
-pub use complete::{Hold, MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
+pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;
 pub use phase::Phase;
 pub use quarantine::{Offence, Proof};
 pub(crate) use quarantine::{close_offences, enact_offence};
+pub use slots::{Hold, SlotOutcome};
 pub use validity::Invalid;
 
 use hearing::Appealed;
