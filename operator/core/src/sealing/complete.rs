@@ -446,8 +446,8 @@ impl Sealer<'_> {
         let over = |child: &StatementId| match self.state.proposals().get(child) {
             Some(proposal) => {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
-                let uncertified = slot.term == proposal.proposal.term && self.state.hold(*child, slot) == Hold::Unknown;
-                let last = if uncertified { proposal.seal_by() } else { proposal.deadline(slot) };
+                // Also for a child that nobody certified: ending the slot sooner would end it for the others in it.
+                let last = proposal.deadline(slot);
                 let appealed = proposal.appealed_by.is_some() && slot.term == proposal.proposal.term;
                 proposal.cancelled_by.is_some() || appealed || self.now > last.plus(tolerance)
             }
