@@ -199,6 +199,19 @@ impl Datacenter {
         run_blocking(self.kubectl_command(args)).await
     }
 
+    /// Waits until every custom resource definition is served.
+    ///
+    /// # Errors
+    /// When one is not within a minute.
+    pub async fn definitions_served(&self) -> Result<()> {
+        // kubectl does not wait for a definition that is so new that it has no status: it fails.
+        let wait = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"];
+        wait_until(&format!("the definitions of {} to be served", self.name()), Duration::from_secs(60), || async {
+            self.kubectl(wait).await.map_or_else(|error| Poll::not_yet(format!("{error:#}")), |_| Poll::Ready(()))
+        })
+        .await
+    }
+
     /// Applies YAML, by server-side apply.
     pub async fn apply(&self, yaml: &str) -> Result<String> {
         let file = tempfile::NamedTempFile::new().context("making a temporary file")?;

@@ -1,5 +1,6 @@
 //! What a run has made on this machine, written down before it is made, so that `down` removes exactly that.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,20 +15,36 @@ use crate::command;
 use crate::mount_points;
 use crate::process;
 
+/// The variable that gives a run its number.
+pub const INSTANCE: &str = "KOINON_INSTANCE";
+
 /// Several runs can stand beside each other on one machine; each has its own number, from `$KOINON_INSTANCE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Instance(u8);
 
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl Instance {
     /// The instance that the environment names; 0 if none.
     pub fn from_env() -> Result<Self> {
-        match std::env::var("KOINON_INSTANCE") {
+        match std::env::var(INSTANCE) {
             Err(_) => Ok(Self(0)),
             Ok(text) => match text.parse() {
                 Ok(number) if number < 10 => Ok(Self(number)),
                 _ => bail!("KOINON_INSTANCE is {text:?}; give a number from 0 to 9"),
             },
         }
+    }
+
+    /// Another one, for a second run beside this. The last number is left to the test of the harness that makes a run of
+    /// its own.
+    #[must_use]
+    pub fn beside(self) -> Self {
+        Self((self.0 + 1) % 9)
     }
 
     /// The beginning of every name that the run gives to something on this machine.

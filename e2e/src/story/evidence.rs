@@ -150,12 +150,15 @@ fn facts() -> Vec<Fact> {
         ),
     ];
     for (member, _, installed, offered) in GPUS {
-        for (state, count) in [("installed", installed), ("offered", offered)] {
-            // A replaced operator is another target: each pool and class counts once, whoever told of it.
-            let most = format!("max_over_time(koinon_devices{{datacenter=\"{member}\",state=\"{state}\"}}[1d])");
-            let question = format!("sum by (datacenter) (max by (datacenter, pool, class) ({most})) == {count}");
-            facts.push(fact(&format!("{member} had {count} GPUs {state}"), 1, &question));
-        }
+        // A replaced operator is another target: each pool and class counts once, whoever told of it.
+        let most = format!("max_over_time(koinon_devices{{datacenter=\"{member}\",state=\"installed\"}}[1d])");
+        let question = format!("sum by (datacenter) (max by (datacenter, pool, class) ({most})) == {installed}");
+        facts.push(fact(&format!("{member} had {installed} GPUs installed"), 1, &question));
+        // Between the pool and its first lease may lie less than a scrape, so what is leased counts as having been offered.
+        let shared = format!("koinon_devices{{datacenter=\"{member}\",state=~\"offered|leased\"}}");
+        let at_once = format!("max by (datacenter) (sum by (datacenter, instance) ({shared}))");
+        let question = format!("max_over_time({at_once}[1h:1s]) == {offered}");
+        facts.push(fact(&format!("{member} had {offered} GPUs offered or leased"), 1, &question));
     }
     facts
 }

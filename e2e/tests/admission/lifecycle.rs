@@ -31,10 +31,6 @@ async fn agents_are_gone(datacenter: &Datacenter) -> Result<()> {
     datacenter.kubectl(ended).await.map(drop)
 }
 
-async fn established(datacenter: &Datacenter) -> Result<()> {
-    datacenter.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await.map(drop)
-}
-
 /// First the definitions and then the rest, and the other way round.
 pub async fn install(fleet: Arc<Fleet>) -> Result<()> {
     let datacenter = fleet.get("aarhus")?;
@@ -53,14 +49,14 @@ pub async fn install(fleet: Arc<Fleet>) -> Result<()> {
 
     helm(datacenter, "install", "koinon-crds").await?;
     helm(datacenter, "install", "koinon").await?;
-    established(datacenter).await?;
+    datacenter.definitions_served().await?;
     helm(datacenter, "uninstall", "koinon").await?;
     helm(datacenter, "uninstall", "koinon-crds").await?;
     datacenter.kubectl(["delete", "crd", "--all"]).await?;
     agents_are_gone(datacenter).await?;
     helm(datacenter, "install", "koinon").await?;
     helm(datacenter, "install", "koinon-crds").await?;
-    established(datacenter).await?;
+    datacenter.definitions_served().await?;
     server.gates_hold(true).await?;
     no_warnings(datacenter).await
 }

@@ -31,7 +31,7 @@ async fn definitions(datacenter: &Datacenter) -> Result<()> {
     let folder = koinon_e2e::toolchain::checkout().join("crds");
     let folder = folder.to_str().context("the checkout's path is not text")?;
     datacenter.kubectl(["apply", "--server-side", "-f", folder]).await?;
-    datacenter.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await.map(drop)
+    datacenter.definitions_served().await
 }
 
 fn of(grants: &[Grant], request: &Request) -> Option<Grant> {

@@ -1,8 +1,8 @@
 //! `kubectl koinon charter`: the numbers by which the cooperative decides.
 
-use std::collections::BTreeMap;
-
 use koinon_core::body::proposal::ChangeCharter;
+use koinon_core::body::{Class, Scope};
+use koinon_core::policy::State;
 
 use crate::access::Access;
 use crate::cluster::Cluster;
@@ -18,12 +18,14 @@ impl Args {
         let membership = cluster.membership().await?;
         let commons = cluster.commons(&membership).await?;
         let state = commons.state();
-        let classes: BTreeMap<_, _> = koinon_core::body::Class::ALL
-            .into_iter()
-            .filter_map(|class| Some((class, state.class(class)?.to_owned())))
-            .collect();
-        println!("# rules {}; version {}", state.rules(), state.head(koinon_core::body::Scope::Charter));
-        print!("{}", serde_yaml::to_string(&ChangeCharter { parameters: *state.parameters(), classes })?);
+        println!("# rules {}; version {}", state.rules(), state.head(Scope::Charter));
+        print!("{}", serde_yaml::to_string(&in_force(state))?);
         Ok(())
     }
+}
+
+/// The numbers in force.
+pub fn in_force(state: &State) -> ChangeCharter {
+    let classes = Class::ALL.into_iter().filter_map(|class| Some((class, *state.class(class)?))).collect();
+    ChangeCharter { parameters: *state.parameters(), classes }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use koinon_api::labels;
 use koinon_api::{Cooperative, Proposal, Statement, names};
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, UnixSeconds};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, Seconds, SiteName, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -126,6 +126,14 @@ impl Cluster {
     /// # Errors
     /// Where the charter is not there yet or the statements cannot be read.
     pub async fn commons(&self, membership: &Membership) -> anyhow::Result<Commons> {
+        self.commons_within(membership, Limits::default()).await
+    }
+
+    /// The same, of no author less than `limits` allow.
+    ///
+    /// # Errors
+    /// As [`Cluster::commons`].
+    pub async fn commons_within(&self, membership: &Membership, limits: Limits) -> anyhow::Result<Commons> {
         let founding = self.founding(membership).await?;
         let stored = self.list::<Statement>("statements").await?;
         // What does not verify, or is none of an operator's entries, has no effect for the operator either.
@@ -133,7 +141,7 @@ impl Cluster {
             let envelope = to_core(&resource.spec.envelope).ok()?;
             koinon_core::statement::Statement::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())
         });
-        let (commons, _) = Commons::load(founding, Limits::default(), entries);
+        let (commons, _) = Commons::load(founding, limits, entries);
         Ok(commons)
     }
 
@@ -178,6 +186,27 @@ impl Cluster {
             .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(resource))
             .await
             .with_context(|| format!("cannot apply {kind} {name} in namespace {}", self.namespace))
+    }
+
+    /// How far this machine's clock is ahead of the API server's, by the date that it would give `resource`; nothing is
+    /// created.
+    ///
+    /// # Errors
+    /// What the API server answered.
+    pub async fn clock_ahead<K>(&self, resource: &K) -> anyhow::Result<Seconds>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        let (name, asked) = (resource.name_any(), now());
+        let dry = PatchParams::apply(FIELD_MANAGER).force().dry_run();
+        let made = self
+            .api::<K>()
+            .patch(&name, &dry, &Patch::Apply(resource))
+            .await
+            .with_context(|| format!("cannot apply {name} in namespace {}", self.namespace))?;
+        let created = made.creation_timestamp().map(|time| UnixSeconds(koinon_api::time::to_unix(&time)));
+        Ok(created.map_or(Seconds(0), |created| offset(asked, created, now())))
     }
 
     /// A proposal by its name, its id, or the beginning of either, as long as only one fits.
@@ -244,6 +273,17 @@ pub fn to_api(envelope: &koinon_core::dsse::Envelope) -> anyhow::Result<koinon_a
     envelope.try_into().context("cannot write the envelope")
 }
 
+/// How far a clock that read `asked` and `answered` is ahead of one that read `between` meanwhile.
+fn offset(asked: UnixSeconds, between: UnixSeconds, answered: UnixSeconds) -> Seconds {
+    if between < asked {
+        asked.since(between)
+    } else if between > answered {
+        answered.since(between)
+    } else {
+        Seconds(0)
+    }
+}
+
 /// Now, by this machine's clock.
 pub fn now() -> UnixSeconds {
     UnixSeconds(jiff::Timestamp::now().as_second())
@@ -252,4 +292,15 @@ pub fn now() -> UnixSeconds {
 /// A moment as people read it.
 pub fn time(at: UnixSeconds) -> String {
     jiff::Timestamp::from_second(at.0).map_or_else(|_| at.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_only_beyond_what_the_question_took() {
+        let off = |between| offset(UnixSeconds(100), UnixSeconds(between), UnixSeconds(103)).0;
+        assert_eq!([off(100), off(103), off(60), off(143)], [0, 0, 40, -40]);
+    }
 }

@@ -56,7 +56,10 @@ pub fn answer(mut root: Command, words: &[String]) -> String {
     for (offer, about) in offered.iter().filter(|(offer, _)| offer.starts_with(word)) {
         text.push_str(&format!("{offer}\t{about}\n"));
     }
-    let goes_on = if offered.is_empty() { FILES } else { NO_FILES };
+    // Where a file may stand beside a subcommand both are offered.
+    let placed = command.get_positionals().nth(placed).filter(|_| open.is_none() && !word.starts_with('-'));
+    let anything = placed.is_some_and(|arg| values(arg).is_empty());
+    let goes_on = if offered.is_empty() || anything { FILES } else { NO_FILES };
     text + &format!(":{goes_on}\n")
 }
 
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_beginning_is_completed_to_the_subcommands_that_begin_so() {
-        assert_eq!(offered(&["pro"]), (vec!["propose".into(), "proposals".into()], ":4".into()));
+        assert_eq!(offered(&["pro"]), (vec!["propose".into(), "proposal".into(), "proposals".into()], ":4".into()));
         assert_eq!(offered(&["propose", "add-e"]).0, ["add-engine"]);
         assert!(!offered(&[""]).0.contains(&"complete".to_owned()), "what is not for people is not offered");
     }
@@ -115,13 +118,18 @@ mod tests {
             assert!(flags.contains(&flag.to_owned()), "{flag} is not in {flags:?}");
         }
         assert_eq!(offered(&["propose", "--sig"]).0, ["--signed"]);
+        assert_eq!(offered(&["propose", "--dry"]).0, ["--dry-run"]);
+        assert_eq!(offered(&["propose", "change-charter", "--s"]).0, ["--set"]);
     }
 
     #[test]
     fn the_values_of_a_flag_and_of_an_argument_are_offered_where_they_are_known() {
         assert_eq!(offered(&["propose", "--vote", ""]).0, ["yes", "no", "abstain", "veto"]);
         assert_eq!(offered(&["vote", "p-1", "ve"]).0, ["veto"]);
+        assert_eq!(offered(&["proposal", "p-1", "-o", ""]).0, ["json", "yaml"]);
         assert_eq!(offered(&["-n", "acme", "completion", "z"]).0, ["zsh"]);
+        let (commands, goes_on) = offered(&["audit", ""]);
+        assert!(commands.contains(&"export".to_owned()) && goes_on == ":0", "a file or a subcommand: {commands:?}");
         let files = offered(&["plan", "-f", ""]);
         assert_eq!(files, (vec![], ":0".into()), "the shell offers files");
     }

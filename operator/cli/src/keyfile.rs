@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{EncodePrivateKey, spki::der::pem::LineEnding};
+use ed25519_dalek::pkcs8::{EncodePrivateKey, KeypairBytes, spki::der::pem::LineEnding};
 use koinon_core::dsse::SeedSigner;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
@@ -49,6 +49,9 @@ pub enum Error {
     /// There is nobody to ask for a passphrase.
     #[error("{0} is encrypted and there is no terminal to ask at: set {PASSPHRASE_ENV}")]
     NoTerminal(PathBuf),
+    /// A passphrase that protects nothing.
+    #[error("an empty passphrase would not protect {0}: give one, or say --no-passphrase")]
+    Empty(PathBuf),
     /// The two passphrases that were typed differ.
     #[error("the two passphrases differ")]
     Mismatch,
@@ -76,7 +79,8 @@ pub fn create(path: &Path, protection: Protection) -> Result<SeedSigner, Error> 
     }
     let mut seed = Zeroizing::new([0_u8; 32]);
     getrandom::fill(seed.as_mut_slice()).map_err(|e| Error::Random(e.to_string()))?;
-    let key = SigningKey::from_bytes(&seed);
+    // Without the public key beside it: openssl refuses the later version of PKCS#8 that has one.
+    let key = KeypairBytes { secret_key: *seed, public_key: None };
     let der = key.to_pkcs8_der().map_err(|e| Error::Malformed { path: path.to_owned(), reason: e.to_string() })?;
     store(path, der, protection)?;
     Ok(SeedSigner::from_seed(&seed))
@@ -109,15 +113,25 @@ fn store(path: &Path, der: SecretDocument, protection: Protection) -> Result<(),
     let malformed = |reason: String| Error::Malformed { path: path.to_owned(), reason };
     let (label, document) = match protection {
         Protection::Plain => ("PRIVATE KEY", der),
-        Protection::Passphrase => {
-            let passphrase = ask_twice(path)?;
-            let info = PrivateKeyInfoRef::try_from(der.as_bytes()).map_err(|e| malformed(e.to_string()))?;
-            let encrypted = info.encrypt(passphrase.as_bytes()).map_err(|e| malformed(e.to_string()))?;
-            ("ENCRYPTED PRIVATE KEY", encrypted)
-        }
+        Protection::Passphrase => ("ENCRYPTED PRIVATE KEY", encrypt(path, &der, ask_twice(path)?.as_bytes())?),
     };
     let pem = document.to_pem(label, LineEnding::LF).map_err(|e| malformed(e.to_string()))?;
     write_private(path, pem.as_bytes())
+}
+
+fn encrypt(path: &Path, plain: &SecretDocument, passphrase: &[u8]) -> Result<SecretDocument, Error> {
+    let malformed = |reason: String| Error::Malformed { path: path.to_owned(), reason };
+    if passphrase.is_empty() {
+        return Err(Error::Empty(path.to_owned()));
+    }
+    let info = PrivateKeyInfoRef::try_from(plain.as_bytes()).map_err(|e| malformed(e.to_string()))?;
+    info.encrypt(passphrase).map_err(|e| malformed(e.to_string()))
+}
+
+fn decrypt(path: &Path, encrypted: &SecretDocument, passphrase: &[u8]) -> Result<SecretDocument, Error> {
+    let malformed = |reason: String| Error::Malformed { path: path.to_owned(), reason };
+    let info = EncryptedPrivateKeyInfoRef::try_from(encrypted.as_bytes()).map_err(|e| malformed(e.to_string()))?;
+    info.decrypt(passphrase).map_err(|_| Error::Passphrase(path.to_owned()))
 }
 
 /// Reads the key at `path`, asking for its passphrase where it is encrypted.
@@ -150,12 +164,7 @@ fn open(path: &Path) -> Result<SecretDocument, Error> {
     let (label, document) = SecretDocument::from_pem(&pem).map_err(|e| malformed(e.to_string()))?;
     match label {
         "PRIVATE KEY" => Ok(document),
-        "ENCRYPTED PRIVATE KEY" => {
-            let info =
-                EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|e| malformed(e.to_string()))?;
-            let passphrase = ask_once(path)?;
-            info.decrypt(passphrase.as_bytes()).map_err(|_| Error::Passphrase(path.to_owned()))
-        }
+        "ENCRYPTED PRIVATE KEY" => decrypt(path, &document, ask_once(path)?.as_bytes()),
         other => Err(malformed(format!("its PEM label is {other:?}"))),
     }
 }
@@ -245,5 +254,18 @@ mod tests {
         let path = dir.path().join("not-a-key.pem");
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").unwrap();
         assert!(matches!(read(&path), Err(Error::Malformed { reason, .. }) if reason.contains("CERTIFICATE")));
+    }
+
+    #[test]
+    fn an_encrypted_key_opens_with_its_passphrase_alone() {
+        let path = Path::new("governance.pem");
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let plain = key.to_pkcs8_der().unwrap();
+        let encrypted = encrypt(path, &plain, b"correct horse").unwrap();
+        assert!(!encrypted.as_bytes().windows(32).any(|part| part == [7; 32]), "the seed is readable in the file");
+        let opened = decrypt(path, &encrypted, b"correct horse").unwrap();
+        assert_eq!(signer_of(path, &opened).unwrap().public_key().0, key.verifying_key().to_bytes());
+        assert!(matches!(decrypt(path, &encrypted, b"battery staple"), Err(Error::Passphrase(_))));
+        assert!(matches!(encrypt(path, &plain, b""), Err(Error::Empty(_))));
     }
 }

@@ -18,10 +18,26 @@ use crate::keyfile::{self, Protection};
 
 /// Back up and restore the operator's key, and show one's own.
 #[derive(Debug, clap::Args)]
+#[command(after_help = FILES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What the files are, and which key does what.
+const FILES: &str = "\
+Three keys speak for a member, each kept apart from the others:
+  governance  DIR/governance.pem, a person's: signs proposals, votes and whatever else people
+              say. In no cluster.
+  recovery    DIR/recovery.pem, offline: replaces the others. Move it away from this machine
+              once it is made.
+  operator    the Secret koinon-operator-key of the release: signs seals, offers and grants.
+              It cannot vote.
+DIR is --keys, else $KOINON_KEYS, else ~/.koinon; `found` and `join` make both files there.
+A file is PKCS#8 in PEM, encrypted with its passphrase (scrypt and AES-256), which is asked for
+at the terminal or read from $KOINON_PASSPHRASE; `found --no-passphrase` and
+`join --no-passphrase` make plain ones. openssl reads them:
+  openssl pkey -in ~/.koinon/governance.pem -noout -text_pub";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -4,15 +4,24 @@
 //! the signed resource (`-o yaml`) for those who apply from git instead of applying it.
 
 mod access;
+mod advice;
 mod apikey;
+mod audit;
+mod audit_text;
 mod ballot;
+mod change;
 mod charter;
 mod cluster;
 mod completion;
+mod confirm;
 mod cordon;
 mod digest;
 mod doctor;
+mod effect;
 mod explain;
+mod explain_vote;
+#[cfg(test)]
+mod fixture;
 mod found;
 mod inputs;
 mod invite;
@@ -20,11 +29,15 @@ mod join;
 mod keyfile;
 mod keys;
 mod leave;
+mod moment;
 mod output;
 mod plan;
 mod precheck;
+mod proposal;
 mod propose;
+mod prospect;
 mod say;
+mod settings;
 mod show;
 mod vote;
 
@@ -53,10 +66,12 @@ enum Command {
     Delegate(ballot::Delegate),
     Charter(charter::Args),
     Explain(explain::Args),
+    Audit(audit::Args),
     Plan(plan::Args),
     Digest(digest::Args),
     Members(show::MembersArgs),
     Offers(show::OffersArgs),
+    Proposal(proposal::Args),
     Proposals(show::ProposalsArgs),
     Cordon(cordon::Args),
     Uncordon(cordon::UncordonArgs),
@@ -84,7 +99,8 @@ impl Command {
     /// Whether `--namespace` has no other meaning here than the release's namespace.
     fn is_about_the_release(&self) -> bool {
         match self {
-            Self::Plan(_) | Self::Explain(_) => false,
+            Self::Plan(_) => false,
+            Self::Explain(args) => !args.is_about_a_job(),
             Self::Apikey(args) => !args.creates(),
             _ => true,
         }
@@ -111,10 +127,12 @@ impl Cli {
             Command::Delegate(args) => args.run(&access).await,
             Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
+            Command::Audit(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,
             Command::Offers(args) => args.run(&access).await,
+            Command::Proposal(args) => args.run(&access).await,
             Command::Proposals(args) => args.run(&access).await,
             Command::Cordon(args) => args.run(&access).await,
             Command::Uncordon(args) => args.run(&access).await,

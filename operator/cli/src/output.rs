@@ -30,7 +30,8 @@ pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     print!("{}", table(headings, rows));
 }
 
-fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows under headings as text.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -48,6 +49,11 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         line(&mut row.iter().map(String::as_str));
     }
     text
+}
+
+/// What somebody else has written, as one line of one's own: a title may hold line breaks, and must not pass for output.
+pub fn one_line(text: impl Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A value, or `-` where there is none.
@@ -75,6 +81,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = vec![vec!["aarhus".to_owned(), "Active".to_owned()], vec!["bo".to_owned(), "Left".to_owned()]];
         assert_eq!(table(&["MEMBER", "STATE"], &rows), "MEMBER   STATE\naarhus   Active\nbo       Left\n");
+    }
+
+    #[test]
+    fn a_title_cannot_pass_for_a_line_of_output() {
+        assert_eq!(one_line("Add a model\nEnacted: it is in force\t!"), "Add a model Enacted: it is in force !");
     }
 
     #[test]

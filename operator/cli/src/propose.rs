@@ -1,27 +1,27 @@
 //! `kubectl koinon propose`: a change for the cooperative to vote about, signed by a governance key.
 
+mod action;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use clap::Subcommand;
 use koinon_api::{Proposal, names, proposal as api};
-use koinon_core::body::proposal::{AddEngine, CancelProposal, Expel, RemoveEngine, SetRules, WithdrawModelRelease};
-use koinon_core::body::{Action, Body, Engine, ModelRelease};
+use koinon_core::body::{Action, Body, Proposal as CoreProposal};
 use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
-use koinon_core::ids::{
-    Bytes, EngineName, License, Line, ManifestDigest, MemberId, ModelUri, Prose, Quantization, Revision,
-};
+use koinon_core::ids::{Line, MemberId, Prose, UnixSeconds};
 use koinon_core::policy::State;
-use koinon_core::presets;
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 
+use self::action::{ActionCommand, describe};
 use crate::access::Access;
+use crate::change::before_signing;
 use crate::cluster::{Cluster, now, time, to_api};
-use crate::inputs::{read_yaml, read_yaml_documents};
+use crate::confirm::confirm;
+use crate::inputs::read_yaml;
 use crate::keyfile;
-use crate::output::{Output, print_yaml};
+use crate::output::{Output, one_line, print_yaml};
 use crate::precheck;
 use crate::vote::{self, ChoiceFlag};
 
@@ -43,8 +43,9 @@ Example, an applicant, where the charter wants two (preset standard):
 
 /// Propose a change; the members then vote about it.
 ///
-/// Checks first what the operators will check, and refuses with the fix where they would. Say what to propose with
-/// --from, with --file or with one of the subcommands; options come before the subcommand.
+/// Shows first what would change, as a diff of what is in force, who decides it and when, and asks at a terminal before it
+/// signs; in a script it does not ask. Checks what the operators will check, and refuses with the fix where they would.
+/// Say what to propose with --from, with --file or with one of the subcommands; options come before the subcommand.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -80,80 +81,17 @@ pub struct Args {
     /// Example: kubectl koinon propose --signed admit-theirs.yaml
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "file", "out", "co_sign", "title", "text"])]
     signed: Option<PathBuf>,
-    /// Print the signed Proposal instead of applying it.
+    /// Show what would change, who decides it and when; sign and apply nothing.
+    #[arg(long, conflicts_with_all = ["co_sign", "out", "vote", "output"])]
+    dry_run: bool,
+    /// Sign without asking.
+    #[arg(short = 'y', long)]
+    yes: bool,
+    /// Print the signed Proposal instead of applying it; the diff goes to standard error.
     #[arg(short, long, value_enum)]
     output: Option<Output>,
     #[command(subcommand)]
     action: Option<ActionCommand>,
-}
-
-#[derive(Debug, Subcommand)]
-enum ActionCommand {
-    /// Approve a model for placement on each other's GPUs.
-    ///
-    /// Download the weights first and let `kubectl koinon digest PATH` compute --manifest-digest: hosts load what has that
-    /// digest, and nothing else.
-    AddModelRelease {
-        /// Where its weights come from: https://…, or hf://ORG/REPO/FILE.gguf, which each host maps to a mirror of its own.
-        #[arg(long)]
-        uri: ModelUri,
-        /// Which revision there, such as the commit.
-        #[arg(long)]
-        revision: Revision,
-        /// Its identity, sha256:… over its manifest; `kubectl koinon digest PATH` computes it of downloaded weights.
-        #[arg(long)]
-        manifest_digest: ManifestDigest,
-        /// How its weights are quantised, such as f16 or q4-k-m.
-        #[arg(long)]
-        quantization: Quantization,
-        /// Its licence, best as an SPDX identifier such as Apache-2.0.
-        #[arg(long)]
-        license: License,
-        /// With which engines it may be served; none means any of the catalogue.
-        #[arg(long = "engine", value_name = "NAME")]
-        engines: Vec<EngineName>,
-        /// GPU memory that it needs, in bytes; jobs that state no number of GPUs are sized with it.
-        #[arg(long)]
-        memory_bytes: Option<u64>,
-    },
-    /// Withdraw the approval of a model.
-    WithdrawModelRelease {
-        /// Its identity, sha256:…, as `kubectl get modelreleases -o yaml` shows it.
-        manifest_digest: ManifestDigest,
-    },
-    /// Add an engine to the catalogue, or replace it.
-    AddEngine {
-        /// The entry, as YAML; manifests/engines of the repository has examples.
-        file: PathBuf,
-    },
-    /// Remove an engine from the catalogue.
-    RemoveEngine {
-        /// Its name in the catalogue.
-        name: EngineName,
-    },
-    /// Decide by later rules from here on: rules 2 let more than three members decide, and tolerate some that lie.
-    SetRules {
-        /// The version; what this program can decide by is the most that it proposes.
-        #[arg(default_value_t = 2)]
-        rules: u32,
-    },
-    /// Change the charter's periods, limits and classes.
-    ///
-    /// `kubectl koinon charter` prints the present ones in the form that is expected here; change what should change.
-    ChangeCharter {
-        /// All parameters and classes, as YAML.
-        file: PathBuf,
-    },
-    /// Stop a proposal that has passed and is not in force yet.
-    Cancel {
-        /// Its name or id, or the beginning of either.
-        proposal: String,
-    },
-    /// Expel a member.
-    Expel {
-        /// Its id.
-        member: MemberId,
-    },
 }
 
 /// What is to be proposed, before its times and parents are known.
@@ -164,9 +102,17 @@ struct Plan {
     draft: Option<String>,
 }
 
+impl Plan {
+    fn drafted(&self, state: &State, at: UnixSeconds) -> anyhow::Result<CoreProposal> {
+        let class = self.action.class();
+        let drafted = state.draft_proposal(self.action.clone(), self.title.clone(), self.text.clone(), at);
+        drafted.with_context(|| format!("the charter has no class {class}"))
+    }
+}
+
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        let Self { from, file, title, text, vote, out, co_sign, signed, output, action } = self;
+        let Self { from, file, title, text, vote, out, co_sign, signed, dry_run, yes, output, action } = self;
         if action.is_some() && (co_sign.is_some() || signed.is_some()) {
             bail!("--co-sign and --signed take the proposal from their file: leave the subcommand out");
         }
@@ -175,8 +121,15 @@ impl Args {
         let commons = cluster.commons(&membership).await?;
         let state = commons.state();
         if let Some(path) = co_sign {
+            let statement = read_signed(&path)?;
+            print!("{}", before_signing(state, body_of(&statement)?));
+            confirm("Sign this as a further sponsor?", yes)?;
             return add_signature(state, &membership.member, &keyfile::read(&access.governance_key()?)?, &path);
         }
+        let show = |body: &CoreProposal| {
+            let shown = before_signing(state, body);
+            if output.is_some() { eprint!("{shown}") } else { print!("{shown}") }
+        };
         let (statement, drafts) = match signed {
             Some(path) => {
                 let statement = read_signed(&path)?;
@@ -187,16 +140,24 @@ impl Args {
                         statement.author()
                     );
                 }
+                show(body_of(&statement)?);
+                if dry_run {
+                    return Ok(());
+                }
+                confirm("Propose this?", yes)?;
                 let drafts = drafts_of(&cluster, &statement).await?;
                 (statement, drafts)
             }
             None => {
+                let plan = plan(&cluster, state, from, file, action, title, text).await?;
+                show(&plan.drafted(state, now())?);
+                if dry_run {
+                    return Ok(());
+                }
+                confirm("Sign and propose this?", yes)?;
                 let signer = keyfile::read(&access.governance_key()?)?;
-                let plan = plan(&cluster, from, file, action, title, text).await?;
-                let class = plan.action.class();
-                let body = state
-                    .draft_proposal(plan.action, plan.title, plan.text, now())
-                    .with_context(|| format!("the charter has no class {class}"))?;
+                // Anew: its times count from the signature, and somebody may have thought about it for long.
+                let body = plan.drafted(state, now())?;
                 let draft = Draft {
                     coop: Some(membership.coop),
                     author: membership.member.clone(),
@@ -241,7 +202,7 @@ impl Args {
         let name = resource.name_any();
         println!("proposed {name} ({})", statement.id());
         println!("signed with {}", statement.header().key);
-        let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
+        let body = body_of(&statement)?;
         match vote {
             Some(choice) if precheck::too_early(state, body, now()) => {
                 println!("not voted {choice:?} yet: a vote that is dated before the vote opens would not count");
@@ -270,8 +231,8 @@ fn add_signature(state: &State, me: &MemberId, signer: &SeedSigner, path: &Path)
             "{key} is no governance key of {me}, so its signature would not count: give its directory with --keys DIR"
         );
     }
-    let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
-    println!("{} proposes: {}", statement.author(), body.title);
+    let body = body_of(&statement)?;
+    println!("{} proposes: {}", statement.author(), one_line(&body.title));
     if let Some(id) = precheck::admitted(&statement) {
         println!("it admits {id}; both sponsors vouch for it");
     }
@@ -304,6 +265,13 @@ fn read_signed(path: &Path) -> anyhow::Result<Statement> {
     }
 }
 
+fn body_of(statement: &Statement) -> anyhow::Result<&CoreProposal> {
+    match statement.body() {
+        Body::Proposal(body) => Ok(body),
+        _ => bail!("the envelope holds a {}, not a proposal", statement.kind()),
+    }
+}
+
 fn write_envelope(path: &Path, statement: &Statement) -> anyhow::Result<()> {
     std::fs::write(path, serde_yaml::to_string(statement.envelope())?)
         .with_context(|| format!("cannot write {}", path.display()))
@@ -321,6 +289,7 @@ async fn drafts_of(cluster: &Cluster, statement: &Statement) -> anyhow::Result<V
 
 async fn plan(
     cluster: &Cluster,
+    state: &State,
     from: Option<String>,
     file: Option<PathBuf>,
     command: Option<ActionCommand>,
@@ -328,7 +297,7 @@ async fn plan(
     text: Option<Prose>,
 ) -> anyhow::Result<Plan> {
     let (action, written, draft) = match (command, from, file) {
-        (Some(command), _, _) => (command.action(cluster).await?, None, None),
+        (Some(command), _, _) => (command.action(cluster, state).await?, None, None),
         (None, Some(name), _) => {
             let found = cluster.proposal(&name).await?;
             if found.spec.envelope.is_some() {
@@ -364,74 +333,13 @@ async fn plan(
     Ok(Plan { action, title, text, draft })
 }
 
-impl ActionCommand {
-    async fn action(self, cluster: &Cluster) -> anyhow::Result<Action> {
-        Ok(match self {
-            Self::AddModelRelease { uri, revision, manifest_digest, quantization, license, engines, memory_bytes } => {
-                Action::AddModelRelease(ModelRelease {
-                    uri,
-                    revision,
-                    manifest_digest,
-                    quantization,
-                    license,
-                    engines,
-                    memory_bytes: memory_bytes.map(Bytes),
-                })
-            }
-            Self::WithdrawModelRelease { manifest_digest } => {
-                Action::WithdrawModelRelease(WithdrawModelRelease { manifest_digest })
-            }
-            Self::AddEngine { file } => {
-                let mut engines: Vec<Engine> = read_yaml_documents(&file, "an engine")?;
-                match (engines.pop(), engines.is_empty()) {
-                    (Some(engine), true) => Action::AddEngine(AddEngine { engine }),
-                    _ => bail!("{} must hold exactly one engine", file.display()),
-                }
-            }
-            Self::RemoveEngine { name } => Action::RemoveEngine(RemoveEngine { name }),
-            Self::SetRules { rules } => Action::SetRules(SetRules { rules, deliberation: presets::deliberation() }),
-            Self::ChangeCharter { file } => {
-                Action::ChangeCharter(Box::new(read_yaml(&file, "the charter's parameters and classes")?))
-            }
-            Self::Cancel { proposal } => {
-                let found = cluster.proposal(&proposal).await?;
-                let id = found.status.as_ref().and_then(|status| status.id.clone());
-                let id = id.with_context(|| format!("{} is not signed: delete the draft", found.name_any()))?;
-                Action::CancelProposal(CancelProposal { proposal: id.parse()? })
-            }
-            Self::Expel { member } => Action::Expel(Expel { member, evidence: Vec::new(), appeal: None }),
-        })
-    }
-}
-
-/// A title made of the action.
-fn describe(action: &Action) -> String {
-    let text = match action {
-        Action::AddModelRelease(release) => format!("Approve {} {}", release.uri, release.quantization),
-        Action::WithdrawModelRelease(release) => format!("Withdraw model {}", release.manifest_digest),
-        Action::AddEngine(add) => format!("Add engine {}", add.engine.name),
-        Action::RemoveEngine(remove) => format!("Remove engine {}", remove.name),
-        Action::Admit(_) => "Admit a member".to_owned(),
-        Action::SetRules(set) => format!("Decide by rules {}", set.rules),
-        Action::ChangeCharter(_) => "Change the charter".to_owned(),
-        Action::CancelProposal(cancel) => format!("Cancel proposal {}", cancel.proposal),
-        Action::Expel(expel) => format!("Expel {}", expel.member),
-        Action::ResetKeys(reset) => format!("Give {} other keys", reset.member),
-        Action::Confirm(confirm) => format!("Confirm {}", confirm.member),
-        Action::MarkDormant(mark) => format!("Count {} no more", mark.member),
-        Action::Reactivate(wake) => format!("Count {} again", wake.member),
-        Action::LiftQuarantine(lift) => format!("Let {} work again", lift.member),
-    };
-    text.chars().take(200).collect()
-}
-
 fn to_core_action(action: &koinon_api::catalogue::Action) -> anyhow::Result<Action> {
     action.try_into().context("the draft's action is not valid")
 }
 
 /// The resource that carries a signed proposal, with its typed copy.
 fn resource(statement: &Statement, namespace: &str) -> anyhow::Result<Proposal> {
-    let Body::Proposal(body) = statement.body() else { bail!("the envelope holds no proposal") };
+    let body = body_of(statement)?;
     let spec = api::ProposalSpec {
         title: body.title.to_string(),
         text: body.text.to_string(),

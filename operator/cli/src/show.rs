@@ -5,7 +5,7 @@ use kube::ResourceExt as _;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now};
-use crate::output::{age, or_dash, print_table};
+use crate::output::{age, one_line, or_dash, print_table};
 
 /// List the members: state, how they are heard, and since when.
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,7 @@ impl ProposalsArgs {
                 });
                 vec![
                     proposal.name_any(),
-                    proposal.spec.title.clone(),
+                    one_line(&proposal.spec.title),
                     or_dash(status.author),
                     status.state.map_or_else(|| "Draft".to_owned(), |state| format!("{state:?}")),
                     format!("{}/{}/{}/{}", tally.approve, tally.reject, tally.abstain, tally.veto),

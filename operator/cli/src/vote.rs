@@ -15,13 +15,15 @@ use kube::ResourceExt as _;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, Membership, now, time, to_api, to_core};
+use crate::effect::{clock_warning, effect};
 use crate::inputs::read_yaml;
 use crate::keyfile;
 use crate::output::{Output, print_yaml};
 
 /// Vote on a proposal with this member's governance key.
 ///
-/// Voting again before the close replaces the vote. With --proposal-file no cluster is needed: sign on a machine of your
+/// Voting again before the close replaces the vote, unless the charter says closeWhenAllVoted. Says what the vote does to
+/// the result; warns where this machine's clock, whose time the vote carries, differs from the cluster's. With --proposal-file no cluster is needed: sign on a machine of your
 /// own and apply the YAML from git.
 #[derive(Debug, clap::Args)]
 // With --proposal-file the choice stands alone.
@@ -109,14 +111,22 @@ impl Args {
         }
         let vseq = next_vseq(&cluster, &id, membership.member.as_str()).await?;
         let signer = keyfile::read(&access.governance_key()?)?;
-        let resource = sign(&signer, coop, &membership.member, &membership.site, ballot(id, vseq), &cluster.namespace)?;
+        let cast = ballot(id, vseq);
+        let resource = sign(&signer, coop, &membership.member, &membership.site, cast.clone(), &cluster.namespace)?;
         let commons = cluster.commons(&membership).await?;
         check(commons.state(), &membership.member, &resource)?;
         if output == Some(Output::Yaml) {
             return print_yaml(&[resource]);
         }
+        let tolerance = commons.state().parameters().clock_tolerance_seconds;
+        if let Some(warning) = clock_warning(cluster.clock_ahead(&resource).await?, tolerance) {
+            eprintln!("{warning}");
+        }
         cluster.apply(&resource).await?;
         println!("{} votes {choice:?} on {} ({id})", membership.member, found.name_any());
+        if let Some(effect) = effect(commons.state(), &membership.member, &cast, statement_of(&resource)?.id()) {
+            println!("{effect}");
+        }
         Ok(())
     }
 }
@@ -138,8 +148,7 @@ pub async fn cast(
 
 /// Asks the rules that the operator will ask, so that a vote that would not count is never applied.
 fn check(state: &State, me: &MemberId, vote: &Vote) -> anyhow::Result<()> {
-    let envelope = vote.spec.envelope.as_ref().context("the vote is not signed")?;
-    let statement = Statement::verify(to_core(envelope)?).context("the vote does not hold")?;
+    let statement = statement_of(vote)?;
     match state.may_anchor(me, &statement, now()) {
         Ok(()) => {}
         Err(NotAnchored::UnknownProposal) => {
@@ -156,6 +165,12 @@ fn check(state: &State, me: &MemberId, vote: &Vote) -> anyhow::Result<()> {
         Err(why) => bail!("the operator would refuse the vote: {why}"),
     }
     Ok(())
+}
+
+/// What is signed in a Vote.
+pub fn statement_of(vote: &Vote) -> anyhow::Result<Statement> {
+    let envelope = vote.spec.envelope.as_ref().context("the vote is not signed")?;
+    Statement::verify(to_core(envelope)?).context("the vote does not hold")
 }
 
 fn identify(resource: &Proposal) -> anyhow::Result<(CoopId, StatementId)> {

@@ -32,6 +32,18 @@ pub struct Metrics {
     pub proposals: IntGaugeVec,
     /// Anchored votes, by whether they count and if not why.
     pub votes: IntGaugeVec,
+    /// How many of its electors took part in the last decision, in thousandths.
+    pub turnout: IntGauge,
+    /// When the member last signed an offer or a seal, in Unix time; absent if never.
+    pub last_seal: GaugeVec,
+    /// 1 while this member hears fewer than a quorum.
+    pub isolated: IntGauge,
+    /// What is proved against members, by kind.
+    pub evidence: IntGaugeVec,
+    /// The fewest owners that together hold more than a part of something.
+    pub nakamoto: IntGaugeVec,
+    /// In how few hands something is, in thousandths.
+    pub concentration: IntGaugeVec,
     /// Statements that were refused, by reason.
     pub refused: IntCounterVec,
     /// Own entries that another process had already put at their position.
@@ -159,6 +171,27 @@ impl Metrics {
                 "koinon_votes",
                 "Anchored votes: Counted ones, and the others by what keeps them from counting.",
                 &["verdict"],
+            )?,
+            turnout: new.gauge(
+                "koinon_turnout_thousandths",
+                "How many of a thousand electors took part in the last decision.",
+            )?,
+            last_seal: new.floats(
+                "koinon_last_seal_timestamp_seconds",
+                "When the member last signed an offer or a seal, in Unix time.",
+                member,
+            )?,
+            isolated: new.gauge("koinon_isolated", "1 while this member hears fewer than a quorum.")?,
+            evidence: new.gauges("koinon_evidence", "What is proved against members, by kind.", &["kind"])?,
+            nakamoto: new.gauges(
+                "koinon_nakamoto_owners",
+                "The fewest owners that together hold more than a part (third or half) of something.",
+                &["of", "part"],
+            )?,
+            concentration: new.gauges(
+                "koinon_concentration_thousandths",
+                "In how few hands something is: the normalised HHI, and the Gini coefficient.",
+                &["of", "measure"],
             )?,
             refused: new.counters("koinon_statements_refused_total", "Statements refused, by reason.", &["reason"])?,
             reservation_conflicts: new.counter(

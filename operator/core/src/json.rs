@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 /// Deepest nesting of a payload.
 pub const MAX_DEPTH: usize = 32;
@@ -50,6 +52,35 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], limit: usize, what: &'stati
     }
     check(bytes)?;
     serde_json::from_slice(bytes).map_err(|error| JsonError::Shape { what, why: shorten(&error.to_string()) })
+}
+
+/// Whether a document has the form in which the value that was read from it is written.
+///
+/// The typed reader takes a list for an object, its items as the fields in the order of this version's source, and an
+/// object with nothing in it for a word. The release before this one has other fields, and another program has no order
+/// of fields at all: neither would read the same.
+pub(crate) fn same_form(said: &Value, read: &Value) -> bool {
+    match (said, read) {
+        (Value::Object(said), Value::Object(read)) => {
+            said.iter().all(|(name, value)| read.get(name).is_none_or(|read| same_form(value, read)))
+        }
+        // What is read into a set may have become fewer.
+        (Value::Array(said), Value::Array(read)) => said
+            .iter()
+            .enumerate()
+            .all(|(index, value)| read.get(index).or_else(|| read.last()).is_none_or(|read| same_form(value, read))),
+        (Value::Object(_) | Value::Array(_), _) | (_, Value::Object(_) | Value::Array(_)) => false,
+        _ => true,
+    }
+}
+
+/// Checks that `bytes`, from which `read` was read, have its form; see [`same_form`].
+pub(crate) fn check_form<T: Serialize>(bytes: &[u8], read: &T, what: &'static str) -> Result<(), JsonError> {
+    let forms = serde_json::from_slice(bytes).and_then(|said: Value| Ok((said, serde_json::to_value(read)?)));
+    match forms {
+        Ok((said, read)) if same_form(&said, &read) => Ok(()),
+        _ => Err(JsonError::Shape { what, why: "a list stands for an object, or an object for a word".to_owned() }),
+    }
 }
 
 /// Hostile text travels inside serde's messages; conditions and logs get its beginning only.

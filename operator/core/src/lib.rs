@@ -9,8 +9,10 @@
 //!                      └──────▶ latest ─▶ liveness, planner, placement   work
 //! ```
 
+pub mod audit;
 pub mod body;
 pub mod capacity;
+pub mod concentration;
 pub mod dsse;
 pub mod founding;
 #[cfg(test)]

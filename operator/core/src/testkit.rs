@@ -3,6 +3,8 @@
 // A fixed name that does not parse is a mistake in the test itself.
 #![allow(clippy::unwrap_used)]
 
+pub mod history;
+
 use crate::body::Body;
 use crate::body::charter::{Charter, Preset};
 use crate::body::member::{Endpoints, Member, MemberKeys, Site};
@@ -124,6 +126,14 @@ impl<'a> Writer<'a> {
     pub fn restored(&self, len: usize) -> Self {
         Self { who: self.who, entries: self.entries[..len].to_vec(), coop: self.coop }
     }
+}
+
+/// The expulsion of `member` for something that a document shows.
+pub fn expel(member: MemberId) -> crate::body::Action {
+    let text = "What the meters showed".parse().unwrap();
+    let document = crate::body::Document { digest: crate::ids::Digest::of(b"meters"), text };
+    let evidence = vec![crate::body::EvidenceRef::Document(document)];
+    crate::body::Action::Expel(crate::body::proposal::Expel { member, evidence, appeal: None })
 }
 
 /// A charter of `people`.

@@ -118,7 +118,7 @@ impl StreamLine {
     ///
     /// # Errors
     /// When it is not strict JSON, or a known field holds something else than it should.
-    pub(crate) fn parse(line: &[u8], limit: usize) -> Result<Self, koinon_core::json::JsonError> {
+    pub fn parse(line: &[u8], limit: usize) -> Result<Self, koinon_core::json::JsonError> {
         let raw: RawLine = koinon_core::json::from_slice(line, limit, "a line of the stream")?;
         Ok(match raw {
             RawLine { entry: Some(entry), .. } => StreamLine::Entry(entry),

@@ -16,7 +16,17 @@ const CHARTS: [&str; 2] = ["koinon-crds", "koinon"];
 
 /// Runs every check and counts it as a test.
 pub async fn check(tally: &mut Tally, report: Report<'_>) -> Result<()> {
-    let helm = Toolchain::ensure(&Cache::from_env()?, report)?.path(Tool::Helm).to_owned();
+    let toolchain = Toolchain::ensure(&Cache::from_env()?, report)?;
+    let (helm, promtool) = (toolchain.path(Tool::Helm).to_owned(), toolchain.path(Tool::Promtool));
+    tally.record(
+        "charts::rules::prometheus_reads_every_alert",
+        alerts(promtool, &["check", "rules", "governance.yaml"]),
+    );
+    tally.record(
+        "charts::rules::alerts_fire_when_they_should",
+        alerts(promtool, &["test", "rules", "governance_test.yaml"]),
+    );
+    tally.record("charts::rules::every_alert_says_what_to_check", alerts_say_what_to_check());
     for chart in CHARTS {
         let folder = checkout().join("charts").join(chart);
         tally.record(&format!("charts::{chart}::lint"), lint(&helm, &folder, None));
@@ -36,6 +46,29 @@ pub async fn check(tally: &mut Tally, report: Report<'_>) -> Result<()> {
     tally.record("charts::an_api_server_accepts_every_sample", samples(datacenter).await);
     tally.record("charts::every_kind_that_a_person_writes_has_a_sample", every_kind_has_a_sample());
     fleet.down()
+}
+
+fn rules() -> PathBuf {
+    checkout().join("charts/koinon/rules")
+}
+
+/// Lets Prometheus' own checker read, or try, the alerts.
+fn alerts(promtool: &Path, args: &[&str]) -> Result<()> {
+    command::run(Command::new(promtool).current_dir(rules()).args(args)).map(drop)
+}
+
+fn alerts_say_what_to_check() -> Result<()> {
+    let text = fs::read_to_string(rules().join("governance.yaml"))?;
+    let mut alerts = text.split("- alert: ");
+    alerts.next();
+    let told = alerts.map(|alert| {
+        let name = alert.lines().next().unwrap_or_default();
+        let runbook = alert.split("runbook: >-").nth(1).unwrap_or_default();
+        ensure!(!runbook.trim().is_empty(), "alert {name} has no runbook");
+        Ok(())
+    });
+    ensure!(told.collect::<Result<Vec<_>>>()?.len() > 1, "the file has no alerts");
+    Ok(())
 }
 
 /// What `chart` cannot be rendered without.
@@ -176,7 +209,7 @@ fn defined_kind(document: &str) -> Option<&str> {
 async fn samples(datacenter: &Datacenter) -> Result<()> {
     let folder = checkout().join("manifests/samples");
     let folder = folder.to_str().context("the checkout's path is not text")?;
-    datacenter.kubectl(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await?;
+    datacenter.definitions_served().await?;
     // A server that only tries keeps no namespace for the samples that stand in it.
     let namespace = format!("{folder}/namespace.yaml");
     datacenter.kubectl(["apply", "--server-side", "--filename", &namespace]).await?;

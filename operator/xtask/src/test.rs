@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use koinon_e2e::run::{INSTANCE, Instance};
 use koinon_e2e::toolchain::{Report, checkout};
 use koinon_e2e::{preflight, toolchain};
 
@@ -102,7 +103,7 @@ impl Test {
                         tally.record("charts::checks_run_to_their_end", Err(error));
                     }
                 }
-                Stage::E2e => cargo_test(&mut tally, "end to end", &["--package", "koinon-e2e", "--test", "*"])?,
+                Stage::E2e => end_to_end(&mut tally, &progress)?,
             }
         }
         progress.say("done");
@@ -134,6 +135,63 @@ fn generated(report: Report<'_>) -> Result<()> {
     }
     let names: Vec<String> = differences.iter().map(|(path, _)| path.display().to_string()).collect();
     bail!("out of date: {}; run `cargo xtask generate`", names.join(", "))
+}
+
+/// The suite that takes as long as all others together, on the same two cores mostly waiting for clusters.
+const LONGEST: &str = "bad_input";
+
+/// Runs the suites on real clusters in two lanes, each with clusters of its own. What the second prints is shown when both
+/// are done, so that either reads as a whole.
+fn end_to_end(tally: &mut Tally, progress: &Progress) -> Result<()> {
+    let suites = suites()?;
+    let (longest, others): (Vec<&String>, Vec<&String>) = suites.iter().partition(|suite| *suite == LONGEST);
+    if !stream(cargo_of(&suites.iter().collect::<Vec<_>>()).arg("--no-run"), |_| ())? {
+        tally.fail("the end-to-end tests did not build");
+        return Ok(());
+    }
+    let mut second = cargo_of(&others);
+    second.env(INSTANCE, Instance::from_env()?.beside().to_string());
+    let second = std::thread::spawn(move || second.stdin(Stdio::null()).output());
+    progress.say("the other suites run beside this one, and are shown after it");
+    let before = tally.failed;
+    let succeeded = stream(&mut cargo_of(&longest), |line| tally.read_line(line))?;
+    if !succeeded && tally.failed == before {
+        tally.fail("the first lane ended without a result");
+    }
+    let before = tally.failed;
+    let output = second.join().map_err(|_| anyhow::anyhow!("the second lane panicked"))?.context("starting cargo")?;
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        println!("{line}");
+        tally.read_line(line);
+    }
+    if !output.status.success() && tally.failed == before {
+        tally.fail("the second lane ended without a result");
+    }
+    Ok(())
+}
+
+/// Every suite on real clusters, by its file or folder.
+fn suites() -> Result<Vec<String>> {
+    let folder = checkout().join("e2e/tests");
+    let mut suites = Vec::new();
+    for entry in folder.read_dir().with_context(|| format!("listing {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists() {
+            suites.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    suites.sort();
+    Ok(suites)
+}
+
+fn cargo_of(suites: &[&String]) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(checkout()).args(["test", "--no-fail-fast", "--package", "koinon-e2e"]);
+    suites.iter().for_each(|suite| {
+        cargo.args(["--test", suite.as_str()]);
+    });
+    cargo
 }
 
 /// Runs `cargo test`, shows what it prints and counts it. A program that ends badly without a summary counts as one failure.
@@ -200,6 +258,16 @@ mod tests {
         tally.read_line("test relay::tests::bytes_pass ... ok");
         tally.read_line("test a_cut_datacenter ... FAILED (3.0 s)");
         assert_eq!(tally.failures, ["a_cut_datacenter"]);
+    }
+
+    #[test]
+    fn every_suite_is_in_one_of_the_lanes() {
+        let suites = suites().unwrap();
+        assert!(
+            ["admission", LONGEST, "harness", "kills", "story", "vectors"]
+                .iter()
+                .all(|s| suites.iter().any(|t| t == s))
+        );
     }
 
     #[test]

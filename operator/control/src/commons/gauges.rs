@@ -1,5 +1,7 @@
 //! The commons in figures.
 
+mod governance;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use koinon_core::ids::{MemberId, UnixSeconds};
@@ -98,6 +100,7 @@ impl Gauges {
         }
         self.show_proposals(view, clock.unix());
         self.show_votes(view);
+        self.show_governance(view, peers);
         self.count(snapshot);
         self.shown = present;
     }
@@ -171,6 +174,7 @@ impl Gauges {
         let _ = metrics.log_gaps.remove_label_values(label);
         let _ = metrics.clock_offset.remove_label_values(label);
         let _ = metrics.offer_age.remove_label_values(label);
+        let _ = metrics.last_seal.remove_label_values(label);
         for liveness in Liveness::ALL {
             let _ = metrics.member_state.remove_label_values(&[member.as_str(), liveness.as_str()]);
         }
@@ -183,6 +187,7 @@ impl Gauges {
         }
         self.metrics.proposals.reset();
         self.metrics.votes.reset();
+        self.clear_governance();
     }
 }
 
@@ -196,9 +201,10 @@ mod tests {
     use std::time::Duration;
 
     use koinon_core::body::charter::Preset;
+    use koinon_core::body::latest::{EvidenceLevel, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
     use koinon_core::body::proposal::Choice;
     use koinon_core::body::{Action, Body, ModelRelease, Vote};
-    use koinon_core::ids::{Digest, ManifestDigest, Seq, StatementId};
+    use koinon_core::ids::{Bytes, Digest, ManifestDigest, Seq, StatementId};
     use koinon_core::log::Limits;
     use koinon_core::policy::Commons;
     use koinon_core::testkit::{self, Person, T0, Writer};
@@ -207,7 +213,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::commons::view::{LogFacts, Signing, Standing};
-    use crate::peers::PeerView;
+    use crate::peers::{Heard, PeerView};
 
     fn release() -> Action {
         Action::AddModelRelease(ModelRelease {
@@ -297,6 +303,74 @@ mod tests {
         assert_eq!(samples(&registry, "koinon_proposals").get("Open"), Some(&1.0));
         gauges.clear();
         assert!(samples(&registry, "koinon_votes").is_empty(), "a replica that does not lead knows nothing");
+    }
+
+    fn offer(offered: u32) -> Heard<Offer> {
+        let class = OfferedClass {
+            class: "h100-80".parse().unwrap(),
+            product: "NVIDIA H100".parse().unwrap(),
+            memory_bytes: Bytes(80 << 30),
+            offered,
+            largest_block: offered,
+            largest_node: None,
+            evidence: EvidenceLevel::Claimed,
+        };
+        let body = Offer {
+            classes: vec![class],
+            guests: GuestsMode::Accept,
+            network_policy: NetworkPolicyState::Enforced,
+            weights: vec![],
+            gateway: vec![],
+            jurisdiction: "ES".parse().unwrap(),
+        };
+        Heard {
+            id: StatementId(Digest::of(b"an offer")),
+            seq: Seq(0),
+            issued_at: T0,
+            not_after: T0,
+            body: Arc::new(body),
+            heard_at: Duration::ZERO,
+        }
+    }
+
+    /// Four members that have decided something; two of them offer GPUs.
+    fn decided() -> (CommonsView, PeersSnapshot) {
+        let past = testkit::history::history(4, 17, testkit::history::Until::Enacted);
+        let (commons, refused) = Commons::load(past.founding, Limits::default(), past.entries);
+        assert!(refused.is_empty());
+        let mut view = view();
+        (view.me, view.state) = ("member-000".parse().unwrap(), commons.state().clone());
+        let mut peers = PeersSnapshot { isolated: true, ..PeersSnapshot::default() };
+        for (name, offered) in [("member-000", 6), ("member-001", 2)] {
+            let mut peer = PeerView::silent(Liveness::Fresh, Duration::ZERO);
+            peer.offer = Some(offer(offered));
+            peers.members.insert(name.parse().unwrap(), peer);
+        }
+        (view, peers)
+    }
+
+    #[test]
+    fn decisions_are_told_by_turnout_and_seals_and_things_by_the_hands_they_are_in() {
+        let (registry, mut gauges) = gauges();
+        let (view, peers) = decided();
+        gauges.show(&view, &peers, &NetMetrics::default(), &ManualClock::at(T0));
+        let only = |name: &str| samples(&registry, name).into_values().next().unwrap();
+        assert_eq!((only("koinon_turnout_thousandths"), only("koinon_isolated")), (1000.0, 1.0));
+        let seals = samples(&registry, "koinon_last_seal_timestamp_seconds");
+        assert_eq!(seals.len(), 4);
+        let last = view.state.enact_seals().iter().map(|seal| seal.at.0).max().unwrap();
+        assert!(seals.values().all(|at| *at == last as f64));
+        let figures = samples(&registry, "koinon_concentration_thousandths");
+        assert_eq!((figures["hhi members"], figures["gini members"]), (0.0, 0.0));
+        // Six, two, none and none: six tenths and more in one hand.
+        assert_eq!((figures["hhi offered_gpus"], figures["gini offered_gpus"]), (500.0, 625.0));
+        let owners = samples(&registry, "koinon_nakamoto_owners");
+        assert_eq!((owners["members third"], owners["members half"]), (2.0, 3.0));
+        assert_eq!((owners["offered_gpus third"], owners["offered_gpus half"]), (1.0, 1.0));
+        let evidence = samples(&registry, "koinon_evidence");
+        assert_eq!(evidence.values().collect::<Vec<_>>(), [&0.0, &0.0, &0.0], "what is not proved shows as zero");
+        gauges.clear();
+        assert!(samples(&registry, "koinon_last_seal_timestamp_seconds").is_empty());
     }
 
     #[test]

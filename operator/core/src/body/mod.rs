@@ -13,7 +13,7 @@ pub mod standing;
 
 use serde_json::Value;
 
-use crate::json::shorten;
+use crate::json::{same_form, shorten};
 use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
@@ -211,28 +211,38 @@ impl Body {
                 Err(error) => Body::Opaque(Opaque::Malformed(shorten(&error.to_string()))),
             }
         }
+        fn closed<T: serde::de::DeserializeOwned>(value: Value, wrap: fn(T) -> Body) -> Body {
+            let said = value.clone();
+            let body = typed(value, wrap);
+            match body.to_json() {
+                Some(read) if !same_form(&said, &read) => {
+                    Body::Opaque(Opaque::Malformed("a list stands for an object, or an object for a word".to_owned()))
+                }
+                _ => body,
+            }
+        }
         match kind {
-            Kind::Charter => typed(value, Self::Charter),
-            Kind::Application => typed(value, Self::Application),
-            Kind::Proposal => typed(value, Self::Proposal),
-            Kind::Vote => typed(value, Self::Vote),
-            Kind::Leave => typed(value, Self::Leave),
-            Kind::Withdrawal => typed(value, Self::Withdrawal),
-            Kind::Delegation => typed(value, Self::Delegation),
-            Kind::Recusal => typed(value, Self::Recusal),
-            Kind::KeyUpdate => typed(value, Self::KeyUpdate),
-            Kind::KeyRevocation => typed(value, Self::KeyRevocation),
-            Kind::Reply => typed(value, Self::Reply),
-            Kind::Appeal => typed(value, Self::Appeal),
-            Kind::Anchor => typed(value, Self::Anchor),
-            Kind::BoxOffer => typed(value, Self::BoxOffer),
-            Kind::CloseSeal => typed(value, Self::CloseSeal),
-            Kind::EnactSeal => typed(value, Self::EnactSeal),
-            Kind::SlotStatus => typed(value, Self::SlotStatus),
-            Kind::NoticeSent => typed(value, Self::NoticeSent),
-            Kind::SealEvidence => typed(value, Self::SealEvidence),
-            Kind::Evidence => typed(value, Self::Evidence),
-            Kind::LogResume => typed(value, Self::LogResume),
+            Kind::Charter => closed(value, Self::Charter),
+            Kind::Application => closed(value, Self::Application),
+            Kind::Proposal => closed(value, Self::Proposal),
+            Kind::Vote => closed(value, Self::Vote),
+            Kind::Leave => closed(value, Self::Leave),
+            Kind::Withdrawal => closed(value, Self::Withdrawal),
+            Kind::Delegation => closed(value, Self::Delegation),
+            Kind::Recusal => closed(value, Self::Recusal),
+            Kind::KeyUpdate => closed(value, Self::KeyUpdate),
+            Kind::KeyRevocation => closed(value, Self::KeyRevocation),
+            Kind::Reply => closed(value, Self::Reply),
+            Kind::Appeal => closed(value, Self::Appeal),
+            Kind::Anchor => closed(value, Self::Anchor),
+            Kind::BoxOffer => closed(value, Self::BoxOffer),
+            Kind::CloseSeal => closed(value, Self::CloseSeal),
+            Kind::EnactSeal => closed(value, Self::EnactSeal),
+            Kind::SlotStatus => closed(value, Self::SlotStatus),
+            Kind::NoticeSent => closed(value, Self::NoticeSent),
+            Kind::SealEvidence => closed(value, Self::SealEvidence),
+            Kind::Evidence => closed(value, Self::Evidence),
+            Kind::LogResume => closed(value, Self::LogResume),
             Kind::Beacon => typed(value, Self::Beacon),
             Kind::Offer => typed(value, Self::Offer),
             Kind::Requests => typed(value, Self::Requests),

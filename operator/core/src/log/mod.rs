@@ -44,6 +44,12 @@ pub struct Limits {
     pub stored_bytes: usize,
 }
 
+impl Limits {
+    /// Everything: for whoever reads a history once, and stores none of it for ever.
+    pub const NONE: Self =
+        Self { waiting_entries: usize::MAX / 2, waiting_bytes: usize::MAX / 2, stored_bytes: usize::MAX / 2 };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 32 << 20 }

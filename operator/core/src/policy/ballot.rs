@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chain::Membership;
 use super::gather::{AnchorAt, Anchored, Void};
 use super::keys::{Logs, governs};
+use super::shown::{DelegationFate, Heard, StandIn, Through};
 use crate::body::Body;
 use crate::body::charter::{ClassRules, Parameters};
 use crate::body::keys::KeyRevocation;
@@ -151,6 +152,10 @@ pub struct BallotBox {
     pub all_voted: bool,
     /// The count.
     pub tally: Tally,
+    /// What counts for each control group, and how it came about.
+    pub counted: BTreeMap<ControlGroup, Heard>,
+    /// What members have left to others, as far as the charter lets it for this proposal.
+    pub stand_ins: Vec<StandIn>,
 }
 
 /// Who does not vote itself, and who votes for it.
@@ -171,6 +176,8 @@ pub(super) struct Counted {
     pub closed_at: UnixSeconds,
     pub all_voted: bool,
     pub tally: Tally,
+    pub counted: BTreeMap<ControlGroup, Heard>,
+    pub stand_ins: Vec<StandIn>,
 }
 
 /// What is fixed for every vote on a proposal.
@@ -255,8 +262,9 @@ impl<'a> Poll<'a> {
 
     /// The box that `votes` make, and what became of each of them.
     pub fn count<'v>(&self, votes: impl Iterator<Item = &'v Anchored>) -> (BallotBox, Vec<VoteRecord>) {
-        let (Counted { ids, closed_at, all_voted, tally }, records) = self.count_with(votes, &Standins::default());
-        (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally }, records)
+        let (counted, records) = self.count_with(votes, &Standins::default());
+        let Counted { ids, closed_at, all_voted, tally, counted, stand_ins } = counted;
+        (BallotBox { root: merkle::root(&ids), ids, closed_at, all_voted, tally, counted, stand_ins }, records)
     }
 
     /// The same, where members may have declared an interest or left their vote to another.
@@ -289,13 +297,14 @@ impl<'a> Poll<'a> {
             |record: &&mut VoteRecord| record.verdict == Verdict::Counted && declared.contains(&record.author);
         records.iter_mut().filter(recused).for_each(|record| record.verdict = Verdict::Recused);
         let mut counted = one_for_each(electors, &mut records);
-        self.stand_in(electors, &records, standins, &mut counted);
+        let stand_ins = self.stand_in(electors, &records, standins, &mut counted);
         records.sort_by(|a, b| (&a.author, a.vseq, a.id).cmp(&(&b.author, b.vseq, b.id)));
         let mut counts = Counts::default();
-        counted.into_values().for_each(|choice| counts.add(choice));
+        counted.values().for_each(|counted| counts.add(counted.choice));
         // All members, not only all owners: otherwise a second member of one owner could still add to a closed box.
-        let voted = |member: &MemberId| records.iter().any(|r| r.verdict.in_box() && r.author == *member);
-        let all_voted = self.parameters.close_when_all_voted && electors.values().flatten().all(voted);
+        let voted: BTreeSet<&MemberId> = records.iter().filter(|r| r.verdict.in_box()).map(|r| &r.author).collect();
+        let all_voted =
+            self.parameters.close_when_all_voted && electors.values().flatten().all(|member| voted.contains(member));
         let in_box = records.iter().filter(|r| r.verdict.in_box());
         let last = in_box.map(|r| r.issued_at.max(r.anchor.at)).max().unwrap_or(self.proposal.closes_at);
         let closed_at = if all_voted {
@@ -306,7 +315,7 @@ impl<'a> Poll<'a> {
         let ids: BTreeSet<StatementId> = records.iter().filter(|r| r.verdict.in_box()).map(|r| r.id).collect();
         let electors = u32::try_from(electors.len()).unwrap_or(u32::MAX);
         let tally = tally(counts, electors, self.rules);
-        (Counted { ids, closed_at, all_voted, tally }, records)
+        (Counted { ids, closed_at, all_voted, tally, counted, stand_ins }, records)
     }
 }
 
@@ -317,12 +326,15 @@ impl Poll<'_> {
         electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>,
         records: &[VoteRecord],
         standins: &Standins,
-        counted: &mut BTreeMap<ControlGroup, Choice>,
-    ) {
-        let group_of =
-            |member: &MemberId| electors.iter().find(|(_, members)| members.contains(member)).map(|(g, _)| g);
+        counted: &mut BTreeMap<ControlGroup, Heard>,
+    ) -> Vec<StandIn> {
+        let group_of = |member: &MemberId| {
+            let group = &self.membership.members.get(member)?.control_group;
+            electors.get_key_value(group).filter(|(_, members)| members.contains(member)).map(|(group, _)| group)
+        };
         for group in standins.recused.iter().filter_map(group_of) {
-            counted.entry(group.clone()).or_insert(Choice::Abstain);
+            let abstains = Heard { choice: Choice::Abstain, through: Through::Recusal };
+            counted.entry(group.clone()).or_insert(abstains);
         }
         let liars: BTreeSet<&MemberId> = records
             .iter()
@@ -330,22 +342,39 @@ impl Poll<'_> {
             .map(|record| &record.author)
             .collect();
         let direct = counted.clone();
-        let Some(rules) = self.parameters.deliberation.filter(|_| self.rules.delegation) else { return };
+        let Some(rules) = self.parameters.deliberation.filter(|_| self.rules.delegation) else { return Vec::new() };
         let cap =
             (electors.len() * rules.delegation_cap.num as usize / rules.delegation_cap.den.max(1) as usize).max(1);
         let mut through: BTreeMap<&ControlGroup, usize> = BTreeMap::new();
-        for (from, to) in standins.delegated.values().filter(|(_, to)| !liars.contains(to)) {
-            let (Some(from), Some(to)) = (group_of(from), group_of(to)) else { continue };
-            let lied = electors[from].iter().any(|member| liars.contains(member));
-            // The abstention of who has declared an interest is nobody else's vote.
-            let recused = electors[to].iter().any(|member| standins.recused.contains(member));
-            let Some(choice) = direct.get(to).filter(|_| !recused) else { continue };
-            let used = through.entry(to).or_default();
-            if *used < cap && !lied && !counted.contains_key(from) {
-                *used += 1;
-                counted.insert(from.clone(), *choice);
+        let mut became = |from: &MemberId, to: &MemberId| {
+            let (Some(from), Some(to_group)) = (group_of(from), group_of(to)) else {
+                return DelegationFate::NotElector;
+            };
+            if liars.contains(to) || electors[from].iter().any(|member| liars.contains(member)) {
+                return DelegationFate::Equivocation;
             }
-        }
+            // The abstention of who has declared an interest is nobody else's vote.
+            if electors[to_group].iter().any(|member| standins.recused.contains(member)) {
+                return DelegationFate::OtherRecused;
+            }
+            if counted.contains_key(from) {
+                return DelegationFate::Own;
+            }
+            let used = through.entry(to_group).or_default();
+            if *used >= cap {
+                return DelegationFate::OverCap;
+            }
+            // One that waits takes its place, too: it is the one that counts once the other votes.
+            *used += 1;
+            let Some(Heard { choice, .. }) = direct.get(to_group) else { return DelegationFate::Waits };
+            counted.insert(from.clone(), Heard { choice: *choice, through: Through::Delegate(to.clone()) });
+            DelegationFate::Counts
+        };
+        let stand_in = |(delegation, (from, to)): (&StatementId, &(MemberId, MemberId))| {
+            let fate = became(from, to);
+            StandIn { delegation: *delegation, from: from.clone(), to: to.clone(), fate }
+        };
+        standins.delegated.iter().map(stand_in).collect()
     }
 }
 
@@ -396,20 +425,27 @@ fn void_equivocation(records: &mut [VoteRecord]) {
     }
 }
 
-/// One vote for each control group: its newest; the others are superseded. Returns the choices that count.
+/// One vote for each control group: its newest; the others are superseded. Returns what counts.
 fn one_for_each(
     electors: &BTreeMap<ControlGroup, BTreeSet<MemberId>>,
     records: &mut [VoteRecord],
-) -> BTreeMap<ControlGroup, Choice> {
+) -> BTreeMap<ControlGroup, Heard> {
+    let group_of: BTreeMap<&MemberId, &ControlGroup> =
+        electors.iter().flat_map(|(group, members)| members.iter().map(move |member| (member, group))).collect();
+    let mut by_group: BTreeMap<&ControlGroup, Vec<&mut VoteRecord>> = BTreeMap::new();
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
+        if let Some(group) = group_of.get(&record.author) {
+            by_group.entry(group).or_default().push(record);
+        }
+    }
     let mut counted = BTreeMap::new();
-    for (group, members) in electors {
-        let of_group = |r: &&mut VoteRecord| r.verdict == Verdict::Counted && members.contains(&r.author);
-        let mut votes: Vec<&mut VoteRecord> = records.iter_mut().filter(of_group).collect();
+    for (group, mut votes) in by_group {
         // Among equal numbers the smallest id: they say the same, or come from two members of one owner.
         votes.sort_by_key(|r| (std::cmp::Reverse(r.vseq), r.id));
         for (index, record) in votes.into_iter().enumerate() {
             if index == 0 {
-                counted.insert(group.clone(), record.choice);
+                let vote = Heard { choice: record.choice, through: Through::Vote(record.id) };
+                counted.insert(group.clone(), vote);
             } else {
                 record.verdict = Verdict::Superseded;
             }

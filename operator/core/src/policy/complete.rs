@@ -104,9 +104,13 @@ impl Poll<'_> {
         let kept = self.belonging(gathered, proposal, author);
         let mut boxed = self.count_box(gathered, proposal, author, &kept);
         let about = gathered.about.get(&proposal).into_iter().flatten().filter(|entry| !kept.contains(*entry));
-        for anchored in about.filter_map(|entry| gathered.said.get(entry)) {
+        // What was beyond its author's budget is offered by nobody, and told all the same.
+        let told = gathered.votes.get(&proposal).into_iter().flat_map(BTreeMap::values);
+        let beyond = told.filter(|vote| vote.anchor.void == Some(super::Void::OverBudget));
+        let mut known: BTreeSet<StatementId> = boxed.records.iter().map(|record| record.id).collect();
+        for anchored in about.filter_map(|entry| gathered.said.get(entry)).chain(beyond) {
             let Some(mut record) = VoteRecord::of(anchored) else { continue };
-            if boxed.records.iter().all(|known| known.id != record.id) {
+            if known.insert(record.id) {
                 // What would count and is not kept has two newer ones of its author before it.
                 record.verdict = match self.judge_anchored(anchored) {
                     Verdict::Counted => Verdict::Superseded,
@@ -192,8 +196,9 @@ impl Poll<'_> {
                     && statement.header().issued_at <= self.proposal.closes_at
             })
         });
-        let Counted { closed_at, all_voted, tally, .. } = counted;
-        let mut ballot = BallotBox { ids: entries.clone(), root: merkle::root(entries), closed_at, all_voted, tally };
+        let Counted { closed_at, all_voted, tally, counted, stand_ins, .. } = counted;
+        let (ids, root) = (entries.clone(), merkle::root(entries));
+        let mut ballot = BallotBox { ids, root, closed_at, all_voted, tally, counted, stand_ins };
         let objection = self.objection(gathered, proposal, entries);
         self.await_hearing(gathered, proposal, entries, &mut ballot);
         Boxed { ballot, records, withdrawn, objection }
@@ -243,9 +248,10 @@ impl State {
         let boxed =
             if entries == held { complete.clone() } else { poll.count_box(gathered, id, &state.author, &entries) };
         (state.ballot, state.votes) = (boxed.ballot.clone(), complete.records.clone());
+        let in_box: BTreeMap<StatementId, Verdict> = boxed.records.iter().map(|r| (r.id, r.verdict)).collect();
         for vote in &mut state.votes {
-            if let Some(counted) = boxed.records.iter().find(|counted| counted.id == vote.id) {
-                vote.verdict = counted.verdict;
+            if let Some(verdict) = in_box.get(&vote.id) {
+                vote.verdict = *verdict;
             } else if enough && vote.verdict == Verdict::Counted {
                 vote.verdict = Verdict::NotInBox;
             }
@@ -293,9 +299,11 @@ impl State {
         offers: &BTreeSet<StatementId>,
         known: [&Boxed; 2],
     ) -> Option<Boxed> {
-        let all = gathered.offers.get(&state.id)?;
         let named: Vec<&Sealed<BoxOffer>> =
-            offers.iter().map(|id| all.iter().find(|offer| offer.id == *id)).collect::<Option<_>>()?;
+            gathered.offers.get(&state.id)?.iter().filter(|offer| offers.contains(&offer.id)).collect();
+        if named.len() < offers.len() {
+            return None;
+        }
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
         let one_each = authors.len() == named.len() && named.iter().all(|offer| offer.is_of(poll.membership));
         if !one_each || authors.len() < state.quorum {

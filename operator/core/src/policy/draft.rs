@@ -2,13 +2,10 @@
 
 use super::hearing::pace;
 use super::validity::after_close;
-use super::{State, Why};
-use crate::body::Body;
-use crate::body::member::Application;
+use super::{State, Why, applicant};
 use crate::body::proposal::{Action, Proposal, Scope};
 use crate::ids::{Line, MemberId, Prose, UnixSeconds};
 use crate::sealing::next_term;
-use crate::statement::Statement;
 
 impl State {
     /// The proposal for `action` that is valid when signed at `now`: it follows the newest version, is voted on by
@@ -55,18 +52,11 @@ impl State {
 
 /// The member that an action is about.
 fn subject(action: &Action) -> Option<MemberId> {
-    let admit = match action {
-        Action::Admit(admit) => admit,
-        Action::Expel(expel) => return Some(expel.member.clone()),
-        Action::LiftQuarantine(lift) => return Some(lift.member.clone()),
-        Action::ResetKeys(reset) => return Some(reset.member.clone()),
-        _ => return None,
-    };
-    match Statement::verify(admit.application.clone()).ok()?.body() {
-        Body::Application(application) => {
-            let Application { member } = &**application;
-            Some(member.id.clone())
-        }
+    match action {
+        Action::Expel(expel) => Some(expel.member.clone()),
+        Action::LiftQuarantine(lift) => Some(lift.member.clone()),
+        Action::ResetKeys(reset) => Some(reset.member.clone()),
+        Action::Admit(_) => applicant(action).map(|member| member.id),
         _ => None,
     }
 }

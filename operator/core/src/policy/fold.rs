@@ -50,7 +50,7 @@ impl State {
             classes: charter.classes.clone(),
             charters: BTreeMap::from([(
                 genesis(Scope::Charter, coop),
-                Numbers { parameters: charter.parameters, classes: charter.classes.clone() },
+                Numbers { parameters: charter.parameters, classes: charter.classes.clone(), rules: founding.rules() },
             )]),
             chains: Scope::ALL.into_iter().map(|scope| (scope, vec![version(scope)])).collect(),
             members: first.members.values().map(|m| (m.id.clone(), MemberState::new(m, first.hash))).collect(),
@@ -86,7 +86,11 @@ impl State {
             founding: genesis(Scope::Charter, self.coop),
             rules: self.rules,
             is_version: &is_version,
-            proposal: &|id| self.proposals.get(&id).map(|target| &target.proposal),
+            // A cancellation makes no version that another one could stop; and which of them is read first is chance.
+            proposal: &|id| {
+                let target = self.proposals.get(&id).map(|target| &target.proposal);
+                target.filter(|target| !matches!(target.action, Action::CancelProposal(_)))
+            },
             appeal: &|id| self.appeals.get(&id),
             logs: &self.logs,
             keys_ever: &|log| self.keys_ever(log),
@@ -130,19 +134,23 @@ impl State {
     }
 
     fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
-        let version = enacted.version;
-        if let Some(proposal) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
-            self.apply(proposal, &enacted);
+        if let Some(statement) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
+            if let Some(proposal) = as_proposal(statement) {
+                self.apply(proposal, applicant_of(statement), &enacted);
+            }
         } else if let Some(leave) = gathered.leaves.get(&enacted.proposal).and_then(Anchored::statement) {
             self.part(&enacted, leave.author(), MemberStanding::Left);
         }
+        self.follow(scope, enacted);
+    }
+
+    pub(super) fn follow(&mut self, scope: Scope, enacted: Enactment) {
         let (number, parent) = (self.chain(scope).len() as u64, Some(self.head(scope)));
-        let next = Version { hash: version, scope, number, parent, enacted: Some(enacted) };
+        let next = Version { hash: enacted.version, scope, number, parent, enacted: Some(enacted) };
         self.chains.entry(scope).or_default().push(next);
     }
 
-    fn apply(&mut self, statement: &crate::statement::Statement, enacted: &Enactment) {
-        let Some(proposal) = as_proposal(statement) else { return };
+    pub(super) fn apply(&mut self, proposal: &Proposal, applicant: Option<&Member>, enacted: &Enactment) {
         match &proposal.action {
             Action::AddModelRelease(release) => {
                 let state = ReleaseState { release: release.clone(), since: enacted.version, withdrawn: None };
@@ -160,8 +168,8 @@ impl State {
                 self.engines.remove(&remove.name);
             }
             Action::Admit(_) => {
-                if let Some(Body::Application(application)) = statement.nested().map(|s| s.body()) {
-                    self.admit(enacted, proposal, &application.member);
+                if let Some(member) = applicant {
+                    self.admit(enacted, proposal, member);
                 }
             }
             Action::Confirm(confirm) => self.count(enacted, &confirm.member),
@@ -188,7 +196,7 @@ impl State {
     }
 
     fn new_numbers(&mut self, enacted: &Enactment) {
-        let numbers = Numbers { parameters: self.parameters, classes: self.classes.clone() };
+        let numbers = Numbers { parameters: self.parameters, classes: self.classes.clone(), rules: self.rules };
         self.charters.insert(enacted.version, numbers);
     }
 
@@ -237,15 +245,11 @@ impl State {
         };
         let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
         let after = standing::counted_after(proposal, membership, &numbers.parameters);
-        let applicant = match statement.nested().map(|s| s.body()) {
-            Some(Body::Application(application)) => Some(application.member.clone()),
-            _ => None,
-        };
         let mut state = ProposalState {
             id,
             author: statement.author().clone(),
             issued_at: statement.header().issued_at,
-            applicant,
+            applicant: applicant_of(statement).cloned(),
             quorum: membership.quorum(),
             enact_quorum: membership_quorum(sealers.len(), after),
             close_seals: Vec::new(),
@@ -324,6 +328,14 @@ impl State {
         let records =
             stray.flat_map(|(on, votes)| votes.values().filter_map(|vote| Some((*on, VoteRecord::of(vote)?))));
         self.stray_votes = records.collect();
+    }
+}
+
+/// Whom a proposal admits.
+fn applicant_of(statement: &crate::statement::Statement) -> Option<&Member> {
+    match statement.nested().map(|nested| nested.body()) {
+        Some(Body::Application(application)) => Some(&application.member),
+        _ => None,
     }
 }
 

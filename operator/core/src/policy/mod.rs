@@ -21,6 +21,7 @@ mod keys;
 mod leave;
 mod phase;
 mod quarantine;
+mod shown;
 mod slots;
 mod standing;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub(crate) use leave::leave_root;
 pub use phase::Phase;
 pub use quarantine::{Offence, Proof};
 pub(crate) use quarantine::{close_offences, enact_offence};
+pub use shown::{DelegationFate, Electorate, Heard, StandIn, Through, applicant};
 pub use slots::{Hold, SlotOutcome};
 pub use validity::Invalid;
 
@@ -268,6 +270,8 @@ pub struct Numbers {
     pub parameters: Parameters,
     /// How each class decides.
     pub classes: BTreeMap<Class, ClassRules>,
+    /// The rules that are in force with it.
+    pub rules: u32,
 }
 
 /// What the cooperative has decided, and what is being decided.

@@ -1,5 +1,7 @@
 //! Where a proposal stands at a given time: only this depends on a clock, and only to be shown and to seal.
 
+use std::collections::BTreeSet;
+
 use super::standing::parting;
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::{Outcome, Slot};
@@ -166,7 +168,7 @@ impl State {
             return Phase::Appealed { by };
         }
         if let Some(certificate) = certificate {
-            let signed = proposal.signed_on(certificate).count();
+            let signed = proposal.signed_on(certificate).map(|seal| &seal.by).collect::<BTreeSet<_>>().len();
             let eta = proposal.eta(certificate.closed_at);
             return Phase::Queued { eta, signed, needed: proposal.enact_quorum };
         }

@@ -402,9 +402,10 @@ fn judge_action(
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),
         Action::SetRules(set) => {
-            let next = RULES_SUPPORTED.contains(&set.rules) && set.rules > known.rules;
-            if !next {
-                return Err(Invalid::OtherRules { seen: set.rules, in_force: known.rules });
+            // By the rules of the version that it follows: once it is in force it must not be what makes itself wrong.
+            let followed = known.charters.get(&proposal.parent).map_or(known.rules, |numbers| numbers.rules);
+            if !RULES_SUPPORTED.contains(&set.rules) || set.rules <= followed {
+                return Err(Invalid::OtherRules { seen: set.rules, in_force: followed });
             }
             set.deliberation.validate().map_err(|error| Invalid::Charter(error.to_string()))
         }

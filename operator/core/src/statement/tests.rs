@@ -194,6 +194,25 @@ fn leaving_can_be_said_in_one_word() {
 }
 
 #[test]
+fn a_body_in_another_form_than_the_one_that_is_written_has_no_effect() {
+    let bilbao = person("bilbao");
+    let Body::Vote(written) = vote() else { panic!("it is a vote") };
+    let id = written.proposal;
+    for body in [
+        // What the typed reader would take: the fields as a list, in the order of this version's source.
+        serde_json::json!([id, "yes", 0, null, null]),
+        serde_json::json!({ "proposal": id, "choice": { "yes": null }, "vseq": 0 }),
+    ] {
+        assert_eq!(serde_json::from_value::<Vote>(body.clone()).unwrap(), written, "nothing would be refused here");
+        let (_, payload) = bilbao.draft_for_tests(coop(), vote()).payload(bilbao.governance.public_key()).unwrap();
+        let mut payload: Value = serde_json::from_slice(&payload).unwrap();
+        payload["body"] = body;
+        let statement = raw("vote", &payload.to_string(), &bilbao.governance).unwrap();
+        assert!(matches!(statement.body(), Body::Opaque(_)), "{payload}");
+    }
+}
+
+#[test]
 fn what_is_signed_unread_is_what_a_reader_finds() {
     let bilbao = person("bilbao");
     let inner = bilbao.draft_for_tests(coop(), vote()).sign_unread(&bilbao.governance, None).unwrap();

@@ -129,6 +129,16 @@ impl From<PeerRefusal> for rustls::Error {
     }
 }
 
+impl PeerIdentity {
+    /// What `der` proves if it is a leaf. Neither time nor trust is judged.
+    ///
+    /// # Errors
+    /// When it is none, or the key that it names has not signed it.
+    pub fn of_certificate(der: &CertificateDer<'_>) -> Result<Self, PeerRefusal> {
+        read_leaf(der)
+    }
+}
+
 /// Reads a leaf and checks that the key it names has signed it. Neither time nor trust is judged here.
 ///
 /// The set of extensions is matched exactly, not searched: what a leaf has no use for is a way to mean something else

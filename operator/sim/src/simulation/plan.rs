@@ -77,8 +77,8 @@ impl Class {
         plain.into_iter().chain(Trick::ALL.map(Self::Lies)).chain([Self::Everything]).collect()
     }
 
-    fn has(self, part: Self) -> bool {
-        self == part || self == Self::Everything
+    fn has(self, part: Self, dice: &mut Dice) -> bool {
+        self == part || self == Self::Everything && dice.percent(50)
     }
 }
 
@@ -176,10 +176,11 @@ impl Plan {
         let mut everybody: Vec<usize> = (0..members).collect();
         dice.shuffle(&mut everybody);
         let (lying, honest) = everybody.split_at(liars);
-        let restored = if class.has(Class::Backup) { dice.below(most.saturating_sub(liars) + 1) } else { 0 };
+        let restored = if class.has(Class::Backup, &mut dice) { dice.below(most.saturating_sub(liars) + 1) } else { 0 };
         let restored = if class == Class::Backup { restored.max(1) } else { restored };
         let faulty = liars + restored;
         let departures = (1..=2).take_while(|gone| faulty <= faults_tolerated(members - gone)).count();
+        let slow = class.has(Class::Slow, &mut dice);
         let mut plan = Self {
             seed,
             class,
@@ -189,8 +190,8 @@ impl Plan {
             departures,
             pace: if dice.percent(35) { Pace::Quick } else { Pace::Deliberate },
             clocks: (0..members).map(|who| (who, clock(class, &mut dice))).collect(),
-            latency: dice.between(1, if class.has(Class::Slow) { 30 * MINUTE } else { 30 }),
-            loss_percent: if class.has(Class::Slow) { dice.below(40) } else { 0 },
+            latency: dice.between(1, if slow { 30 * MINUTE } else { 30 }),
+            loss_percent: if slow { dice.below(40) } else { 0 },
             splits: Vec::new(),
             outages: Vec::new(),
             proposals: Vec::new(),
@@ -207,7 +208,7 @@ impl Plan {
     }
 
     fn draw_splits(&mut self) {
-        if !self.class.has(Class::Partition) {
+        if !self.class.has(Class::Partition, &mut self.dice) {
             return;
         }
         for _ in 0..=self.dice.below(3) {
@@ -219,9 +220,10 @@ impl Plan {
     }
 
     fn draw_outages(&mut self, honest: &[usize], restored: usize) {
+        let crashing = self.class.has(Class::Crash, &mut self.dice);
         for (place, who) in honest.iter().copied().enumerate() {
             let is_restored = place < restored;
-            let crashes = self.class.has(Class::Crash) && self.dice.percent(40);
+            let crashes = crashing && self.dice.percent(40);
             if !is_restored && !crashes {
                 continue;
             }
@@ -233,7 +235,7 @@ impl Plan {
     }
 
     fn draw_proposals(&mut self) {
-        for _ in 0..2 + self.dice.below(3) {
+        for _ in 0..2 + self.dice.below(2) {
             let early = self.dice.percent(60);
             let at = self.at(0, if early { 20 * MINUTE } else { BUSY });
             self.proposals.push(at);
@@ -248,11 +250,11 @@ impl Plan {
 /// Mostly small, where one fault more or less decides; now and then as large as the design goes.
 fn draw_members(dice: &mut Dice) -> usize {
     match dice.below(100) {
-        0..40 => 4,
-        40..55 => 5,
-        55..65 => 6,
-        65..90 => 7,
-        90..98 => 8 + dice.below(3),
+        0..50 => 4,
+        50..65 => 5,
+        65..75 => 6,
+        75..94 => 7,
+        94..99 => 8 + dice.below(3),
         _ => 11 + dice.below(15),
     }
 }

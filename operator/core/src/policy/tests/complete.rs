@@ -107,6 +107,53 @@ fn rules_that_a_quorum_does_not_understand_wait_until_it_does() {
 }
 
 #[test]
+fn the_step_to_other_rules_is_shown_with_its_votes_once_it_is_in_force() {
+    let mut world = World::new(&THREE, Preset::Trial);
+    let step = SetRules { rules: 2, deliberation: presets::deliberation() };
+    let step = world.propose(0, Action::SetRules(step));
+    world.sync();
+    let vote = world.vote(0, step, Choice::Yes, 0).unwrap();
+    world.all_yes(step);
+    world.settle();
+    assert_eq!(world.state(0).rules(), 2);
+    assert_eq!(world.verdict(0, vote), Verdict::Counted);
+    let state = &world.state(0).proposals()[&step];
+    assert_eq!((&state.invalid, state.certificates.len()), (&None, 1));
+}
+
+#[test]
+fn a_vote_of_somebody_who_may_not_vote_is_shown_with_that_reason() {
+    let mut world = complete(&FOUR);
+    let member = world.people[3].id();
+    let proposal = world.propose(0, expel(&member));
+    world.sync();
+    let vote = Vote { proposal, choice: Choice::No, vseq: 0, ground: None, reason: None };
+    let vote = world.people[3].human(world.coop(), world.now, Body::Vote(vote));
+    // An honest operator would not anchor it.
+    world.anchor(3, &vote);
+    world.settle();
+    assert_eq!(world.verdict(0, vote.id()), Verdict::NotElector);
+    world.wait(8 * 24 * HOUR);
+    world.settle();
+    assert_eq!(world.verdict(0, vote.id()), Verdict::NotElector);
+}
+
+#[test]
+fn a_cancellation_cannot_be_cancelled() {
+    let mut world = complete(&FOUR);
+    let proposal = world.propose(0, approve("qwen"));
+    let cancel = world.propose(0, Action::CancelProposal(CancelProposal { proposal }));
+    world.sync();
+    for who in 0..4 {
+        let again = Action::CancelProposal(CancelProposal { proposal: cancel });
+        let title = "Go on".parse().unwrap();
+        let draft = world.state(who).draft_proposal(again, title, Default::default(), world.now).unwrap();
+        let refused = world.say(who, Body::Proposal(Box::new(draft))).unwrap_err();
+        assert_eq!(refused, NotAnchored::Proposal(Invalid::UnknownTarget(cancel)));
+    }
+}
+
+#[test]
 fn a_fourth_and_a_fifth_member_come_under_the_complete_rules() {
     let mut world = quick(&THREE);
     for name in ["delft", "espoo"] {

@@ -5,10 +5,12 @@ mod decisions;
 mod disorder;
 mod hearing;
 mod keys;
+mod liars;
 mod members;
 mod quarantine;
 mod recall;
 mod reference;
+mod shown;
 mod standing;
 mod votes;
 

@@ -1,0 +1,113 @@
+"""What the shapes of a charter, a member and an engine cannot say: numbers within bounds, names that are taken once."""
+
+DAY = 86_400
+CLASSES = ("Routine", "Economic", "Admit", "Charter", "Expel", "Recall", "Cancel", "Emergency")
+PLACEHOLDERS = ("modelPath", "servedName", "port", "maxModelLen", "maxConcurrency", "gpuCount")
+# Most members: three where operators may fail but not lie, and then what a box offer can hold.
+MOST_MEMBERS = {1: 3, 2: 100}
+
+BOUNDS = {
+    "graceSeconds": (0, 7 * DAY),
+    "sealBySeconds": (0, 7 * DAY),
+    "clockToleranceSeconds": (1, 3600),
+    "enactWindowSeconds": (60, 90 * DAY),
+    "beaconSeconds": (1, 3600),
+    "freshSeconds": (2, DAY),
+    "lostSeconds": (5, 7 * DAY),
+    "leaseSeconds": (5, 7 * DAY),
+    "leaseMarginSeconds": (1, DAY),
+    "keepServingMaxSeconds": (60, 365 * DAY),
+    "inviteHours": (1, 720),
+    "sponsors": (1, 3),
+    "probationSeconds": (0, 0),
+    "maxOpenProposals": (1, 100),
+}
+
+
+def is_share(fraction):
+    return 1 <= fraction["den"] <= 1000 and fraction["num"] <= fraction["den"]
+
+
+def class_holds(rules):
+    shares = [rules["turnout"], rules["threshold"][1], rules["minYes"][1]]
+    shares += [rules["veto"]] if rules["veto"] else []
+    periods = (("delaySeconds", 0), ("periodSeconds", 1), ("timelockSeconds", 0))
+    return all(map(is_share, shares)) and all(least <= rules[name] <= 90 * DAY for name, least in periods)
+
+
+def deliberation_holds(rules):
+    cap = rules["delegationCap"]
+    in_time = 0 <= rules["delegationMaxSeconds"] <= 365 * DAY
+    return in_time and 1 <= cap["den"] <= 1000 and cap["num"] <= cap["den"] // 2
+
+
+def numbers_hold(parameters, classes):
+    """Whether these can be a charter's periods, limits and classes."""
+    p, budgets = parameters, parameters["budgets"]
+    return (
+        set(classes) == set(CLASSES)
+        and all(map(class_holds, classes.values()))
+        and all(least <= p[name] <= most for name, (least, most) in BOUNDS.items())
+        and 64 * 1024 <= budgets["bytesPerDay"] <= 1 << 30
+        and 16 <= budgets["entriesPerDay"] <= 100_000
+        and p["beaconSeconds"] < p["freshSeconds"] < p["lostSeconds"]
+        and p["keepServingMaxSeconds"] >= p["leaseSeconds"]
+        and (p["deliberation"] is None or deliberation_holds(p["deliberation"]))
+    )
+
+
+def keys_of(member):
+    keys = member["keys"]
+    return keys["recovery"] + keys["governance"] + [keys["operator"]]
+
+
+def member_holds(member):
+    keys = member["keys"]
+    return (
+        1 <= len(keys["governance"]) <= 3
+        and len(keys["recovery"]) <= 5
+        and len(set(keys_of(member))) == len(keys_of(member))
+        and all(len(addresses) <= 8 for addresses in member["endpoints"].values())
+        and bool(member["owner"].strip())
+    )
+
+
+def option_holds(option):
+    least, most, values = option["min"], option["max"], option["values"]
+    if option["type"] == "integer":
+        return not values and least is not None and most is not None and least <= most
+    if least is not None or most is not None:
+        return False
+    if option["type"] == "boolean":
+        return not values
+    return 1 <= len(values) <= 64 and len(set(values)) == len(values)
+
+
+def engine_holds(engine):
+    named = [part.split("}")[0] for argument in engine["args"] for part in argument.split("{")[1:]]
+    return (
+        len(engine["args"]) <= 64
+        and len(engine["options"]) <= 64
+        and len(engine["writablePaths"]) <= 16
+        and engine["port"] >= 1024
+        and all(name in PLACEHOLDERS for name in named)
+        and all(map(option_holds, engine["options"].values()))
+    )
+
+
+def charter_holds(body):
+    """Whether a charter contradicts itself nowhere."""
+    founders = body["founders"]
+    rules = 2 if body["parameters"]["deliberation"] else 1
+    names = [founder["id"] for founder in founders]
+    keys = [key for founder in founders for key in keys_of(founder)]
+    listed = [engine["name"] for engine in body["engines"]] + [r["manifestDigest"] for r in body["releases"]]
+    return (
+        1 <= len(founders) <= MOST_MEMBERS[rules]
+        and all(map(member_holds, founders))
+        and len(set(names)) == len(names)
+        and len(set(keys)) == len(keys)
+        and numbers_hold(body["parameters"], body["classes"])
+        and all(map(engine_holds, body["engines"]))
+        and len(set(listed)) == len(listed)
+    )

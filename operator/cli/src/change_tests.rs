@@ -1,0 +1,140 @@
+use koinon_core::body::ModelRelease;
+use koinon_core::body::proposal::{Admit, CancelProposal, ChangeCharter, Choice, RemoveEngine, WithdrawModelRelease};
+use koinon_core::ids::{ManifestDigest, Seconds};
+use koinon_core::testkit::person;
+
+use super::*;
+use crate::fixture::World;
+
+const FOUR: [&str; 4] = ["aarhus", "bilbao", "cork", "delft"];
+
+fn drafted(world: &World, action: Action) -> Proposal {
+    let (title, text) = ("A change".parse().unwrap(), "Why not.".parse().unwrap());
+    world.state().draft_proposal(action, title, text, world.now).unwrap()
+}
+
+fn shown(world: &World, action: Action) -> String {
+    diff(world.state(), &drafted(world, action))
+}
+
+fn release(name: &str) -> ModelRelease {
+    ModelRelease {
+        uri: format!("https://models.example/{name}").parse().unwrap(),
+        revision: "main".parse().unwrap(),
+        manifest_digest: ManifestDigest(Digest::of(name.as_bytes())),
+        quantization: "none".parse().unwrap(),
+        license: "Apache-2.0".parse().unwrap(),
+        engines: vec![],
+        memory_bytes: None,
+    }
+}
+
+#[test]
+fn a_new_model_is_all_new_lines_and_its_withdrawal_all_gone_ones() {
+    let mut world = World::new(&FOUR);
+    let qwen = release("qwen");
+    let new = shown(&world, Action::AddModelRelease(qwen.clone()));
+    assert!(
+        new.starts_with(&format!("--- (nothing)\n+++ releases/{}\n@@ -0,0 +1,6 @@\n+", qwen.manifest_digest)),
+        "{new}"
+    );
+    assert!(new.contains("\n+uri: https://models.example/qwen\n"), "{new}");
+    let id = world.propose(0, Action::AddModelRelease(qwen.clone()));
+    for who in 0..4 {
+        world.vote(who, id, Choice::Yes, 0);
+    }
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    let withdraw = Action::WithdrawModelRelease(WithdrawModelRelease { manifest_digest: qwen.manifest_digest });
+    let gone = shown(&world, withdraw);
+    assert!(
+        gone.starts_with(&format!("--- releases/{}\n+++ (nothing)\n@@ -1,6 +0,0 @@\n-", qwen.manifest_digest)),
+        "{gone}"
+    );
+    // What is so already changes nothing, and says so.
+    assert_eq!(shown(&world, Action::AddModelRelease(qwen.clone())), "");
+    let again = before_signing(world.state(), &drafted(&world, Action::AddModelRelease(qwen)));
+    assert!(again.contains("changes nothing that is in force"), "{again}");
+}
+
+#[test]
+fn of_a_charter_only_the_lines_that_change_are_shown_with_three_around_them() {
+    let world = World::new(&FOUR);
+    let state = world.state();
+    let mut parameters = *state.parameters();
+    parameters.lease_seconds = Seconds(30);
+    let mut classes: BTreeMap<_, _> = Class::ALL.into_iter().filter_map(|c| Some((c, *state.class(c)?))).collect();
+    classes.get_mut(&Class::Routine).unwrap().period_seconds = Seconds(7200);
+    let text = shown(&world, Action::ChangeCharter(Box::new(ChangeCharter { parameters, classes })));
+    assert!(text.contains("--- charter/classes/Routine\n+++ charter/classes/Routine\n@@ "), "{text}");
+    assert!(text.contains("\n-periodSeconds: 3600\n+periodSeconds: 7200\n"), "{text}");
+    assert!(text.contains("\n-leaseSeconds: 20\n+leaseSeconds: 30\n"), "{text}");
+    assert!(!text.contains("charter/classes/Admit") && !text.contains("sponsors"), "{text}");
+    let around = text.lines().filter(|line| line.starts_with(' ')).count();
+    assert_eq!(around, 12, "{text}");
+}
+
+#[test]
+fn members_come_and_go_in_the_diff() {
+    let world = World::new(&FOUR);
+    let application = person("espoo").application(world.commons[0].founding().coop(), world.now).envelope().clone();
+    let admits = shown(&world, Action::Admit(Admit { application }));
+    assert!(admits.starts_with("--- (nothing)\n+++ members/espoo\n"), "{admits}");
+    let proposal = drafted(&world, koinon_core::testkit::expel(world.people[3].id()));
+    let expels = before_signing(world.state(), &proposal);
+    assert!(expels.contains("--- members/delft\n+++ (nothing)\n"), "{expels}");
+    assert!(expels.contains("Class Expel decides: aarhus, bilbao and cork, one vote each."), "{expels}");
+    assert!(expels.contains("2 must take part (at least 2/3 of the 3 electors)"), "{expels}");
+    assert!(expels.contains("vetoes count as no"), "{expels}");
+}
+
+#[test]
+fn who_decides_and_when_is_shown_before_the_signature() {
+    let world = World::new(&FOUR);
+    let proposal = drafted(&world, Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() }));
+    let text = before_signing(world.state(), &proposal);
+    for said in [
+        "Proposal: A change\n| Why not.\n",
+        "Class Routine decides: aarhus, bilbao, cork and delft",
+        "yes must be more than 1/2 of yes, no and veto, and 1 (at least 1/4 of the 4 electors)",
+        "one veto or more block it, from 1/3",
+    ] {
+        assert!(text.contains(said), "{said:?} is not in:\n{text}");
+    }
+    assert!(text.contains(&format!("until  {}", Moment::new(proposal.closes_at, &here()))), "{text}");
+}
+
+#[test]
+fn a_cancellation_shows_what_it_stops() {
+    let mut world = World::new(&FOUR);
+    let target = world.propose(0, Action::AddModelRelease(release("qwen")));
+    let proposal = drafted(&world, Action::CancelProposal(CancelProposal { proposal: target }));
+    let text = before_signing(world.state(), &proposal);
+    assert!(text.contains(&format!("--- proposals/{target}\n")) && text.contains("+state: Cancelled"), "{text}");
+}
+
+#[test]
+fn the_lines_make_the_new_text_of_the_old_one() {
+    let words = ["a", "b", "c"];
+    let text = |n: usize| -> Vec<String> { (0..6).map(|at| words[n / 3_usize.pow(at) % 3].to_owned()).collect() };
+    for (old, new) in (0..40).flat_map(|i| (0..40).map(move |j| (text(i * 18), text(j * 13)))) {
+        let lines = compare(&old, &new);
+        let side = |keep: fn(&Line<'_>) -> bool| -> Vec<String> {
+            let kept = lines.iter().filter(|line| keep(line));
+            kept.map(|(Line::Same(l) | Line::Gone(l) | Line::New(l))| (*l).to_owned()).collect()
+        };
+        assert_eq!(side(|line| !matches!(line, Line::New(_))), old);
+        assert_eq!(side(|line| !matches!(line, Line::Gone(_))), new);
+    }
+}
+
+#[test]
+fn a_later_hunk_begins_where_it_stands_in_either_text() {
+    let old: Vec<String> = (0..20).map(|line| line.to_string()).collect();
+    let mut new = old.clone();
+    new[18] = "eighteen".to_owned();
+    new.insert(0, "first".to_owned());
+    let mut text = String::new();
+    unified(&mut text, &old, &new);
+    let hunks: Vec<&str> = text.lines().filter(|line| line.starts_with("@@")).collect();
+    assert_eq!(hunks, ["@@ -1,3 +1,4 @@", "@@ -16,5 +17,5 @@"], "{text}");
+}

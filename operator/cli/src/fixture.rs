@@ -1,0 +1,135 @@
+//! Operators of a cooperative for tests: each with its own log, and a wire between them.
+
+use koinon_core::body::charter::{Charter, Preset};
+use koinon_core::body::proposal::{Action, Choice, Ground, Vote};
+use koinon_core::body::{Anchor, Body};
+use koinon_core::ids::{Seconds, StatementId, UnixSeconds};
+use koinon_core::log::Limits;
+use koinon_core::policy::{Commons, State};
+use koinon_core::presets;
+use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::statement::{Draft, Statement};
+use koinon_core::testkit::{Person, T0, charter, found, person};
+
+pub struct World {
+    pub people: Vec<Person>,
+    pub commons: Vec<Commons>,
+    pub now: UnixSeconds,
+    /// The first so many operators act; the others are cut off.
+    pub acting: usize,
+}
+
+impl World {
+    /// A cooperative of rules 2 in which a vote is open for an hour at once, with a minute's grace.
+    pub fn new(names: &[&str]) -> Self {
+        Self::with(names, |_| ())
+    }
+
+    pub fn with(names: &[&str], edit: impl Fn(&mut Charter)) -> Self {
+        let people: Vec<Person> = names.iter().map(|name| person(name)).collect();
+        let everybody: Vec<&Person> = people.iter().collect();
+        let mut charter = charter(&everybody, Preset::Trial);
+        charter.parameters.deliberation = Some(presets::deliberation());
+        charter.parameters.grace_seconds = Seconds(60);
+        charter.parameters.close_when_all_voted = false;
+        charter.classes.values_mut().for_each(|rules| rules.period_seconds = Seconds(3600));
+        edit(&mut charter);
+        let founding = found(&everybody, charter);
+        let commons: Vec<Commons> = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
+        let acting = people.len();
+        Self { people, commons, now: T0, acting }
+    }
+
+    pub fn state(&self) -> &State {
+        self.commons[0].state()
+    }
+
+    fn append(&mut self, who: usize, body: Body) {
+        let person = &self.people[who];
+        let position = self.commons[who].replica().next_position(&person.member.keys.operator);
+        let draft = Draft {
+            coop: Some(self.commons[0].founding().coop()),
+            author: person.id(),
+            site: person.member.site.name.clone(),
+            issued_at: self.now,
+            position,
+            body,
+        };
+        let entry = draft.sign(&person.operator, &[]).unwrap();
+        self.commons[who].insert(entry).unwrap();
+    }
+
+    /// Signed by the person, anchored by its operator, whether it counts or not, and told to the others.
+    pub fn say(&mut self, who: usize, body: Body) -> StatementId {
+        let statement = self.people[who].human(self.commons[0].founding().coop(), self.now, body);
+        self.anchor(who, &statement);
+        statement.id()
+    }
+
+    pub fn anchor(&mut self, who: usize, statement: &Statement) {
+        self.append(who, Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
+        self.sync();
+    }
+
+    pub fn propose(&mut self, who: usize, action: Action) -> StatementId {
+        let title = "A change".parse().unwrap();
+        let body = self.state().draft_proposal(action, title, Default::default(), self.now).unwrap();
+        self.say(who, Body::Proposal(Box::new(body)))
+    }
+
+    pub fn vote(&mut self, who: usize, proposal: StatementId, choice: Choice, vseq: u32) -> StatementId {
+        let ground = (choice == Choice::Veto).then_some(Ground::Legal);
+        let reason = Some("as agreed".parse().unwrap());
+        self.say(who, Body::Vote(Vote { proposal, choice, vseq, ground, reason }))
+    }
+
+    pub fn sync(&mut self) {
+        loop {
+            let mut moved = false;
+            for reader in 0..self.acting {
+                for author in 0..self.acting {
+                    let heads = self.commons[author].replica().heads();
+                    for range in self.commons[reader].replica().wants(&heads) {
+                        let entries = self.commons[author].replica().range(&range.log, range.from, 1000);
+                        moved |= !entries.is_empty();
+                        self.commons[reader].insert_all(entries.iter().map(|e| (**e).clone()));
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Operators sign whatever they sign by now.
+    pub fn settle(&mut self) {
+        loop {
+            self.sync();
+            let mut any = false;
+            for who in 0..self.acting {
+                let circumstances = Circumstances {
+                    now: self.now,
+                    isolated: false,
+                    clock_in_tolerance: true,
+                    resumed_at: None,
+                    rules_shared: 2,
+                    promises: Promises::KEPT,
+                };
+                let me = self.people[who].id();
+                if let Some(body) = sealing::next(self.commons[who].state(), &me, &circumstances).into_iter().next() {
+                    self.append(who, body);
+                    any = true;
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    pub fn wait(&mut self, seconds: i64) {
+        self.now = self.now.plus(Seconds(seconds));
+        self.settle();
+    }
+}

@@ -1,0 +1,109 @@
+//! Figures of decisions: who takes part, who seals, what proves a lie, and in how few hands things are.
+
+use std::collections::BTreeMap;
+
+use koinon_core::concentration::Concentration;
+use koinon_core::ids::{ControlGroup, MemberId, UnixSeconds};
+use koinon_core::policy::{Fault, ProposalState, State};
+
+use super::{Gauges, whole};
+use crate::commons::view::CommonsView;
+use crate::peers::PeersSnapshot;
+
+/// What can be proved against a member, so that what was not shows as zero.
+const EVIDENCE: [&str; 3] = ["fork", "two_close_seals", "two_enact_seals"];
+
+impl Gauges {
+    /// Shows what was decided, and by how many.
+    pub(super) fn show_governance(&self, view: &CommonsView, peers: &PeersSnapshot) {
+        let metrics = &self.metrics;
+        metrics.isolated.set(i64::from(peers.isolated));
+        if let Some(turnout) = last_turnout(&view.state) {
+            metrics.turnout.set(turnout);
+        }
+        for (member, at) in last_seals(&view.state) {
+            if view.state.member(member).is_some_and(|member| !member.standing.is_gone()) {
+                // Metrics are floats by nature; nothing is decided by them.
+                metrics.last_seal.with_label_values(&[member.as_str()]).set(at.0 as f64);
+            }
+        }
+        for (kind, count) in evidence(&view.state) {
+            metrics.evidence.with_label_values(&[kind]).set(count);
+        }
+        for (what, concentration) in [("members", seats(&view.state)), ("offered_gpus", offered(&view.state, peers))] {
+            let Concentration { nakamoto_third, nakamoto_half, hhi, gini } = concentration;
+            for (part, owners) in [("third", nakamoto_third), ("half", nakamoto_half)] {
+                metrics.nakamoto.with_label_values(&[what, part]).set(owners.into());
+            }
+            for (measure, thousandths) in [("hhi", hhi), ("gini", gini)] {
+                metrics.concentration.with_label_values(&[what, measure]).set(thousandths.into());
+            }
+        }
+    }
+
+    pub(super) fn clear_governance(&self) {
+        let metrics = &self.metrics;
+        metrics.isolated.set(0);
+        metrics.last_seal.reset();
+        metrics.evidence.reset();
+        metrics.nakamoto.reset();
+        metrics.concentration.reset();
+    }
+}
+
+/// How many of its electors took part in what was decided last, in thousandths.
+fn last_turnout(state: &State) -> Option<i64> {
+    let decided = |proposal: &&ProposalState| Some((proposal.certificates.first()?.closed_at, proposal.id));
+    let last = state.proposals().values().filter(|p| !p.certificates.is_empty()).max_by_key(decided)?;
+    let tally = last.ballot.tally;
+    let part = u64::from(tally.counts.turnout()) * 1000;
+    part.checked_div(tally.electors.into()).map(whole)
+}
+
+/// When each member last sealed anything.
+fn last_seals(state: &State) -> BTreeMap<&MemberId, UnixSeconds> {
+    let offers = state.box_offers().iter().map(|s| (&s.by, s.at));
+    let closes = state.close_seals().iter().map(|s| (&s.by, s.at));
+    let enacts = state.enact_seals().iter().map(|s| (&s.by, s.at));
+    let mut last = BTreeMap::new();
+    for (member, at) in offers.chain(closes).chain(enacts) {
+        let known = last.entry(member).or_insert(at);
+        *known = (*known).max(at);
+    }
+    last
+}
+
+fn evidence(state: &State) -> BTreeMap<&'static str, i64> {
+    let mut counts: BTreeMap<&str, i64> = EVIDENCE.map(|kind| (kind, 0)).into();
+    let forks = state.members().values().filter(|member| member.forked_at.is_some()).map(|_| "fork");
+    let seals = state.faults().iter().map(|fault| match fault {
+        Fault::TwoCloseSeals { .. } => "two_close_seals",
+        Fault::TwoEnactSeals { .. } => "two_enact_seals",
+    });
+    for kind in forks.chain(seals) {
+        *counts.entry(kind).or_default() += 1;
+    }
+    counts
+}
+
+/// How the seats are spread over owners.
+fn seats(state: &State) -> Concentration {
+    by_owner(state, |_| 1)
+}
+
+/// How the GPUs that are on offer now are spread over owners, those included that offer none.
+fn offered(state: &State, peers: &PeersSnapshot) -> Concentration {
+    by_owner(state, |member| {
+        let offer = peers.members.get(member).and_then(|peer| peer.offer.as_ref());
+        offer.map_or(0, |offer| offer.body.classes.iter().map(|class| u64::from(class.offered)).sum())
+    })
+}
+
+fn by_owner(state: &State, holds: impl Fn(&MemberId) -> u64) -> Concentration {
+    let mut owners: BTreeMap<&ControlGroup, u64> = BTreeMap::new();
+    for member in state.active() {
+        let held = owners.entry(&member.control_group).or_default();
+        *held = held.saturating_add(holds(&member.id));
+    }
+    Concentration::of(owners.into_values())
+}

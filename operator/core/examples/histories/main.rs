@@ -1,0 +1,129 @@
+//! Writes generated histories, each with what the audit of this code makes of it, for `e2e/audit/verify.py` to compare.
+//!
+//! A history is a bundle of a few dozen entries of one to nine members: honest ones, liars, people who are late, forks, cuts,
+//! seals that are false or missing. Every fourth is damaged afterwards, so that it does not hold.
+
+mod charters;
+mod damage;
+mod people;
+mod random;
+mod seals;
+mod stories;
+mod strange;
+mod world;
+
+use std::io::Write as _;
+
+use koinon_core::audit::{audit, canonical, canonical_finding, export};
+
+use world::World;
+
+type Failure = Box<dyn std::error::Error>;
+
+const USAGE: &str = "histories --count N [--seed S] [OUT]; without OUT to standard output, one JSON document a line";
+
+fn history(seed: u64) -> Vec<u8> {
+    let mut world = World::new(seed);
+    let steps = world.random.between(4, 16);
+    for _ in 0..steps {
+        match world.random.below(30) {
+            20..=25 => decide(&mut world),
+            26 => stories::cancel(&mut world),
+            27 => stories::carry(&mut world),
+            28 => stories::expel(&mut world),
+            29 => seals::lie(&mut world),
+            0..=2 => people::propose(&mut world),
+            3..=6 => people::everybody_votes(&mut world),
+            7..=8 => people::votes(&mut world),
+            9 => people::speaks(&mut world),
+            10..=13 => world.settle(),
+            14..=15 => wait(&mut world),
+            16 => seals::lie(&mut world),
+            17 => seals::some_seal(&mut world),
+            18 => strange::append(&mut world),
+            _ if world.random.once_in(3) => world.mend(),
+            _ if world.random.once_in(2) => world.cut(),
+            _ => seals::fork(&mut world),
+        }
+        if world.random.once_in(3) {
+            wait(&mut world);
+            world.settle();
+        }
+    }
+    world.mend();
+    if world.random.once_in(2) {
+        wait(&mut world);
+        world.settle();
+    }
+    let late = if world.random.once_in(2) { 0 } else { world.random.between(0, 5_000) };
+    let as_of = world.now.plus(koinon_core::ids::Seconds(late));
+    let lines: Vec<Vec<u8>> = export(world.commons(0), as_of).map(|line| line.to_json()).collect();
+    damage::perhaps(&mut world.random, lines)
+}
+
+/// One proposal from its beginning to what becomes of it, with something in between now and then.
+fn decide(world: &mut World) {
+    people::propose(world);
+    if world.random.once_in(4) {
+        people::speaks(world);
+    }
+    let somebody = world.anybody();
+    let newest = world.proposals.last().and_then(|id| world.state(somebody).proposals().get(id));
+    if let Some(opens_at) = newest.map(|newest| newest.proposal.opens_at).filter(|opens| *opens > world.now) {
+        world.now = opens_at;
+    }
+    people::everybody_votes(world);
+    for _ in 0..world.random.between(2, 7) {
+        match world.random.below(14) {
+            0 => seals::lie(world),
+            1 => seals::some_seal(world),
+            2 => people::votes(world),
+            3 => people::speaks(world),
+            4 => people::everybody_votes(world),
+            _ => world.settle(),
+        }
+        wait(world);
+    }
+    world.settle();
+}
+
+/// Until something changes by the clock alone, or some time.
+fn wait(world: &mut World) {
+    let somebody = world.anybody();
+    let next = world.state(somebody).next_change(world.now);
+    match next {
+        Some(next) if !world.random.once_in(5) => world.now = next,
+        _ => {
+            let seconds = world.random.between(1, 400);
+            world.wait(seconds);
+        }
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut count, mut seed, mut out) = (100_u64, 1_u64, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--count" => count = arguments.next().ok_or(USAGE)?.parse()?,
+            "--seed" => seed = arguments.next().ok_or(USAGE)?.parse()?,
+            path if !path.starts_with('-') => out = Some(std::fs::File::create(path)?),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    let mut out: Box<dyn std::io::Write> = match out {
+        Some(file) => Box::new(std::io::BufWriter::new(file)),
+        None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
+    };
+    for seed in seed..seed.saturating_add(count) {
+        let bundle = history(seed);
+        let told = match audit(&bundle) {
+            Ok(report) => canonical(&report),
+            Err(finding) => canonical_finding(&finding),
+        };
+        let document = serde_json::json!({ "seed": seed, "bundle": String::from_utf8(bundle)?, "canonical": told });
+        writeln!(out, "{document}")?;
+    }
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Courses of events that chance alone would rarely bring together.
+
+use koinon_core::body::Body;
+use koinon_core::body::entry::Outcome;
+use koinon_core::body::proposal::{Action, CancelProposal, Choice, Expel, Vote};
+use koinon_core::ids::StatementId;
+use koinon_core::statement::Position;
+
+use crate::people;
+use crate::world::World;
+
+fn propose(world: &mut World, who: usize, action: Action) -> Option<StatementId> {
+    let draft = world.state(who).draft_proposal(action, "A step".parse().ok()?, Default::default(), world.now)?;
+    let draft = world.draft(who, Position::Human, Body::Proposal(Box::new(draft)));
+    let statement = draft.sign(&world.people[who].governance, &[]).ok()?;
+    world.anchor(who, &statement);
+    world.proposals.push(statement.id());
+    Some(statement.id())
+}
+
+/// Everybody but a few says yes once the vote has opened.
+fn agree(world: &mut World, proposal: StatementId) {
+    let somebody = world.anybody();
+    let known = world.state(somebody).proposals().get(&proposal);
+    if let Some(opens_at) = known.map(|p| p.proposal.opens_at).filter(|opens_at| *opens_at > world.now) {
+        world.now = opens_at;
+    }
+    for who in 0..world.people.len() {
+        if !world.random.once_in(10) {
+            world.say(who, Body::Vote(Vote { proposal, choice: Choice::Yes, vseq: 0, ground: None, reason: None }));
+        }
+    }
+}
+
+/// Lets time pass until a box of `proposal` is certified as passed.
+fn until_queued(world: &mut World, proposal: StatementId) -> bool {
+    for _ in 0..8 {
+        world.settle();
+        let state = world.state(0);
+        if state.certificates(proposal).iter().any(|c| c.outcome == Outcome::Passed) {
+            return true;
+        }
+        let Some(next) = state.next_change(world.now) else { return false };
+        world.now = next;
+    }
+    false
+}
+
+/// Something passes, and before it takes effect another vote stops it, or tries to.
+pub fn cancel(world: &mut World) {
+    let who = world.anybody();
+    let Some(action) = people::release_of_any(world) else { return };
+    let Some(proposal) = propose(world, who, action) else { return };
+    agree(world, proposal);
+    if !until_queued(world, proposal) {
+        return;
+    }
+    let Some(cancel) = propose(world, who, Action::CancelProposal(CancelProposal { proposal })) else { return };
+    agree(world, cancel);
+    until_queued(world, cancel);
+    if world.random.once_in(3) {
+        propose(world, who, Action::CancelProposal(CancelProposal { proposal: cancel }));
+    }
+    pass_time(world);
+}
+
+/// Something passes, too few sign its enactment, and a later term carries it on or is free for something else.
+pub fn carry(world: &mut World) {
+    let who = world.anybody();
+    let Some(action) = people::release_of_any(world) else { return };
+    let Some(proposal) = propose(world, who, action) else { return };
+    agree(world, proposal);
+    if !until_queued(world, proposal) {
+        return;
+    }
+    let known = world.state(0).proposals().get(&proposal);
+    let Some((eta, expires)) = known.map(|p| (p.proposal.eta, p.proposal.expires_at)) else { return };
+    world.now = world.now.max(eta);
+    let few = world.random.below(world.people.len());
+    for who in 0..few {
+        world.seal(who);
+    }
+    world.now = expires;
+    world.wait(200);
+    world.settle();
+    pass_time(world);
+    if let Some(other) = people::release_of_any(world).and_then(|action| propose(world, who, action)) {
+        agree(world, other);
+        until_queued(world, other);
+        pass_time(world);
+    }
+}
+
+/// The others expel a member, which may seal as well.
+pub fn expel(world: &mut World) {
+    let (who, whom) = (world.anybody(), world.anybody());
+    let member = world.id(whom);
+    let Some(proposal) = propose(world, who, Action::Expel(Expel { member })) else { return };
+    agree(world, proposal);
+    until_queued(world, proposal);
+    if world.random.once_in(2) {
+        pass_time(world);
+    }
+}
+
+fn pass_time(world: &mut World) {
+    for _ in 0..4 {
+        let Some(next) = world.state(0).next_change(world.now) else { break };
+        world.now = next;
+        world.settle();
+    }
+}

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Writes what the fuzzers begin with into `corpus/`: the statements of the test vectors, opened, and messages.
+
+Standard library only. A payload that stands in the place of an envelope is signed by the fuzz target itself.
+"""
+
+import base64
+import json
+import pathlib
+
+HERE = pathlib.Path(__file__).resolve().parent
+VECTORS = HERE.parent / "core" / "testdata" / "vectors"
+KEY = "ed25519:" + "ab" * 32
+ID = "sha256:" + "cd" * 32
+
+
+def write(target, name, data):
+    folder = HERE / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def opened(envelope):
+    payload = json.loads(base64.b64decode(envelope["payload"], validate=True))
+    body = payload.get("body")
+    if isinstance(body, dict):
+        if isinstance(body.get("statement"), dict):
+            body["statement"] = opened(body["statement"])
+        if isinstance(body.get("action"), dict) and "admit" in body["action"]:
+            body["action"]["admit"]["application"] = opened(body["action"]["admit"]["application"])
+        if isinstance(body.get("envelopes"), list):
+            body["envelopes"] = [opened(inner) for inner in body["envelopes"]]
+    return payload
+
+
+def main():
+    envelopes = list(json.loads((VECTORS / "decision.json").read_text())["entries"])
+    for index, case in enumerate(json.loads((VECTORS / "statements.json").read_text())["cases"]):
+        write("envelope", f"case-{index}", case["envelope"].encode())
+        try:
+            envelopes.append(json.loads(case["envelope"]))
+        except ValueError:
+            pass
+    lines = []
+    for index, envelope in enumerate(envelopes):
+        text = json.dumps(envelope).encode()
+        write("envelope", str(index), text)
+        write("peer", f"entry-{index}", b'\0{"entry":' + text + b"}")
+        write("peer", f"join-{index}", b'\2{"secret":"x","application":' + text + b"}")
+        try:
+            payload = json.dumps(opened(envelope)).encode()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        write("statement", str(index), payload)
+        lines.append(payload)
+    for index in range(0, max(1, len(lines) - 8), 2):
+        write("commons", str(index), b"\n".join(lines[index : index + 8]))
+    heads = '{"heads":{"%s":{"seq":7,"id":"%s"}}}' % (KEY, ID)
+    messages = {
+        "heads": "\1" + heads,
+        "line-heads": "\0" + heads,
+        "line-ping": '\0{"ping":7}',
+        "line-bye": '\0{"bye":{"limit":{"limit":"streams","allowed":1,"seen":2}}}',
+        "accepted": '\3{"application":"%s"}' % ID,
+        "refused": '\4{"reason":"taken","message":"used"}',
+        "dialled": '\5{"dialled":[{"endpoint":"https://a.example:7443","error":"no"}]}',
+        "limit": '\6{"limit":"streams","allowed":1,"seen":2}',
+        "error": '\6{"error":"notFound","message":"no such log"}',
+        "leaf": "\7\1\0@",
+    }
+    for name, message in messages.items():
+        write("peer", name, message.encode())
+    digest = "a" * 64
+    write("text", "manifest", f"{digest} 7 model.gguf\n{digest} 0 dir/tokenizer.json\n".encode())
+    invite = {
+        "coop": ID, "sponsor": "aarhus", "operatorKey": KEY, "endpoints": ["https://a.example:7443"],
+        "membershipHead": ID, "member": "delft", "secret": "abc", "expiresAt": 1795000000,
+    }
+    write("text", "invite", json.dumps(invite).encode())
+    print(f"{len(lines)} statements")
+
+
+if __name__ == "__main__":
+    main()
