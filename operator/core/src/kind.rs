@@ -33,6 +33,10 @@ pub enum Kind {
     Reply,
     /// Human: an expelled member asks for another vote.
     Appeal,
+    /// Human: something stops at once, for a short time.
+    EmergencyOrder,
+    /// Human: another member stands behind an order.
+    CoSignature,
     /// Log: a human statement's place.
     Anchor,
     /// Log: what one operator held of a ballot box in time.
@@ -79,7 +83,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 25] = [
+const KNOWN: [(Kind, &str, Place); 27] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -92,6 +96,8 @@ const KNOWN: [(Kind, &str, Place); 25] = [
     (Kind::KeyRevocation, "key-revocation", Place::Human),
     (Kind::Reply, "reply", Place::Human),
     (Kind::Appeal, "appeal", Place::Human),
+    (Kind::EmergencyOrder, "emergency-order", Place::Human),
+    (Kind::CoSignature, "co-signature", Place::Human),
     (Kind::Anchor, "anchor", Place::Log),
     (Kind::BoxOffer, "box-offer", Place::Log),
     (Kind::CloseSeal, "close-seal", Place::Log),

@@ -158,6 +158,8 @@ pub fn describe(action: &Action) -> String {
         Action::Confirm(confirm) => format!("Confirm {}", confirm.member),
         Action::MarkDormant(mark) => format!("Count {} no more", mark.member),
         Action::Reactivate(wake) => format!("Count {} again", wake.member),
+        Action::Suspend(suspend) => format!("Suspend {}", suspend.member),
+        Action::Reinstate(reinstate) => format!("Reinstate {}", reinstate.member),
         Action::LiftQuarantine(lift) => format!("Let {} work again", lift.member),
     };
     text.chars().take(200).collect()

@@ -96,7 +96,9 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
-        NotAnchored::Keys(_) | NotAnchored::NoAppeal => Reason::ActionInvalid,
+        NotAnchored::Keys(_) | NotAnchored::NoAppeal | NotAnchored::Order(_) | NotAnchored::OrderOver => {
+            Reason::ActionInvalid
+        }
         NotAnchored::Proposal(why) => invalid(why, key),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod charter;
+pub mod emergency;
 pub mod entry;
 pub mod hearing;
 pub mod keys;
@@ -18,13 +19,14 @@ use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
+pub use emergency::{Cause, CoSignature, EmergencyOrder, Stop};
 pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, SealEvidence, Slot, SlotStatus};
 pub use hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
-pub use standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
+pub use standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 
 /// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;
@@ -66,6 +68,10 @@ pub enum Body {
     Reply(Reply),
     /// An expelled member asks for another vote.
     Appeal(Appeal),
+    /// Something stops at once, for a short time.
+    EmergencyOrder(Box<EmergencyOrder>),
+    /// Another member stands behind an order.
+    CoSignature(CoSignature),
     /// A human statement's place in a log.
     Anchor(Box<Anchor>),
     /// What one operator held of a ballot box in time.
@@ -126,6 +132,8 @@ impl Body {
             Self::KeyRevocation(b) => serde_json::to_value(b),
             Self::Reply(b) => serde_json::to_value(b),
             Self::Appeal(b) => serde_json::to_value(b),
+            Self::EmergencyOrder(b) => serde_json::to_value(b),
+            Self::CoSignature(b) => serde_json::to_value(b),
             Self::Anchor(b) => serde_json::to_value(b),
             Self::BoxOffer(b) => serde_json::to_value(b),
             Self::CloseSeal(b) => serde_json::to_value(b),
@@ -159,6 +167,8 @@ impl Body {
             Self::KeyRevocation(_) => Kind::KeyRevocation,
             Self::Reply(_) => Kind::Reply,
             Self::Appeal(_) => Kind::Appeal,
+            Self::EmergencyOrder(_) => Kind::EmergencyOrder,
+            Self::CoSignature(_) => Kind::CoSignature,
             Self::Anchor(_) => Kind::Anchor,
             Self::BoxOffer(_) => Kind::BoxOffer,
             Self::CloseSeal(_) => Kind::CloseSeal,
@@ -199,6 +209,7 @@ impl Body {
             Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
             Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
             Self::KeyUpdate(_) | Self::KeyRevocation(_) => 2,
+            Self::EmergencyOrder(_) | Self::CoSignature(_) => 2,
             Self::NoticeSent(_) | Self::Reply(_) | Self::Appeal(_) | Self::SealEvidence(_) => 2,
             _ => RULES,
         }
@@ -234,6 +245,8 @@ impl Body {
             Kind::KeyRevocation => closed(value, Self::KeyRevocation),
             Kind::Reply => closed(value, Self::Reply),
             Kind::Appeal => closed(value, Self::Appeal),
+            Kind::EmergencyOrder => closed(value, Self::EmergencyOrder),
+            Kind::CoSignature => closed(value, Self::CoSignature),
             Kind::Anchor => closed(value, Self::Anchor),
             Kind::BoxOffer => closed(value, Self::BoxOffer),
             Kind::CloseSeal => closed(value, Self::CloseSeal),

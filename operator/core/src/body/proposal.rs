@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
 use super::hearing::EvidenceRef;
-use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, ResetKeys};
+use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -95,6 +95,10 @@ pub enum Action {
     Reactivate(Reactivate),
     /// Let a member work again although there are proofs against its operator (rules 2).
     LiftQuarantine(LiftQuarantine),
+    /// No new work of or for a member; it goes on speaking, voting and sealing (rules 2).
+    Suspend(Suspend),
+    /// Let a suspended member work again (rules 2).
+    Reinstate(Reinstate),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -177,7 +181,7 @@ impl Action {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => 2,
-            Self::LiftQuarantine(_) => 2,
+            Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => 2,
             _ => 1,
         }
     }
@@ -190,7 +194,7 @@ impl Action {
             Self::Admit(_) | Self::Expel(_) => Scope::Membership,
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
-            Self::LiftQuarantine(_) => Scope::Standing,
+            Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => Scope::Standing,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
     }
@@ -202,6 +206,8 @@ impl Action {
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
+            // As a removal from an office: no few friends can veto it, and nobody's vote is another's.
+            Self::Suspend(_) | Self::Reinstate(_) => Class::Recall,
             Self::MarkDormant(_) | Self::Reactivate(_) | Self::LiftQuarantine(_) => Class::Routine,
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
                 Class::Routine
@@ -226,6 +232,8 @@ impl Action {
             Self::MarkDormant(_) => "markDormant",
             Self::Reactivate(_) => "reactivate",
             Self::LiftQuarantine(_) => "liftQuarantine",
+            Self::Suspend(_) => "suspend",
+            Self::Reinstate(_) => "reinstate",
         }
     }
 }

@@ -51,3 +51,19 @@ pub struct LiftQuarantine {
     /// The proofs that were weighed; a later one quarantines it again.
     pub proofs: BTreeSet<Digest>,
 }
+
+/// See [`Action::Suspend`](super::Action::Suspend).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Suspend {
+    /// Which member.
+    pub member: MemberId,
+}
+
+/// See [`Action::Reinstate`](super::Action::Reinstate).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reinstate {
+    /// Which member.
+    pub member: MemberId,
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::State;
 use super::ballot::{Poll, Verdict};
+use super::emergency::OrderProblem;
 use super::gather::as_proposal;
 use super::keys::KeyProblem;
 use super::validity::{Invalid, Signed, judge_statement};
@@ -199,6 +200,12 @@ pub enum NotAnchored {
         "there is nothing to appeal against: a first vote to expel this member must have passed and not be in effect, and the appeal name evidence that it does not"
     )]
     NoAppeal,
+    /// It is an order that cannot take effect.
+    #[error("the order would have no effect: {0}")]
+    Order(OrderProblem),
+    /// It is a signature under an order that has lapsed, is barred, or is about the member that signs.
+    #[error("the order has lapsed, may not be repeated so soon, or is about this member")]
+    OrderOver,
     /// It would not change the keys of its author.
     #[error("the keys would stay as they are: {0}")]
     Keys(KeyProblem),
@@ -242,6 +249,15 @@ impl State {
                 Err(NotAnchored::UnknownProposal)
             }
             Body::Appeal(appeal) => self.may_appeal(me, appeal, now).then_some(()).ok_or(NotAnchored::NoAppeal),
+            Body::EmergencyOrder(order) if self.rules() >= 2 => {
+                self.order_problem(me, order, now).map_or(Ok(()), |problem| Err(NotAnchored::Order(problem)))
+            }
+            Body::CoSignature(signature) if !self.emergencies().contains_key(&signature.order) => {
+                Err(NotAnchored::UnknownProposal)
+            }
+            Body::CoSignature(signature) => {
+                self.may_co_sign(me, signature.order, now).then_some(()).ok_or(NotAnchored::OrderOver)
+            }
             Body::Delegation(_) if self.rules() >= 2 => Ok(()),
             Body::Vote(vote) => {
                 let on = self.proposals().get(&vote.proposal).ok_or(NotAnchored::UnknownProposal)?;

@@ -126,8 +126,7 @@ impl Poll<'_> {
     fn belonging(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> BTreeSet<StatementId> {
         let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.everywhere);
         let taken_back = revocations(self.logs, gathered.everywhere.iter().filter_map(|id| gathered.said.get(id)));
-        let mut by_author: BTreeMap<(&MemberId, &crate::kind::Kind, bool), Vec<(u32, StatementId, StatementId)>> =
-            BTreeMap::new();
+        let mut by_author: BTreeMap<_, Vec<(u32, StatementId, StatementId)>> = BTreeMap::new();
         for entry in about.filter(|entry| self.belongs(gathered, proposal, author, **entry)) {
             let Some(said) = gathered.said.get(entry) else { continue };
             let Some(statement) = said.statement() else { continue };

@@ -54,6 +54,8 @@ impl State {
 fn subject(action: &Action) -> Option<MemberId> {
     match action {
         Action::Expel(expel) => Some(expel.member.clone()),
+        Action::Suspend(suspend) => Some(suspend.member.clone()),
+        Action::Reinstate(reinstate) => Some(reinstate.member.clone()),
         Action::LiftQuarantine(lift) => Some(lift.member.clone()),
         Action::ResetKeys(reset) => Some(reset.member.clone()),
         Action::Admit(_) => applicant(action).map(|member| member.id),

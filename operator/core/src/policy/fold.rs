@@ -30,6 +30,7 @@ impl State {
         state.show_keys();
         state.read_stray_votes(&gathered);
         state.read_quarantine(&gathered, replica);
+        state.read_emergencies(&gathered);
         state.notices = gathered.notices.into_values().collect();
         state.box_offers = gathered.offers.into_values().flatten().collect();
         state.close_seals = gathered.close.into_values().flatten().collect();
@@ -61,6 +62,7 @@ impl State {
             leaves: BTreeMap::new(),
             appeals: BTreeMap::new(),
             lifted: BTreeMap::new(),
+            emergencies: BTreeMap::new(),
             box_offers: Vec::new(),
             close_seals: Vec::new(),
             enact_seals: Vec::new(),
@@ -175,6 +177,8 @@ impl State {
             Action::Confirm(confirm) => self.count(enacted, &confirm.member),
             Action::MarkDormant(mark) => self.set_aside(enacted, &mark.member, proposal.closes_at),
             Action::Reactivate(wake) => self.count(enacted, &wake.member),
+            Action::Suspend(suspend) => self.suspend(&suspend.member, Some(enacted.version)),
+            Action::Reinstate(reinstate) => self.suspend(&reinstate.member, None),
             Action::LiftQuarantine(lift) => {
                 self.lifted.entry(lift.member.clone()).or_default().extend(&lift.proofs);
             }
@@ -346,6 +350,7 @@ impl MemberState {
             standing: MemberStanding::Active,
             forked_at: None,
             quarantine: BTreeMap::new(),
+            suspended: None,
             last_entry: None,
             since,
             left: None,

@@ -105,6 +105,9 @@ pub(super) struct Gathered {
     pub notices: BTreeMap<StatementId, Sealed<NoticeSent>>,
     /// By what they are about.
     pub appeals: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
+    pub orders: BTreeMap<StatementId, Anchored>,
+    /// By what they are about.
+    pub co_signatures: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
     /// The entries of members whose silence is voted on.
     pub signs: BTreeMap<StatementId, Sign>,
     /// The time of the newest entry of each log.
@@ -236,6 +239,8 @@ impl Gathered {
             }
             Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
             Body::Leave(_) => (&mut self.leaves, 0),
+            Body::EmergencyOrder(_) => (&mut self.orders, 0),
+            Body::CoSignature(signature) => (self.co_signatures.entry(signature.order).or_default(), 0),
             Body::Appeal(appeal) => (self.appeals.entry(appeal.proposal).or_default(), 0),
             _ => return,
         };

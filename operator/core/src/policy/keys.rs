@@ -228,6 +228,11 @@ impl State {
         self.logs.iter().find(|(log, began)| holds(log, began)).map(|(_, began)| &began.owner)
     }
 
+    /// Whose key this was when its log began. Later keys are left out, so that a rotation changes nothing about an order.
+    pub(super) fn key_began(&self, key: &PublicKey) -> Option<&MemberId> {
+        self.logs.values().find(|log| log.keys.all().any(|known| known == *key)).map(|log| &log.owner)
+    }
+
     /// Every governance key that the log's owner had in it, on whatever branch: it only ever grows.
     pub(super) fn keys_ever(&self, log: &PublicKey) -> Option<&BTreeSet<PublicKey>> {
         self.keys_ever.get(log)

@@ -13,6 +13,7 @@ mod chain;
 mod commons;
 mod complete;
 mod draft;
+mod emergency;
 mod farewell;
 mod fold;
 mod gather;
@@ -34,6 +35,7 @@ pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
+pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;
@@ -91,6 +93,8 @@ pub struct MemberState {
     pub forked_at: Option<Seq>,
     /// Proofs against its operator that no vote has lifted, by their names.
     pub quarantine: BTreeMap<Digest, Proof>,
+    /// The version that suspended it, while it is: it does no new work, and speaks, votes and seals.
+    pub suspended: Option<PolicyHash>,
     /// When its operator wrote its newest log entry, by its own clock.
     pub last_entry: Option<UnixSeconds>,
     /// The membership version with which it came.
@@ -100,9 +104,10 @@ pub struct MemberState {
 }
 
 impl MemberState {
-    /// Whether new work may go to it or come from it.
+    /// Whether new work may go to it or come from it, as far as votes and proofs say; orders end by the clock, see
+    /// [`State::may_work`].
     pub fn may_work(&self) -> bool {
-        !self.standing.is_gone() && self.quarantine.is_empty()
+        !self.standing.is_gone() && self.quarantine.is_empty() && self.suspended.is_none()
     }
 
     /// How much of what it offers may be used: of a new member a quarter, so that little is lost with it; but one always,
@@ -289,6 +294,7 @@ pub struct State {
     engines: BTreeMap<EngineName, Engine>,
     proposals: BTreeMap<StatementId, ProposalState>,
     leaves: BTreeMap<StatementId, LeaveState>,
+    emergencies: BTreeMap<StatementId, EmergencyState>,
     /// Proofs that votes have lifted.
     lifted: BTreeMap<MemberId, BTreeSet<Digest>>,
     /// Appeals, and what they are about.

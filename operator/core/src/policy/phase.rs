@@ -208,7 +208,7 @@ impl State {
             let ends = ends.flat_map(move |end| [end.plus(second), end.plus(tolerance).plus(second)]);
             fixed.into_iter().chain(ends).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
         });
-        times.filter(|time| *time > now).min()
+        times.filter(|time| *time > now).chain(self.next_lapse(now)).min()
     }
 }
 

@@ -98,8 +98,8 @@ pub(super) fn judge_lift(pinned: &Membership, proposal: &Proposal, lift: &LiftQu
     if (1..=64).contains(&lift.proofs.len()) { Ok(()) } else { Err(Invalid::Proofs(lift.proofs.len())) }
 }
 
-/// Whether a proposal is about `member`, and says so.
-fn judge_subject(pinned: &Membership, proposal: &Proposal, member: &MemberId) -> Result<(), Invalid> {
+/// Whether a proposal is about `member`, and says so: it does not vote on it, nor do the other members of its owner.
+pub(super) fn judge_subject(pinned: &Membership, proposal: &Proposal, member: &MemberId) -> Result<(), Invalid> {
     let is_subject = proposal.subject.as_ref() == Some(member) && pinned.get(member).is_some();
     if is_subject { Ok(()) } else { Err(Invalid::Subject) }
 }
@@ -179,6 +179,12 @@ impl State {
                 Err(Invalid::NotSilent { member: mark.member.clone(), last_entry })
             }
             _ => Ok(()),
+        }
+    }
+
+    pub(super) fn suspend(&mut self, member: &MemberId, by: Option<PolicyHash>) {
+        if let Some(state) = self.members.get_mut(member) {
+            state.suspended = by;
         }
     }
 

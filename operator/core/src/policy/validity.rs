@@ -398,6 +398,8 @@ fn judge_action(
         Action::MarkDormant(mark) => standing::judge_dormant(pinned, proposal, mark),
         Action::Reactivate(wake) => standing::judge_reactivate(pinned, proposal, wake),
         Action::LiftQuarantine(lift) => standing::judge_lift(pinned, proposal, lift),
+        Action::Suspend(suspend) => standing::judge_subject(pinned, proposal, &suspend.member),
+        Action::Reinstate(reinstate) => standing::judge_subject(pinned, proposal, &reinstate.member),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

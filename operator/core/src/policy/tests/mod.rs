@@ -3,6 +3,7 @@
 mod complete;
 mod decisions;
 mod disorder;
+mod emergency;
 mod hearing;
 mod keys;
 mod liars;
