@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Numbers;
 use super::chain::Membership;
-use super::gather::{Anchored, Void, as_proposal};
+use super::gather::{Anchored, as_proposal};
 use super::hearing::{self, Appealed};
 use super::keys::{Logs, in_force, is_closed};
 use super::standing;
@@ -240,10 +240,7 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     let Some((statement, proposal)) = anchored.statement().and_then(|s| Some((s, as_proposal(s)?))) else {
         return Err(Invalid::AnchorVoid);
     };
-    // Under rules 2 what an entry's own chain says decides: otherwise a member could undo what was decided on its proposals
-    // by forking its own past.
-    let forked = anchored.anchor.void == Some(Void::LogForked);
-    if anchored.anchor.void.is_some() && !(forked && proposal.since_rules() >= 2) {
+    if anchored.anchor.void.is_some() {
         return Err(Invalid::AnchorVoid);
     }
     let numbers = numbers(known, proposal)?;

@@ -222,6 +222,9 @@ fn a_vote_suspends_until_another_vote_and_the_member_has_no_ballot_on_either() {
         (Action::Suspend(Suspend { member: member.clone() }), false),
         (Action::Reinstate(Reinstate { member: member.clone() }), true),
     ] {
+        let draft = world.state(0).draft_proposal(action.clone(), "s".parse().unwrap(), Default::default(), world.now);
+        let nobody = Body::Proposal(Box::new(crate::body::Proposal { subject: None, ..draft.unwrap() }));
+        assert_eq!(world.say(0, nobody), Err(NotAnchored::Proposal(Invalid::Subject)));
         let proposal = world.propose(0, action);
         assert_eq!(world.state(0).proposals()[&proposal].proposal.class, crate::body::Class::Recall);
         world.sync();

@@ -193,6 +193,9 @@ fn an_appeal_that_only_some_knew_in_time_does_not_block_the_chain() {
     }
     let enacted = world.phase(0, first).name() == "Enacted";
     assert!(enacted, "{:?}", world.phase(0, first));
+    // Those who knew of the appeal signed nothing in the first term.
+    let version = world.state(0).chain(Scope::Membership).last().unwrap().enacted.clone().unwrap();
+    assert_eq!(version.term, 1);
     assert!((1..4).all(|who| world.state(who).membership() == world.state(0).membership()));
 }
 
