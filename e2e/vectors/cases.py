@@ -175,7 +175,7 @@ def entries_without_effect():
     aarhus = Person("aarhus")
     log = Log(aarhus, COOP)
     vote = aarhus.human(COOP, "vote", {"proposal": digest(b"p"), "choice": "yes", "vseq": 0})
-    yield "a kind of a later version", log.make("key-update", {"anything": 1}, T0)
+    yield "a kind of a later version", log.make("ledger-day", {"anything": 1}, T0)
     yield "rules of a later version", log.make("anchor", {"statement": vote}, T0, rules=3)
     yield "a field that this version does not know", log.make("anchor", {"statement": vote, "more": 1}, T0)
     yield "a header field that this version does not know", log.make(
@@ -278,9 +278,9 @@ def bad_statements():
         envelope("vote", filler(40 * 1024 + 1), aarhus.governance)
     ).decode(), "TooLarge"
     log = Log(aarhus, COOP)
-    large = {**aarhus.header(COOP, aarhus.operator, "key-update", T0), **log.position(), "body": "x" * (64 * 1024)}
+    large = {**aarhus.header(COOP, aarhus.operator, "ledger-day", T0), **log.position(), "body": "x" * (64 * 1024)}
     yield "an entry over the limit", compact(
-        envelope("key-update", compact(large), aarhus.operator)
+        envelope("ledger-day", compact(large), aarhus.operator)
     ).decode(), "TooLarge"
     anchor = {"statement": vote}
     yield "a log of another key", compact(

@@ -17,6 +17,7 @@ pub fn advice(verdict: Verdict) -> Option<&'static str> {
         Verdict::WrongKeyRole => {
             "vote again with the governance key that is in force: compare kubectl koinon keys show with kubectl get kmem MEMBER -o yaml, and give its directory with --keys DIR"
         }
+        Verdict::Revoked => "vote again with the key that took the place of the revoked one, while the vote is open",
         Verdict::TooEarly => "vote again once the vote is open; set this machine's clock if it is behind",
         Verdict::TooLate => {
             "nothing helps once the vote is closed; was this machine's clock ahead? Let the proposal be made anew"

@@ -1,7 +1,5 @@
 use koinon_core::body::ModelRelease;
-use koinon_core::body::proposal::{
-    Admit, CancelProposal, ChangeCharter, Choice, Expel, RemoveEngine, WithdrawModelRelease,
-};
+use koinon_core::body::proposal::{Admit, CancelProposal, ChangeCharter, Choice, RemoveEngine, WithdrawModelRelease};
 use koinon_core::ids::{ManifestDigest, Seconds};
 use koinon_core::testkit::person;
 
@@ -81,7 +79,7 @@ fn members_come_and_go_in_the_diff() {
     let application = person("espoo").application(world.commons[0].founding().coop(), world.now).envelope().clone();
     let admits = shown(&world, Action::Admit(Admit { application }));
     assert!(admits.starts_with("--- (nothing)\n+++ members/espoo\n"), "{admits}");
-    let proposal = drafted(&world, Action::Expel(Expel { member: world.people[3].id() }));
+    let proposal = drafted(&world, koinon_core::testkit::expel(world.people[3].id()));
     let expels = before_signing(world.state(), &proposal);
     assert!(expels.contains("--- members/delft\n+++ (nothing)\n"), "{expels}");
     assert!(expels.contains("Class Expel decides: aarhus, bilbao and cork, one vote each."), "{expels}");

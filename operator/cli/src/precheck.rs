@@ -85,6 +85,15 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
         Invalid::NoApplication => {
             "propose the draft that the operator made of the application: kubectl koinon propose --from admit-ID".into()
         }
+        Invalid::Keys(_) => "correct the keys; the message names the rule that they break".into(),
+        Invalid::KeyNotProved(_) => {
+            "have the file co-signed with the new operator key and with a new governance key: kubectl koinon propose --co-sign FILE --keys DIR".into()
+        }
+        Invalid::NotSilent { .. } => "it is there: nothing needs to be done".into(),
+        Invalid::Evidence(_) => "name what it rests on: log entries, or documents by their digests".into(),
+        Invalid::Proofs(_) => "name the proofs that were weighed".into(),
+        Invalid::NoSecondVote(_) => "propose the expulsion anew, as a first vote".into(),
+        Invalid::NotOnProbation(_) | Invalid::NotDormant(_) => "see this member's standing with kubectl koinon members".into(),
         Invalid::Engine(_) => "correct the engine's file and propose it again".into(),
         Invalid::WrongScope { .. }
         | Invalid::WrongClass { .. }

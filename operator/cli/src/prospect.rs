@@ -174,6 +174,8 @@ pub fn verb(outcome: Outcome) -> &'static str {
         Outcome::Vetoed => "blocks it",
         Outcome::Stale => "makes it stale",
         Outcome::Withdrawn => "takes it back",
+        Outcome::Refuted => "refutes it",
+        Outcome::Unheard => "leaves it without effect",
     }
 }
 

@@ -25,6 +25,18 @@ pub enum Kind {
     Delegation,
     /// Human: a member declares an interest and does not vote on one proposal.
     Recusal,
+    /// Human: a member's next governance keys.
+    KeyUpdate,
+    /// Human: a governance key is taken back.
+    KeyRevocation,
+    /// Human: what the member that is to be expelled says to it.
+    Reply,
+    /// Human: an expelled member asks for another vote.
+    Appeal,
+    /// Human: something stops at once, for a short time.
+    EmergencyOrder,
+    /// Human: another member stands behind an order.
+    CoSignature,
     /// Log: a human statement's place.
     Anchor,
     /// Log: what one operator held of a ballot box in time.
@@ -35,8 +47,12 @@ pub enum Kind {
     EnactSeal,
     /// Log: one operator signs no more in a slot, and says what it has signed there.
     SlotStatus,
+    /// Log: whether the member that a proposal is about knows of it.
+    NoticeSent,
     /// Log: proof of a fork.
     Evidence,
+    /// Log: proof of two seals where one was promised.
+    SealEvidence,
     /// Log: names the head of a lost log.
     LogResume,
     /// Latest: a sign of life.
@@ -67,7 +83,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 19] = [
+const KNOWN: [(Kind, &str, Place); 27] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -76,12 +92,20 @@ const KNOWN: [(Kind, &str, Place); 19] = [
     (Kind::Withdrawal, "withdrawal", Place::Human),
     (Kind::Delegation, "delegation", Place::Human),
     (Kind::Recusal, "recusal", Place::Human),
+    (Kind::KeyUpdate, "key-update", Place::Human),
+    (Kind::KeyRevocation, "key-revocation", Place::Human),
+    (Kind::Reply, "reply", Place::Human),
+    (Kind::Appeal, "appeal", Place::Human),
+    (Kind::EmergencyOrder, "emergency-order", Place::Human),
+    (Kind::CoSignature, "co-signature", Place::Human),
     (Kind::Anchor, "anchor", Place::Log),
     (Kind::BoxOffer, "box-offer", Place::Log),
     (Kind::CloseSeal, "close-seal", Place::Log),
     (Kind::EnactSeal, "enact-seal", Place::Log),
     (Kind::SlotStatus, "slot-status", Place::Log),
+    (Kind::NoticeSent, "notice-sent", Place::Log),
     (Kind::Evidence, "evidence", Place::Log),
+    (Kind::SealEvidence, "seal-evidence", Place::Log),
     (Kind::LogResume, "log-resume", Place::Log),
     (Kind::Beacon, "beacon", Place::Latest),
     (Kind::Offer, "offer", Place::Latest),
@@ -169,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_later_kind_is_carried_by_name() {
-        let later: Kind = "key-update".parse().unwrap();
-        assert_eq!((later.as_str(), later.place()), ("key-update", None));
+        let later: Kind = "ledger-day".parse().unwrap();
+        assert_eq!((later.as_str(), later.place()), ("ledger-day", None));
         assert!("x".repeat(31).parse::<Kind>().is_ok());
         for bad in ["", "Vote", "a b", "-x", "x-", &"x".repeat(32)] {
             assert!(bad.parse::<Kind>().is_err(), "{bad}");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::body::charter::{Budgets, Class, ClassRules, Deliberation, Fraction, MinYes, Parameters, Preset, Threshold};
+use crate::body::charter::{
+    Budgets, Class, ClassRules, Deliberation, Fraction, MemberPeriods, MinYes, Parameters, Preset, Threshold,
+};
 use crate::ids::Seconds;
 
 const fn part(num: u32, den: u32) -> Fraction {
@@ -59,7 +61,11 @@ pub fn parameters(preset: Preset) -> Parameters {
 
 /// What rules 2 add, whatever the preset.
 pub fn deliberation() -> Deliberation {
-    Deliberation { delegation_max_seconds: Seconds(180 * DAY), delegation_cap: part(1, 10) }
+    Deliberation {
+        delegation_max_seconds: Seconds(180 * DAY),
+        delegation_cap: part(1, 10),
+        members: MemberPeriods::default(),
+    }
 }
 
 /// The classes of `preset`; [`Preset::Custom`] begins with the standard ones.

@@ -17,6 +17,7 @@ use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
 use crate::body::proposal::{Action, Scope};
 use crate::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
 mod complete;
+mod notices;
 
 pub use complete::{Promise, Promises};
 

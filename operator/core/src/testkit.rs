@@ -128,6 +128,14 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// The expulsion of `member` for something that a document shows.
+pub fn expel(member: MemberId) -> crate::body::Action {
+    let text = "What the meters showed".parse().unwrap();
+    let document = crate::body::Document { digest: crate::ids::Digest::of(b"meters"), text };
+    let evidence = vec![crate::body::EvidenceRef::Document(document)];
+    crate::body::Action::Expel(crate::body::proposal::Expel { member, evidence, appeal: None })
+}
+
 /// A charter of `people`.
 pub fn charter(people: &[&Person], preset: Preset) -> Charter {
     Charter {

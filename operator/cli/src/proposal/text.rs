@@ -185,6 +185,8 @@ fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Vetoed => "vetoed",
         Outcome::Stale => "stale",
         Outcome::Withdrawn => "withdrawn",
+        Outcome::Refuted => "refuted by the member that it is about",
+        Outcome::Unheard => "without effect: the member that it is about was not heard",
     }
 }
 

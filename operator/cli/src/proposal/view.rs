@@ -355,6 +355,11 @@ fn meaning(state: &State, phase: &Phase) -> String {
         Phase::Rejected => "too few were for it".to_owned(),
         Phase::QuorumNotMet => "too few took part".to_owned(),
         Phase::Vetoed => "enough vetoes blocked it".to_owned(),
+        Phase::Appealed { by } => {
+            format!("it has passed, and the member that it is about has appealed ({by}): propose the second vote")
+        }
+        Phase::Refuted => "the member that it is about has shown that it is there".to_owned(),
+        Phase::Unheard => "the member that it is about was not heard: propose it again".to_owned(),
         Phase::Withdrawn => "its author took it back".to_owned(),
         Phase::Cancelled { by } => format!("{} stopped it", title(by)),
         Phase::Stalled => "too few operators agreed on its box in time; nothing happened: propose it again".to_owned(),

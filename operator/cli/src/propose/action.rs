@@ -137,7 +137,7 @@ impl ActionCommand {
                 let id = id.with_context(|| format!("{} is not signed: delete the draft", found.name_any()))?;
                 Action::CancelProposal(CancelProposal { proposal: id.parse()? })
             }
-            Self::Expel { member } => Action::Expel(Expel { member }),
+            Self::Expel { member } => Action::Expel(Expel { member, evidence: Vec::new(), appeal: None }),
         })
     }
 }
@@ -154,6 +154,13 @@ pub fn describe(action: &Action) -> String {
         Action::ChangeCharter(_) => "Change the charter".to_owned(),
         Action::CancelProposal(cancel) => format!("Cancel proposal {}", cancel.proposal),
         Action::Expel(expel) => format!("Expel {}", expel.member),
+        Action::ResetKeys(reset) => format!("Give {} other keys", reset.member),
+        Action::Confirm(confirm) => format!("Confirm {}", confirm.member),
+        Action::MarkDormant(mark) => format!("Count {} no more", mark.member),
+        Action::Reactivate(wake) => format!("Count {} again", wake.member),
+        Action::Suspend(suspend) => format!("Suspend {}", suspend.member),
+        Action::Reinstate(reinstate) => format!("Reinstate {}", reinstate.member),
+        Action::LiftQuarantine(lift) => format!("Let {} work again", lift.member),
     };
     text.chars().take(200).collect()
 }

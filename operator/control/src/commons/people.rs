@@ -96,6 +96,9 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
+        NotAnchored::Keys(_) | NotAnchored::NoAppeal | NotAnchored::Order(_) | NotAnchored::OrderOver => {
+            Reason::ActionInvalid
+        }
         NotAnchored::Proposal(why) => invalid(why, key),
     }
 }
@@ -127,6 +130,7 @@ pub fn ballot(verdict: Ballot, key: impl FnOnce() -> Reason) -> Reason {
         Ballot::Equivocation | Ballot::VetoWithoutGround | Ballot::TooManyVotes => Reason::PayloadMalformed,
         Ballot::NotElector => Reason::NotElector,
         Ballot::WrongKeyRole => key(),
+        Ballot::Revoked => Reason::UnknownKey,
         Ballot::TooEarly => Reason::TooEarly,
         Ballot::TooLate | Ballot::AnchoredTooLate | Ballot::NotInBox => Reason::TooLate,
         Ballot::Recused => Reason::Recused,

@@ -48,7 +48,10 @@ pub(crate) fn statuses(
     for (id, member) in view.state.members() {
         let name = id.to_string();
         let state = match member.standing {
-            MemberStanding::Active | MemberStanding::Leaving => MemberState::Active,
+            MemberStanding::Active
+            | MemberStanding::Probationary
+            | MemberStanding::Dormant
+            | MemberStanding::Leaving => MemberState::Active,
             MemberStanding::Left => MemberState::Left,
             MemberStanding::Expelled => MemberState::Expelled,
         };

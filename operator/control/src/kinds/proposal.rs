@@ -158,11 +158,12 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Pending { .. } => Shown::Pending,
         Phase::Open { .. } => Shown::Open,
         Phase::Closing { .. } => Shown::Closing,
-        Phase::Queued { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
+        Phase::Queued { .. } | Phase::Appealed { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
         Phase::Enacted { .. } => Shown::Enacted,
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
         Phase::Vetoed => Shown::Vetoed,
+        Phase::Refuted | Phase::Unheard => Shown::Rejected,
         Phase::Withdrawn => Shown::Withdrawn,
         Phase::Cancelled { .. } => Shown::Cancelled,
         Phase::Stalled => Shown::Stalled,
@@ -207,6 +208,11 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
         Phase::Rejected => Verdict::no(Reason::Rejected, votes),
         Phase::QuorumNotMet => Verdict::no(Reason::QuorumNotMet, votes),
         Phase::Vetoed => Verdict::no(Reason::Vetoed, votes),
+        Phase::Appealed { .. } => {
+            Verdict::no(Reason::AwaitingSlot, "the member that it is about has appealed: propose the second vote")
+        }
+        Phase::Refuted => Verdict::no(Reason::Rejected, "the member that it is about has shown that it is there"),
+        Phase::Unheard => Verdict::no(Reason::Rejected, "the member that it is about was not heard"),
         Phase::Withdrawn => Verdict::no(Reason::Withdrawn, format!("{} took it back", known.author)),
         Phase::Cancelled { by } => Verdict::no(
             Reason::Cancelled,

@@ -126,6 +126,8 @@ fn of_outcome(outcome: Outcome) -> &'static str {
         Outcome::Vetoed => "vetoed",
         Outcome::Stale => "stale",
         Outcome::Withdrawn => "withdrawn",
+        Outcome::Refuted => "refuted",
+        Outcome::Unheard => "unheard",
     }
 }
 

@@ -72,6 +72,8 @@ impl Report {
 fn members(state: &State) -> Vec<MemberReport> {
     let standing = |standing| match standing {
         MemberStanding::Active => "Active",
+        MemberStanding::Probationary => "Probationary",
+        MemberStanding::Dormant => "Dormant",
         MemberStanding::Leaving => "Leaving",
         MemberStanding::Left => "Left",
         MemberStanding::Expelled => "Expelled",
@@ -125,7 +127,7 @@ impl Standing {
             Phase::Queued { eta, signed, needed } => (format!("{signed}/{needed}@{eta}"), None),
             Phase::AwaitingSlot { term } => (term.to_string(), None),
             Phase::Enacted { version } => (version.to_string(), None),
-            Phase::Cancelled { by } | Phase::Superseded { by } => (by.to_string(), None),
+            Phase::Cancelled { by } | Phase::Superseded { by } | Phase::Appealed { by } => (by.to_string(), None),
             _ => (String::new(), None),
         };
         Self { phase: phase.name(), detail, why }

@@ -200,6 +200,34 @@ pub struct Deliberation {
     pub delegation_max_seconds: Seconds,
     /// The share of the electors that may vote through one member, rounded down; one may always.
     pub delegation_cap: Fraction,
+    /// Periods of what is decided about single members.
+    #[serde(default)]
+    pub members: MemberPeriods,
+}
+
+/// Periods of what is decided about single members (rules 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MemberPeriods {
+    /// For how long a member's log must have been silent before a vote may take it out of the count.
+    pub dormant_after_seconds: Seconds,
+    /// How long an operator tries to reach a member that is to be expelled.
+    pub notice_seconds: Seconds,
+    /// How long an emergency order holds.
+    pub emergency_seconds: Seconds,
+    /// For how long after it nobody may order the same for the same cause.
+    pub emergency_again_seconds: Seconds,
+}
+
+impl Default for MemberPeriods {
+    fn default() -> Self {
+        Self {
+            dormant_after_seconds: Seconds(30 * DAY),
+            notice_seconds: Seconds(3 * DAY),
+            emergency_seconds: Seconds(3 * DAY),
+            emergency_again_seconds: Seconds(30 * DAY),
+        }
+    }
 }
 
 /// Why a charter cannot be one.
@@ -344,7 +372,8 @@ impl Parameters {
         bounds("inviteHours", self.invite_hours.into(), 1, 720)?;
         bounds("sponsors", self.sponsors.into(), 1, 3)?;
         // Probation needs a confirming vote, which rules 1 does not have.
-        bounds("probationSeconds", self.probation_seconds.0, 0, 0)?;
+        let longest = if self.deliberation.is_some() { 365 * DAY } else { 0 };
+        bounds("probationSeconds", self.probation_seconds.0, 0, longest)?;
         bounds("maxOpenProposals", self.max_open_proposals.into(), 1, 100)?;
         if self.beacon_seconds >= self.fresh_seconds {
             return Err(CharterError::Order("freshSeconds must be greater than beaconSeconds"));
@@ -362,6 +391,13 @@ impl Parameters {
 impl Deliberation {
     /// Checks what the types alone cannot say.
     pub fn validate(&self) -> Result<(), CharterError> {
+        let MemberPeriods { dormant_after_seconds, notice_seconds, emergency_seconds, emergency_again_seconds } =
+            self.members;
+        bounds("dormantAfterSeconds", dormant_after_seconds.0, 60, 365 * DAY)?;
+        bounds("noticeSeconds", notice_seconds.0, 0, 30 * DAY)?;
+        bounds("emergencySeconds", emergency_seconds.0, 1, 30 * DAY)?;
+        // An order that may follow itself would never end.
+        bounds("emergencyAgainSeconds", emergency_again_seconds.0, emergency_seconds.0.saturating_mul(2), 365 * DAY)?;
         bounds("delegationMaxSeconds", self.delegation_max_seconds.0, 0, 365 * DAY)?;
         let Fraction { num, den } = self.delegation_cap;
         bounds("delegationCap.den", den.into(), 1, 1000)?;

@@ -32,6 +32,20 @@ pub enum Outcome {
     Stale,
     /// Its author took it back in time (rules 2).
     Withdrawn,
+    /// The member that it is about has shown that it is not so (rules 2).
+    Refuted,
+    /// The member that it is about was not heard (rules 2).
+    Unheard,
+}
+
+impl Outcome {
+    /// The lowest rules that know it.
+    pub fn since_rules(self) -> u32 {
+        match self {
+            Self::Passed | Self::Rejected | Self::QuorumNotMet | Self::Vetoed | Self::Stale => 1,
+            Self::Withdrawn | Self::Refuted | Self::Unheard => 2,
+        }
+    }
 }
 
 /// What one operator held of a ballot box when it closed. A vote is in the box if enough operators offer it, so that
@@ -130,6 +144,16 @@ pub struct Evidence {
     /// Both envelopes if they fit, otherwise none: then they are fetched by id.
     #[serde(default)]
     pub envelopes: Vec<Envelope>,
+}
+
+/// Two seals of one operator that contradict each other, verbatim (rules 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealEvidence {
+    /// One entry.
+    pub first: Envelope,
+    /// The other.
+    pub second: Envelope,
 }
 
 /// The last known entry of a log.

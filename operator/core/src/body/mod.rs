@@ -3,10 +3,14 @@
 
 pub mod catalogue;
 pub mod charter;
+pub mod emergency;
 pub mod entry;
+pub mod hearing;
+pub mod keys;
 pub mod latest;
 pub mod member;
 pub mod proposal;
+pub mod standing;
 
 use serde_json::Value;
 
@@ -15,10 +19,14 @@ use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
 pub use charter::{Charter, Class, ClassRules, Parameters};
-pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, Slot, SlotStatus};
+pub use emergency::{Cause, CoSignature, EmergencyOrder, Stop};
+pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, SealEvidence, Slot, SlotStatus};
+pub use hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
+pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
+pub use standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 
 /// The rules that a cooperative begins with, and those of every statement whose body has not changed since.
 pub const RULES: u32 = 1;
@@ -52,6 +60,18 @@ pub enum Body {
     Delegation(Delegation),
     /// A member declares an interest.
     Recusal(Recusal),
+    /// A member's next governance keys.
+    KeyUpdate(KeyUpdate),
+    /// A governance key is taken back.
+    KeyRevocation(KeyRevocation),
+    /// What the member that is to be expelled says to it.
+    Reply(Reply),
+    /// An expelled member asks for another vote.
+    Appeal(Appeal),
+    /// Something stops at once, for a short time.
+    EmergencyOrder(Box<EmergencyOrder>),
+    /// Another member stands behind an order.
+    CoSignature(CoSignature),
     /// A human statement's place in a log.
     Anchor(Box<Anchor>),
     /// What one operator held of a ballot box in time.
@@ -62,8 +82,12 @@ pub enum Body {
     EnactSeal(EnactSeal),
     /// One operator signs no more in a slot.
     SlotStatus(SlotStatus),
+    /// Whether the member that a proposal is about knows of it.
+    NoticeSent(NoticeSent),
     /// Proof that a log forked.
     Evidence(Box<Evidence>),
+    /// Proof that an operator signed two seals where it promised one.
+    SealEvidence(Box<SealEvidence>),
     /// A new log after the old one was lost.
     LogResume(LogResume),
     /// A sign of life with the heads of logs and policies.
@@ -104,11 +128,19 @@ impl Body {
             Self::Withdrawal(b) => serde_json::to_value(b),
             Self::Delegation(b) => serde_json::to_value(b),
             Self::Recusal(b) => serde_json::to_value(b),
+            Self::KeyUpdate(b) => serde_json::to_value(b),
+            Self::KeyRevocation(b) => serde_json::to_value(b),
+            Self::Reply(b) => serde_json::to_value(b),
+            Self::Appeal(b) => serde_json::to_value(b),
+            Self::EmergencyOrder(b) => serde_json::to_value(b),
+            Self::CoSignature(b) => serde_json::to_value(b),
             Self::Anchor(b) => serde_json::to_value(b),
             Self::BoxOffer(b) => serde_json::to_value(b),
             Self::CloseSeal(b) => serde_json::to_value(b),
             Self::EnactSeal(b) => serde_json::to_value(b),
             Self::SlotStatus(b) => serde_json::to_value(b),
+            Self::NoticeSent(b) => serde_json::to_value(b),
+            Self::SealEvidence(b) => serde_json::to_value(b),
             Self::Evidence(b) => serde_json::to_value(b),
             Self::LogResume(b) => serde_json::to_value(b),
             Self::Beacon(b) => serde_json::to_value(b),
@@ -131,11 +163,19 @@ impl Body {
             Self::Withdrawal(_) => Kind::Withdrawal,
             Self::Delegation(_) => Kind::Delegation,
             Self::Recusal(_) => Kind::Recusal,
+            Self::KeyUpdate(_) => Kind::KeyUpdate,
+            Self::KeyRevocation(_) => Kind::KeyRevocation,
+            Self::Reply(_) => Kind::Reply,
+            Self::Appeal(_) => Kind::Appeal,
+            Self::EmergencyOrder(_) => Kind::EmergencyOrder,
+            Self::CoSignature(_) => Kind::CoSignature,
             Self::Anchor(_) => Kind::Anchor,
             Self::BoxOffer(_) => Kind::BoxOffer,
             Self::CloseSeal(_) => Kind::CloseSeal,
             Self::EnactSeal(_) => Kind::EnactSeal,
             Self::SlotStatus(_) => Kind::SlotStatus,
+            Self::NoticeSent(_) => Kind::NoticeSent,
+            Self::SealEvidence(_) => Kind::SealEvidence,
             Self::Evidence(_) => Kind::Evidence,
             Self::LogResume(_) => Kind::LogResume,
             Self::Beacon(_) => Kind::Beacon,
@@ -164,9 +204,13 @@ impl Body {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::Proposal(proposal) => proposal.since_rules(),
-            Self::CloseSeal(seal) if seal.basis.is_some() || seal.outcome == Outcome::Withdrawn => 2,
+            Self::CloseSeal(seal) if seal.basis.is_some() => 2,
+            Self::CloseSeal(seal) => seal.outcome.since_rules(),
             Self::Charter(charter) if charter.parameters.deliberation.is_some() => 2,
             Self::Withdrawal(_) | Self::Delegation(_) | Self::Recusal(_) | Self::BoxOffer(_) | Self::SlotStatus(_) => 2,
+            Self::KeyUpdate(_) | Self::KeyRevocation(_) => 2,
+            Self::EmergencyOrder(_) | Self::CoSignature(_) => 2,
+            Self::NoticeSent(_) | Self::Reply(_) | Self::Appeal(_) | Self::SealEvidence(_) => 2,
             _ => RULES,
         }
     }
@@ -197,11 +241,19 @@ impl Body {
             Kind::Withdrawal => closed(value, Self::Withdrawal),
             Kind::Delegation => closed(value, Self::Delegation),
             Kind::Recusal => closed(value, Self::Recusal),
+            Kind::KeyUpdate => closed(value, Self::KeyUpdate),
+            Kind::KeyRevocation => closed(value, Self::KeyRevocation),
+            Kind::Reply => closed(value, Self::Reply),
+            Kind::Appeal => closed(value, Self::Appeal),
+            Kind::EmergencyOrder => closed(value, Self::EmergencyOrder),
+            Kind::CoSignature => closed(value, Self::CoSignature),
             Kind::Anchor => closed(value, Self::Anchor),
             Kind::BoxOffer => closed(value, Self::BoxOffer),
             Kind::CloseSeal => closed(value, Self::CloseSeal),
             Kind::EnactSeal => closed(value, Self::EnactSeal),
             Kind::SlotStatus => closed(value, Self::SlotStatus),
+            Kind::NoticeSent => closed(value, Self::NoticeSent),
+            Kind::SealEvidence => closed(value, Self::SealEvidence),
             Kind::Evidence => closed(value, Self::Evidence),
             Kind::LogResume => closed(value, Self::LogResume),
             Kind::Beacon => typed(value, Self::Beacon),

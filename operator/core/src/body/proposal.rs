@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
+use super::hearing::EvidenceRef;
+use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 use crate::dsse::Envelope;
 use crate::ids::{
     EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
@@ -24,13 +26,15 @@ pub enum Scope {
     Engines,
     /// The charter's numbers, and the rules in force.
     Charter,
+    /// Who may do new work (rules 2).
+    Standing,
     /// What stops other proposals. It has no versions: a certificate is enough.
     Cancellations,
 }
 
 impl Scope {
     /// All scopes that have versions.
-    pub const ALL: [Self; 4] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter];
+    pub const ALL: [Self; 5] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter, Self::Standing];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Scope {
             Self::Releases => "releases",
             Self::Engines => "engines",
             Self::Charter => "charter",
+            Self::Standing => "standing",
             Self::Cancellations => "cancellations",
         }
     }
@@ -47,7 +52,7 @@ impl FromStr for Scope {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         Self::ALL.into_iter().chain([Self::Cancellations]).find(|scope| scope.as_str() == text).ok_or_else(|| {
-            IdError::new("a scope", "must be membership, releases, engines, charter or cancellations", text)
+            IdError::new("a scope", "must be membership, releases, engines, charter, standing or cancellations", text)
         })
     }
 }
@@ -80,6 +85,20 @@ pub enum Action {
     CancelProposal(CancelProposal),
     /// Expel a member (rules 2).
     Expel(Expel),
+    /// Give a member that lost its keys others (rules 2).
+    ResetKeys(ResetKeys),
+    /// Count a new member from now on (rules 2).
+    Confirm(Confirm),
+    /// Count a silent member no more (rules 2).
+    MarkDormant(MarkDormant),
+    /// Count a dormant member again (rules 2).
+    Reactivate(Reactivate),
+    /// Let a member work again although there are proofs against its operator (rules 2).
+    LiftQuarantine(LiftQuarantine),
+    /// No new work of or for a member; it goes on speaking, voting and sealing (rules 2).
+    Suspend(Suspend),
+    /// Let a suspended member work again (rules 2).
+    Reinstate(Reinstate),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -148,6 +167,12 @@ pub struct CancelProposal {
 pub struct Expel {
     /// Which member.
     pub member: MemberId,
+    /// What for: at least one reference.
+    #[serde(default)]
+    pub evidence: Vec<EvidenceRef>,
+    /// The appeal that this is the second vote on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appeal: Option<StatementId>,
 }
 
 impl Action {
@@ -155,6 +180,8 @@ impl Action {
     pub fn since_rules(&self) -> u32 {
         match self {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
+            Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => 2,
+            Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => 2,
             _ => 1,
         }
     }
@@ -165,7 +192,9 @@ impl Action {
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) => Scope::Releases,
             Self::AddEngine(_) | Self::RemoveEngine(_) => Scope::Engines,
             Self::Admit(_) | Self::Expel(_) => Scope::Membership,
+            Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
+            Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => Scope::Standing,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
     }
@@ -173,10 +202,13 @@ impl Action {
     /// The class that decides it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Admit(_) => Class::Admit,
+            Self::Admit(_) | Self::ResetKeys(_) | Self::Confirm(_) => Class::Admit,
             Self::SetRules(_) | Self::ChangeCharter(_) => Class::Charter,
             Self::CancelProposal(_) => Class::Cancel,
             Self::Expel(_) => Class::Expel,
+            // As a removal from an office: no few friends can veto it, and nobody's vote is another's.
+            Self::Suspend(_) | Self::Reinstate(_) => Class::Recall,
+            Self::MarkDormant(_) | Self::Reactivate(_) | Self::LiftQuarantine(_) => Class::Routine,
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
                 Class::Routine
             }
@@ -195,6 +227,13 @@ impl Action {
             Self::ChangeCharter(_) => "changeCharter",
             Self::CancelProposal(_) => "cancelProposal",
             Self::Expel(_) => "expel",
+            Self::ResetKeys(_) => "resetKeys",
+            Self::Confirm(_) => "confirm",
+            Self::MarkDormant(_) => "markDormant",
+            Self::Reactivate(_) => "reactivate",
+            Self::LiftQuarantine(_) => "liftQuarantine",
+            Self::Suspend(_) => "suspend",
+            Self::Reinstate(_) => "reinstate",
         }
     }
 }

@@ -13,6 +13,7 @@
 mod budget;
 mod chain;
 mod fork;
+mod seals;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use budget::{BudgetLeft, OverBudget};
 pub use chain::{Entry, Standing};
 pub use fork::ForkProof;
+pub use seals::SealConflict;
 
 use crate::body::Body;
 use crate::body::charter::Budgets;
@@ -170,6 +172,8 @@ pub struct Replica {
     chains: BTreeMap<PublicKey, Chain>,
     /// Proofs about logs, by evidence or by both payloads being here; the earliest position of each log.
     forks: BTreeMap<PublicKey, ForkProof>,
+    /// Proofs of two seals that stand in somebody's log, by their names.
+    conflicts: BTreeMap<Digest, SealConflict>,
     /// What stands in the logs as evidence, judged once, when it is stored: verifying it costs two signatures, and its
     /// author may repeat it thousands of times.
     reported: Reported,
@@ -202,6 +206,7 @@ impl Replica {
             limits,
             chains: BTreeMap::new(),
             forks: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
             reported: Reported::default(),
         };
         for founder in &founding.charter().founders {
@@ -244,6 +249,7 @@ impl Replica {
             Placed::Waiting => Inserted::Waiting,
             Placed::Stored { ids, proof } => {
                 self.read_evidence(&log, &ids);
+                self.read_seal_evidence(&log, &ids);
                 let fork = proof.filter(|proof| self.note_fork((**proof).clone()));
                 Inserted::Stored { ids, fork }
             }

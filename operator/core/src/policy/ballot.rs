@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Membership;
 use super::gather::{AnchorAt, Anchored, Void};
+use super::keys::{Logs, governs};
 use super::shown::{DelegationFate, Heard, StandIn, Through};
 use crate::body::Body;
 use crate::body::charter::{ClassRules, Parameters};
+use crate::body::keys::KeyRevocation;
 use crate::body::proposal::{Choice, Ground, Proposal, Vote};
 use crate::ids::{BoxRoot, ControlGroup, MemberId, StatementId, UnixSeconds};
 use crate::merkle;
@@ -34,6 +36,9 @@ pub enum Verdict {
     /// It is signed by a key that may not vote.
     #[error("it is signed by a key that is no governance key of its author (an operator key cannot vote)")]
     WrongKeyRole,
+    /// Its author has taken the key back.
+    #[error("its author has revoked the key that signed it, from before it was anchored")]
+    Revoked,
     /// It is dated before the opening.
     #[error("it is dated before the vote opened")]
     TooEarly,
@@ -76,6 +81,7 @@ impl Verdict {
             Self::AlreadyFinal => "AlreadyFinal",
             Self::NotElector => "NotElector",
             Self::WrongKeyRole => "WrongKeyRole",
+            Self::Revoked => "Revoked",
             Self::TooEarly => "TooEarly",
             Self::TooLate => "TooLate",
             Self::AnchoredTooLate => "AnchoredTooLate",
@@ -159,6 +165,8 @@ pub(super) struct Standins {
     pub recused: BTreeSet<MemberId>,
     /// The newest delegation of every member, by its id: from whom, to whom.
     pub delegated: BTreeMap<StatementId, (MemberId, MemberId)>,
+    /// What members take back of what their keys have signed.
+    pub revocations: Vec<(MemberId, KeyRevocation)>,
 }
 
 /// What votes amount to, before anybody names the box that holds them.
@@ -178,6 +186,8 @@ pub(super) struct Poll<'a> {
     pub membership: &'a Membership,
     pub rules: &'a ClassRules,
     pub parameters: &'a Parameters,
+    /// All logs, to judge which key was in force where.
+    pub logs: &'a Logs,
     /// Who votes: the control groups and their members.
     electors: BTreeMap<ControlGroup, BTreeSet<MemberId>>,
 }
@@ -188,9 +198,10 @@ impl<'a> Poll<'a> {
         membership: &'a Membership,
         rules: &'a ClassRules,
         parameters: &'a Parameters,
+        logs: &'a Logs,
     ) -> Self {
         let electors = membership.electors(proposal.subject.iter().chain(&proposal.interested));
-        Self { proposal, membership, rules, parameters, electors }
+        Self { proposal, membership, rules, parameters, logs, electors }
     }
 
     /// Whether `member` votes.
@@ -204,12 +215,22 @@ impl<'a> Poll<'a> {
         self.proposal.since_rules() >= 2
     }
 
-    /// Judges one vote by itself.
-    pub fn judge(&self, statement: &Statement, vote: &Vote) -> Verdict {
+    /// Whether a statement is signed by a key that may speak for its author where it is anchored. Under rules 1 keys do not
+    /// change.
+    pub fn governs(&self, anchored: &Anchored) -> bool {
+        if self.is_complete() {
+            return governs(self.logs, self.membership, anchored);
+        }
+        let header = anchored.statement().map(Statement::header);
+        header.is_some_and(|header| self.membership.governance(&header.author, &header.key))
+    }
+
+    /// Judges one vote by itself; `governs` says whether its key may vote where it is or would be anchored.
+    pub fn judge(&self, statement: &Statement, vote: &Vote, governs: bool) -> Verdict {
         let (header, tolerance) = (statement.header(), self.parameters.clock_tolerance_seconds);
         if !self.is_elector(&header.author) {
             Verdict::NotElector
-        } else if !self.membership.governance(&header.author, &header.key) {
+        } else if !governs {
             Verdict::WrongKeyRole
         } else if header.issued_at < self.proposal.opens_at.minus(tolerance) {
             Verdict::TooEarly
@@ -231,7 +252,7 @@ impl<'a> Poll<'a> {
         match (anchored.anchor.void, anchored.statement().map(|s| (s, s.body()))) {
             (Some(Void::LogForked), _) => Verdict::LogForked,
             (Some(Void::OverBudget), _) => Verdict::OverBudget,
-            (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote) {
+            (None, Some((statement, Body::Vote(vote)))) => match self.judge(statement, vote, self.governs(anchored)) {
                 Verdict::Counted if anchored.anchor.at > latest && !self.is_complete() => Verdict::AnchoredTooLate,
                 verdict => verdict,
             },
@@ -255,13 +276,17 @@ impl<'a> Poll<'a> {
         let mut records: Vec<VoteRecord> = Vec::new();
         for anchored in votes {
             if let Some(mut record) = VoteRecord::of(anchored) {
-                record.verdict = self.judge_anchored(anchored);
+                record.verdict = match self.judge_anchored(anchored) {
+                    Verdict::Counted if anchored.is_revoked(&standins.revocations) => Verdict::Revoked,
+                    verdict => verdict,
+                };
                 records.push(record);
             }
         }
         if self.parameters.close_when_all_voted {
-            keep_first(&mut records);
+            keep_first(&mut records, self.logs);
         } else {
+            keep_newest_log(&mut records, self.logs);
             void_equivocation(&mut records);
         }
         let electors = &self.electors;
@@ -355,15 +380,34 @@ impl Poll<'_> {
 
 /// Where votes are final, the first one in its author's log counts: the log has no gaps, so nobody can learn of an
 /// earlier one later, and a box that all have voted into never changes again.
-fn keep_first(records: &mut [VoteRecord]) {
-    let mut first: BTreeMap<MemberId, AnchorAt> = BTreeMap::new();
+fn keep_first(records: &mut [VoteRecord], logs: &Logs) {
+    let place = |record: &VoteRecord| (generation(logs, record), record.anchor);
+    let mut first: BTreeMap<MemberId, (u32, AnchorAt)> = BTreeMap::new();
     for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
-        let known = first.entry(record.author.clone()).or_insert(record.anchor);
-        *known = (*known).min(record.anchor);
+        let known = first.entry(record.author.clone()).or_insert_with(|| place(record));
+        *known = (*known).min(place(record));
     }
     for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
-        if first.get(&record.author) != Some(&record.anchor) {
+        if first.get(&record.author) != Some(&place(record)) {
             record.verdict = Verdict::AlreadyFinal;
+        }
+    }
+}
+
+fn generation(logs: &Logs, record: &VoteRecord) -> u32 {
+    logs.get(&record.anchor.log).map_or(0, |log| log.generation)
+}
+
+/// Whoever got other keys in the middle of a vote is heard by the log that it has now: somebody else may hold the old ones.
+fn keep_newest_log(records: &mut [VoteRecord], logs: &Logs) {
+    let mut newest: BTreeMap<MemberId, u32> = BTreeMap::new();
+    for record in records.iter().filter(|r| r.verdict == Verdict::Counted) {
+        let known = newest.entry(record.author.clone()).or_default();
+        *known = (*known).max(generation(logs, record));
+    }
+    for record in records.iter_mut().filter(|r| r.verdict == Verdict::Counted) {
+        if newest.get(&record.author).is_some_and(|newest| generation(logs, record) < *newest) {
+            record.verdict = Verdict::Superseded;
         }
     }
 }

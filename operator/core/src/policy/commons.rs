@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::State;
 use super::ballot::{Poll, Verdict};
+use super::emergency::OrderProblem;
 use super::gather::as_proposal;
-use super::validity::{Invalid, judge_statement};
+use super::keys::KeyProblem;
+use super::validity::{Invalid, Signed, judge_statement};
 use crate::body::Body;
+use crate::body::proposal::Proposal;
 use crate::founding::Founding;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
@@ -98,8 +101,8 @@ impl Commons {
 
     fn refold(&mut self) {
         let state = State::fold(&self.founding, &self.replica);
-        for member in state.members().values() {
-            self.replica.know(member.member.keys.operator, member.member.id.clone());
+        for (log, began) in state.logs() {
+            self.replica.know(*log, began.owner.clone());
         }
         self.state = Arc::new(state);
     }
@@ -192,6 +195,20 @@ pub enum NotAnchored {
     /// It is a vote that would not count.
     #[error("the vote would not count: {0}")]
     Vote(Verdict),
+    /// It is an appeal that leads to no second vote.
+    #[error(
+        "there is nothing to appeal against: a first vote to expel this member must have passed and not be in effect, and the appeal name evidence that it does not"
+    )]
+    NoAppeal,
+    /// It is an order that cannot take effect.
+    #[error("the order would have no effect: {0}")]
+    Order(OrderProblem),
+    /// It is a signature under an order that has lapsed, is barred, or is about the member that signs.
+    #[error("the order has lapsed, may not be repeated so soon, or is about this member")]
+    OrderOver,
+    /// It would not change the keys of its author.
+    #[error("the keys would stay as they are: {0}")]
+    Keys(KeyProblem),
     /// It is a proposal that is not valid.
     #[error("the proposal is not valid: {0}")]
     Proposal(Invalid),
@@ -212,20 +229,35 @@ impl State {
         }
         let member = self.member(me).filter(|m| !m.standing.is_gone());
         let member = member.ok_or_else(|| NotAnchored::NotActive(me.clone()))?;
-        if !member.member.keys.governance.contains(&header.key) {
+        let about_keys = matches!(statement.body(), Body::KeyUpdate(_) | Body::KeyRevocation(_)) && self.rules() >= 2;
+        if !about_keys && !member.member.keys.governance.contains(&header.key) {
             return Err(NotAnchored::WrongKeyRole(header.key));
         }
         if header.issued_at > now.plus(self.parameters().clock_tolerance_seconds) {
             return Err(NotAnchored::FromTheFuture { issued_at: header.issued_at, now });
         }
         match statement.body() {
-            Body::Proposal(proposal) => {
-                let judged = self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()));
-                judged.map_err(NotAnchored::Proposal)
+            Body::Proposal(proposal) => self.judge_unanchored(statement, proposal).map_err(NotAnchored::Proposal),
+            Body::KeyUpdate(_) | Body::KeyRevocation(_) if about_keys => {
+                self.check_keys(statement).map_err(NotAnchored::Keys)
             }
             Body::Leave(_) => Ok(()),
             Body::Withdrawal(withdrawal) => self.may_still_say(withdrawal.proposal, now, |p| p.author == *me),
             Body::Recusal(recusal) => self.may_still_say(recusal.proposal, now, |_| true),
+            Body::Reply(reply) => self.may_still_say(reply.proposal, now, |p| p.proposal.subject.as_ref() == Some(me)),
+            Body::Appeal(appeal) if !self.proposals().contains_key(&appeal.proposal) => {
+                Err(NotAnchored::UnknownProposal)
+            }
+            Body::Appeal(appeal) => self.may_appeal(me, appeal, now).then_some(()).ok_or(NotAnchored::NoAppeal),
+            Body::EmergencyOrder(order) if self.rules() >= 2 => {
+                self.order_problem(me, order, now).map_or(Ok(()), |problem| Err(NotAnchored::Order(problem)))
+            }
+            Body::CoSignature(signature) if !self.emergencies().contains_key(&signature.order) => {
+                Err(NotAnchored::UnknownProposal)
+            }
+            Body::CoSignature(signature) => {
+                self.may_co_sign(me, signature.order, now).then_some(()).ok_or(NotAnchored::OrderOver)
+            }
             Body::Delegation(_) if self.rules() >= 2 => Ok(()),
             Body::Vote(vote) => {
                 let on = self.proposals().get(&vote.proposal).ok_or(NotAnchored::UnknownProposal)?;
@@ -236,8 +268,9 @@ impl State {
                 let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
                 let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
-                let poll = Poll::new(&on.proposal, pinned, rules, &numbers.parameters);
-                match poll.judge(statement, vote) {
+                let poll = Poll::new(&on.proposal, pinned, rules, &numbers.parameters, self.logs());
+                let governs = poll.is_complete() || pinned.governance(&header.author, &header.key);
+                match poll.judge(statement, vote, governs) {
                     Verdict::Counted => Ok(()),
                     verdict => Err(NotAnchored::Vote(verdict)),
                 }
@@ -264,6 +297,14 @@ impl State {
     /// Judges a proposal that is not anchored yet.
     pub fn check_proposal(&self, statement: &Statement) -> Result<(), Invalid> {
         let proposal = as_proposal(statement).ok_or(Invalid::AnchorVoid)?;
-        self.known(|known| judge_statement(known, statement, proposal, &mut statement.signers()))
+        self.judge_unanchored(statement, proposal)
+    }
+
+    fn judge_unanchored(&self, statement: &Statement, proposal: &Proposal) -> Result<(), Invalid> {
+        let in_force = self.key_set(statement.author()).map(|set| set.governance.clone());
+        let signers = statement.signers().copied().collect();
+        let signed = Signed { in_force, signers: &signers };
+        self.known(|known| judge_statement(known, statement, proposal, &signed))?;
+        self.check_locally(proposal)
     }
 }

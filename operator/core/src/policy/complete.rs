@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ballot::{BallotBox, Counted, Poll, Standins, Verdict, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
-use super::{CloseCertificate, LeaveState, Membership, ProposalState, State};
+use super::keys::{revocations, revoked};
+use super::{CloseCertificate, Membership, ProposalState, State};
 use crate::body::Body;
 use crate::body::charter::Parameters;
 use crate::body::entry::{BoxOffer, CloseSeal, Outcome, Slot};
-use crate::body::proposal::{Action, Scope};
+use crate::body::proposal::Scope;
 use crate::ids::{MemberId, PolicyHash, Seconds, StatementId, UnixSeconds};
 use crate::merkle;
 use crate::tally::faults_tolerated;
@@ -34,6 +35,8 @@ pub(super) struct Boxed {
     pub ballot: BallotBox,
     pub records: Vec<VoteRecord>,
     pub withdrawn: bool,
+    /// What keeps it from deciding anything.
+    pub objection: Option<Outcome>,
 }
 
 /// How many operators must offer an entry so that one honest one had it in time.
@@ -50,13 +53,13 @@ pub fn vouched<'a>(offers: impl IntoIterator<Item = &'a BoxOffer>, vouchers: usi
     named.into_iter().filter(|(_, count)| *count >= vouchers).map(|(entry, _)| entry).collect()
 }
 
-/// The first offer of each of `sealers`: an operator has one, and what it says afterwards adds nothing.
+/// The first offer of each operator of `membership`: an operator has one, and what it says afterwards adds nothing.
 fn first_offers<'a>(
     offers: impl Iterator<Item = &'a Sealed<BoxOffer>>,
-    sealers: &BTreeSet<MemberId>,
+    membership: &Membership,
 ) -> BTreeMap<&'a MemberId, &'a Sealed<BoxOffer>> {
     let mut first: BTreeMap<&MemberId, &Sealed<BoxOffer>> = BTreeMap::new();
-    for offer in offers.filter(|offer| sealers.contains(&offer.by)) {
+    for offer in offers.filter(|offer| offer.is_of(membership)) {
         let known = first.entry(&offer.by).or_insert(offer);
         if (offer.seq, offer.id) < (known.seq, known.id) {
             *known = offer;
@@ -74,6 +77,9 @@ impl Poll<'_> {
         author: &MemberId,
         entry: StatementId,
     ) -> bool {
+        if self.bears(gathered, proposal, &entry) {
+            return true;
+        }
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
         let is_elector = || self.is_elector(statement.author());
         match statement.body() {
@@ -82,6 +88,12 @@ impl Poll<'_> {
             Body::Withdrawal(withdrawal) => withdrawal.proposal == proposal && statement.author() == author,
             Body::Delegation(delegation) => {
                 self.rules.delegation && delegation.classes.contains(&self.proposal.class) && is_elector()
+            }
+            // What it takes back was signed for this vote, so not before it opened.
+            Body::KeyRevocation(_) => {
+                let opened = self.proposal.opens_at.minus(self.parameters.clock_tolerance_seconds);
+                let holds = gathered.said.get(&entry).is_some_and(|said| revoked(self.logs, said).is_some());
+                holds && statement.header().issued_at >= opened && is_elector()
             }
             _ => false,
         }
@@ -112,19 +124,27 @@ impl Poll<'_> {
 
     /// What is held here that belongs into the box: of every author the newest, so that nobody fills an offer alone.
     fn belonging(&self, gathered: &Gathered, proposal: StatementId, author: &MemberId) -> BTreeSet<StatementId> {
-        let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.delegations);
-        let mut by_author: BTreeMap<(&MemberId, &crate::kind::Kind), Vec<(u32, StatementId, StatementId)>> =
-            BTreeMap::new();
+        let about = gathered.about.get(&proposal).into_iter().flatten().chain(&gathered.everywhere);
+        let taken_back = revocations(self.logs, gathered.everywhere.iter().filter_map(|id| gathered.said.get(id)));
+        let mut by_author: BTreeMap<_, Vec<(u32, StatementId, StatementId)>> = BTreeMap::new();
         for entry in about.filter(|entry| self.belongs(gathered, proposal, author, **entry)) {
-            let Some(statement) = gathered.said.get(entry).and_then(Anchored::statement) else { continue };
+            let Some(said) = gathered.said.get(entry) else { continue };
+            let Some(statement) = said.statement() else { continue };
+            // What a stolen key signed must not take the place of what its owner said before.
+            let stands = self.governs(said) && !said.is_revoked(&taken_back);
             let vseq = match statement.body() {
                 Body::Vote(vote) => vote.vseq,
                 Body::Delegation(delegation) => delegation.vseq,
                 _ => 0,
             };
-            by_author.entry((statement.author(), statement.kind())).or_default().push((vseq, statement.id(), *entry));
+            by_author.entry((statement.author(), statement.kind(), stands)).or_default().push((
+                vseq,
+                statement.id(),
+                *entry,
+            ));
         }
-        let mut kept = BTreeSet::new();
+        // One of each sort is enough to show that a member lives, was told, or took a key back.
+        let mut kept = self.borne(gathered, proposal);
         for mut found in by_author.into_values() {
             // Two of a number show that its author says two things; the number before may be all that others have.
             found.sort_by_key(|(vseq, id, entry)| (std::cmp::Reverse(*vseq), *id, *entry));
@@ -152,8 +172,10 @@ impl Poll<'_> {
         entries: &BTreeSet<StatementId>,
     ) -> Boxed {
         let inside = entries.iter().filter(|entry| self.belongs(gathered, proposal, author, **entry));
-        let said: BTreeMap<StatementId, _> =
+        let said: BTreeMap<StatementId, &Anchored> =
             inside.filter_map(|entry| Some((*entry, gathered.said.get(entry)?))).collect();
+        let revocations = revocations(self.logs, said.values().copied());
+        let stands = |said: &&&Anchored| !said.is_revoked(&revocations);
         // An operator may anchor one vote twice: it is one vote, where it came first.
         let mut votes: BTreeMap<StatementId, &Anchored> = BTreeMap::new();
         for anchored in said.values() {
@@ -163,18 +185,22 @@ impl Poll<'_> {
                 *first = anchored;
             }
         }
-        let standins = self.standins(said.values().copied());
+        let mut standins = self.standins(said.values().filter(stands).copied());
+        standins.revocations = revocations.clone();
         let (counted, records) = self.count_with(votes.into_values(), &standins);
-        let withdrawn = said.values().filter_map(|said| said.statement()).any(|statement| {
-            let header = statement.header();
-            matches!(statement.body(), Body::Withdrawal(_))
-                && self.membership.governance(&header.author, &header.key)
-                && header.issued_at <= self.proposal.closes_at
+        let withdrawn = said.values().filter(stands).any(|said| {
+            said.statement().is_some_and(|statement| {
+                matches!(statement.body(), Body::Withdrawal(_))
+                    && self.governs(said)
+                    && statement.header().issued_at <= self.proposal.closes_at
+            })
         });
         let Counted { closed_at, all_voted, tally, counted, stand_ins, .. } = counted;
         let (ids, root) = (entries.clone(), merkle::root(entries));
-        let ballot = BallotBox { ids, root, closed_at, all_voted, tally, counted, stand_ins };
-        Boxed { ballot, records, withdrawn }
+        let mut ballot = BallotBox { ids, root, closed_at, all_voted, tally, counted, stand_ins };
+        let objection = self.objection(gathered, proposal, entries);
+        self.await_hearing(gathered, proposal, entries, &mut ballot);
+        Boxed { ballot, records, withdrawn, objection }
     }
 }
 
@@ -187,7 +213,7 @@ impl State {
         if self.is_stale_at(proposal.proposal.membership, proposal.issued_at, head)? {
             return Some(Outcome::Stale);
         }
-        Some(boxed.ballot.tally.outcome)
+        Some(boxed.objection.unwrap_or(boxed.ballot.tally.outcome))
     }
 
     /// Whether the membership up to `head` has moved on too far for a proposal that pins `pinned`; none if either is
@@ -208,7 +234,7 @@ impl State {
     ) {
         let id = state.id;
         let offered = gathered.offers.get(&id).into_iter().flatten();
-        let offers = first_offers(offered, &state.sealers);
+        let offers = first_offers(offered, poll.membership);
         state.offers = offers.values().map(|offer| (*offer).clone()).collect();
         let held = complete.ballot.ids.clone();
         let enough = offers.len() >= state.quorum;
@@ -231,14 +257,14 @@ impl State {
         }
         state.held = complete.ballot.clone();
         state.entries = held;
-        state.box_complete = enough && entries.iter().all(|entry| gathered.said.contains_key(entry));
+        state.box_complete = enough && entries.iter().all(|entry| gathered.holds(entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
         // Most seals name the same offers, and most offers the same box: it is counted once.
         let mut counted: BTreeMap<&BTreeSet<StatementId>, Option<Boxed>> = BTreeMap::new();
         let known = [&complete, &boxed];
-        for seal in seals.filter(|seal| state.sealers.contains(&seal.by)) {
+        for seal in seals.filter(|seal| seal.is_of(poll.membership)) {
             let Some(basis) = &seal.seal.basis else { continue };
             let boxed =
                 counted.entry(&basis.offers).or_insert_with(|| self.boxed(state, poll, gathered, &basis.offers, known));
@@ -257,7 +283,7 @@ impl State {
             (at.scope, at.parent) == (slot.scope, slot.parent)
                 && at.term >= slot.term
                 && s.seal.version == super::version_hash(slot.scope, slot.parent, id, s.seal.root)
-                && state.sealers.contains(&s.by)
+                && s.is_of(poll.membership)
         });
         state.enact_seals = enact.cloned().collect();
         state.enacted = state.certificates.iter().find_map(|certificate| state.enacted_on(certificate));
@@ -278,12 +304,12 @@ impl State {
             return None;
         }
         let authors: BTreeSet<&MemberId> = named.iter().map(|offer| &offer.by).collect();
-        let one_each = authors.len() == named.len() && authors.iter().all(|author| state.sealers.contains(*author));
+        let one_each = authors.len() == named.len() && named.iter().all(|offer| offer.is_of(poll.membership));
         if !one_each || authors.len() < state.quorum {
             return None;
         }
         let entries = vouched(named.iter().map(|offer| &offer.seal), vouchers(state.sealers.len()));
-        if !entries.iter().all(|entry| gathered.said.contains_key(entry)) {
+        if !entries.iter().all(|entry| gathered.holds(entry)) {
             return None;
         }
         let same = known.into_iter().find(|boxed| boxed.ballot.ids == entries).cloned();
@@ -323,7 +349,7 @@ impl State {
                         && basis.offers.is_empty()
                 });
                 in_chain
-                    && membership.members.contains_key(&sealed.by)
+                    && sealed.is_of(membership)
                     && (seal.root, seal.count, seal.outcome, seal.closed_at) == (root, 1, Outcome::Passed, issued_at)
             })
             .cloned()
@@ -338,11 +364,8 @@ impl Poll<'_> {
         let mut standins = Standins::default();
         let mut newest: BTreeMap<MemberId, (u32, StatementId, Option<MemberId>)> = BTreeMap::new();
         let longest = self.parameters.deliberation.map_or(Seconds(0), |rules| rules.delegation_max_seconds);
-        for statement in said.filter_map(Anchored::statement) {
+        for statement in said.filter(|said| self.governs(said)).filter_map(Anchored::statement) {
             let header = statement.header();
-            if !self.membership.governance(&header.author, &header.key) {
-                continue;
-            }
             match statement.body() {
                 Body::Recusal(_) if header.issued_at <= self.proposal.closes_at => {
                     standins.recused.insert(header.author.clone());
@@ -399,136 +422,4 @@ fn certificates(
     // Of one box that passed for some and is stale for others the latter counts: they know more.
     certificates.sort_by_key(|c| std::cmp::Reverse((c.slot.term, c.count, c.root, c.outcome)));
     certificates
-}
-
-/// Whether a child holds a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// No certificate says so here.
-    Unknown,
-    /// It passed there, and something larger undid that.
-    Void,
-    /// It passed there.
-    Stands,
-}
-
-/// What a slot came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotOutcome {
-    /// Too few operators have said what they signed there.
-    Open,
-    /// Nothing can have been enacted there.
-    Free,
-    /// This may have been enacted there: only it may follow.
-    Carried(StatementId),
-}
-
-impl State {
-    /// The certificates of a proposal or of a leaving.
-    pub fn certificates(&self, child: StatementId) -> &[CloseCertificate] {
-        let proposal = self.proposals.get(&child).map(|p| p.certificates.as_slice());
-        proposal
-            .or_else(|| self.leaves.get(&child).map(|leave: &LeaveState| leave.certificates.as_slice()))
-            .unwrap_or(&[])
-    }
-
-    /// Whether `child` holds `slot`. One child can: operators seal one as passed there.
-    pub fn hold(&self, child: StatementId, slot: Slot) -> Hold {
-        let certificates = self.certificates(child);
-        if !certificates.iter().any(|c| c.slot == slot && c.outcome == Outcome::Passed) {
-            return Hold::Unknown;
-        }
-        // Beside a larger box that did not pass, or a cancellation that did, it cannot have been enacted.
-        let stands = certificates.first().is_some_and(|largest| largest.outcome == Outcome::Passed);
-        if stands && self.cancellation(child).is_none() { Hold::Stands } else { Hold::Void }
-    }
-
-    /// What became of `slot`, as the members of `membership` have said, and as the enact seals that are held here show.
-    ///
-    /// An operator that names a child without a certificate for that slot is not counted: an honest one has seen it, so it
-    /// comes. Seals count beside what is said because those who signed may be members no longer. Two children hold one slot
-    /// only where operators may not lie at all (three members or fewer); then everybody is waited for.
-    pub fn slot_outcome(&self, slot: Slot, membership: &Membership) -> SlotOutcome {
-        let mut said: BTreeMap<&MemberId, (crate::ids::Seq, Option<StatementId>)> = BTreeMap::new();
-        for status in
-            self.slot_statuses.iter().filter(|s| s.seal.slot == slot && membership.members.contains_key(&s.by))
-        {
-            let known = said.entry(&status.by).or_insert((status.seq, status.seal.signed));
-            if status.seq < known.0 {
-                *known = (status.seq, status.seal.signed);
-            }
-        }
-        let checked: Vec<Option<StatementId>> = said
-            .into_values()
-            .filter_map(|(_, signed)| match signed.map(|child| (child, self.hold(child, slot))) {
-                None | Some((_, Hold::Void)) => Some(None),
-                Some((child, Hold::Stands)) => Some(Some(child)),
-                Some((_, Hold::Unknown)) => None,
-            })
-            .collect();
-        if checked.len() < membership.quorum() {
-            return SlotOutcome::Open;
-        }
-        let seen = self.enact_seals.iter().filter(|s| s.seal.slot == slot).map(|s| s.seal.proposal);
-        let seen: BTreeSet<StatementId> = seen.filter(|child| self.hold(*child, slot) == Hold::Stands).collect();
-        let mut named: BTreeMap<StatementId, usize> = seen.into_iter().map(|child| (child, 0)).collect();
-        checked.iter().flatten().for_each(|child| *named.entry(*child).or_default() += 1);
-        match named.len() {
-            0 => SlotOutcome::Free,
-            1 => named.into_keys().next().map_or(SlotOutcome::Free, SlotOutcome::Carried),
-            _ if checked.len() < membership.members.len() => SlotOutcome::Open,
-            _ => {
-                let most = named.into_iter().max_by_key(|(child, count)| (*count, std::cmp::Reverse(*child)));
-                most.map_or(SlotOutcome::Free, |(child, _)| SlotOutcome::Carried(child))
-            }
-        }
-    }
-
-    /// The first term of (scope, parent) that is not over, and the child that is bound to it, if any: the one that the
-    /// last term with a child came to.
-    pub fn open_term(&self, scope: Scope, parent: PolicyHash, membership: &Membership) -> (u32, Option<StatementId>) {
-        let (mut term, mut bound) = (0, None);
-        loop {
-            match self.slot_outcome(Slot { scope, parent, term }, membership) {
-                SlotOutcome::Open => return (term, bound),
-                SlotOutcome::Free => {}
-                SlotOutcome::Carried(child) => bound = Some(child),
-            }
-            term += 1;
-        }
-    }
-
-    /// The cancellation of `proposal` that passed.
-    pub(super) fn cancellation(&self, proposal: StatementId) -> Option<StatementId> {
-        self.proposals.values().find_map(|p| match &p.proposal.action {
-            Action::CancelProposal(cancel) if cancel.proposal == proposal => {
-                p.certificates.iter().any(|c| c.outcome == Outcome::Passed).then_some(p.id)
-            }
-            _ => None,
-        })
-    }
-}
-
-impl ProposalState {
-    /// Until when it may be enacted in `slot`: a child that is carried on gets as much time again in each later term.
-    pub fn deadline(&self, slot: Slot) -> UnixSeconds {
-        let Parameters { enact_window_seconds, clock_tolerance_seconds, .. } = self.parameters;
-        let further = i64::from(slot.term.saturating_sub(self.proposal.term));
-        let each = enact_window_seconds.0.saturating_add(clock_tolerance_seconds.0.saturating_mul(2));
-        self.proposal.expires_at.plus(Seconds(each.saturating_mul(further)))
-    }
-
-    /// Until when its box may be sealed: some time before the effect, so that the largest box is known by then; where the
-    /// class leaves no time for that, as long as it may be enacted.
-    pub fn seal_by(&self) -> UnixSeconds {
-        match self.proposal.action {
-            // A cancellation has no effect after what it stops.
-            Action::CancelProposal(_) => self.proposal.expires_at,
-            _ => {
-                let before = self.proposal.eta.minus(self.parameters.seal_by_seconds);
-                let in_time = before > seal_from(self.proposal.closes_at, &self.parameters);
-                if in_time { before } else { self.proposal.expires_at }
-            }
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! A proposal as the rules want it: chain, electorate and times filled in.
 
+use super::hearing::pace;
 use super::validity::after_close;
-use super::{State, applicant};
+use super::{State, Why, applicant};
 use crate::body::proposal::{Action, Proposal, Scope};
 use crate::ids::{Line, MemberId, Prose, UnixSeconds};
 use crate::sealing::next_term;
@@ -11,8 +12,8 @@ impl State {
     /// the newest membership, and opens, closes and takes effect as early as its class allows.
     pub fn draft_proposal(&self, action: Action, title: Line, text: Prose, now: UnixSeconds) -> Option<Proposal> {
         let (class, scope) = (action.class(), action.scope());
-        let rules = self.class(class)?;
-        let opens_at = now.plus(rules.delay_seconds);
+        let rules = &pace(self.class(class)?, &action);
+        let opens_at = now.plus(rules.delay_seconds).max(self.not_before(&action));
         let closes_at = opens_at.plus(rules.period_seconds);
         let eta = closes_at.plus(after_close(rules, self.parameters()));
         Some(Proposal {
@@ -35,10 +36,28 @@ impl State {
     }
 }
 
+impl State {
+    /// Before when no vote on `action` may open.
+    fn not_before(&self, action: &Action) -> UnixSeconds {
+        let aside = match action {
+            Action::Confirm(confirm) => self.membership().and_then(|m| m.aside.get(&confirm.member)),
+            _ => None,
+        };
+        match aside.map(|aside| aside.why) {
+            Some(Why::Probation { until }) => until,
+            Some(Why::Dormant { .. }) | None => UnixSeconds(i64::MIN),
+        }
+    }
+}
+
 /// The member that an action is about.
 fn subject(action: &Action) -> Option<MemberId> {
     match action {
         Action::Expel(expel) => Some(expel.member.clone()),
+        Action::Suspend(suspend) => Some(suspend.member.clone()),
+        Action::Reinstate(reinstate) => Some(reinstate.member.clone()),
+        Action::LiftQuarantine(lift) => Some(lift.member.clone()),
+        Action::ResetKeys(reset) => Some(reset.member.clone()),
         Action::Admit(_) => applicant(action).map(|member| member.id),
         _ => None,
     }

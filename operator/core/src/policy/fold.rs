@@ -11,7 +11,6 @@ use crate::body::Body;
 use crate::body::proposal::Action;
 use crate::founding::Founding;
 use crate::log::Replica;
-use crate::merkle;
 use crate::tally::membership_quorum;
 
 impl State {
@@ -20,13 +19,19 @@ impl State {
         let gathered = gather(replica);
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
+        state.read_keys(&gathered);
+        state.appeals = gathered.appealed();
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
+            state.read_keys(&gathered);
         }
         state.read_proposals(&gathered);
-        state.read_members(&gathered, replica);
+        state.read_members(&gathered);
+        state.show_keys();
         state.read_stray_votes(&gathered);
-        state.read_faults(&gathered);
+        state.read_quarantine(&gathered, replica);
+        state.read_emergencies(&gathered);
+        state.notices = gathered.notices.into_values().collect();
         state.box_offers = gathered.offers.into_values().flatten().collect();
         state.close_seals = gathered.close.into_values().flatten().collect();
         state.enact_seals = gathered.enact.into_values().flatten().collect();
@@ -39,7 +44,7 @@ impl State {
         let version = |scope| Version { hash: genesis(scope, coop), scope, number: 0, parent: None, enacted: None };
         let since = genesis(Scope::Releases, coop);
         let released = |r: &ModelRelease| ReleaseState { release: r.clone(), since, withdrawn: None };
-        Self {
+        let mut state = Self {
             coop,
             rules: founding.rules(),
             parameters: charter.parameters,
@@ -55,13 +60,22 @@ impl State {
             engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
             proposals: BTreeMap::new(),
             leaves: BTreeMap::new(),
+            appeals: BTreeMap::new(),
+            lifted: BTreeMap::new(),
+            emergencies: BTreeMap::new(),
             box_offers: Vec::new(),
             close_seals: Vec::new(),
             enact_seals: Vec::new(),
             slot_statuses: Vec::new(),
+            notices: Vec::new(),
             stray_votes: Vec::new(),
             faults: BTreeSet::new(),
-        }
+            logs: BTreeMap::new(),
+            key_sets: BTreeMap::new(),
+            keys_ever: BTreeMap::new(),
+        };
+        charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
+        state
     }
 
     pub(super) fn known<R>(&self, judge: impl FnOnce(&Known<'_>) -> R) -> R {
@@ -79,6 +93,9 @@ impl State {
                 let target = self.proposals.get(&id).map(|target| &target.proposal);
                 target.filter(|target| !matches!(target.action, Action::CancelProposal(_)))
             },
+            appeal: &|id| self.appeals.get(&id),
+            logs: &self.logs,
+            keys_ever: &|log| self.keys_ever(log),
         })
     }
 
@@ -154,10 +171,18 @@ impl State {
             }
             Action::Admit(_) => {
                 if let Some(member) = applicant {
-                    self.change_members(enacted, MembershipChange::Admit(member));
-                    self.members.insert(member.id.clone(), MemberState::new(member, enacted.version));
+                    self.admit(enacted, proposal, member);
                 }
             }
+            Action::Confirm(confirm) => self.count(enacted, &confirm.member),
+            Action::MarkDormant(mark) => self.set_aside(enacted, &mark.member, proposal.closes_at),
+            Action::Reactivate(wake) => self.count(enacted, &wake.member),
+            Action::Suspend(suspend) => self.suspend(&suspend.member, Some(enacted.version)),
+            Action::Reinstate(reinstate) => self.suspend(&reinstate.member, None),
+            Action::LiftQuarantine(lift) => {
+                self.lifted.entry(lift.member.clone()).or_default().extend(&lift.proofs);
+            }
+            Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {
                 self.rules = set.rules;
@@ -186,58 +211,10 @@ impl State {
         }
     }
 
-    fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
+    pub(super) fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
         if let Some(next) = self.membership().map(|current| current.next(enacted, change)) {
             self.memberships.insert(next.hash, next);
         }
-    }
-
-    /// Whether a leaving counts: under rules 2 also where its author's log forked, or it could come back by a fork.
-    fn is_anchored(&self, anchored: &Anchored) -> bool {
-        match anchored.anchor.void {
-            None => true,
-            Some(Void::LogForked) => self.rules >= 2,
-            Some(Void::OverBudget) => false,
-        }
-    }
-
-    fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
-        let statement = anchored.statement()?;
-        let current = self.membership()?;
-        let header = statement.header();
-        let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid =
-            self.is_anchored(anchored) && current.governance(&header.author, &header.key) && current.members.len() > 1;
-        if !valid {
-            return None;
-        }
-        let root = leave_root(statement.id());
-        let version = version_hash(Scope::Membership, current.hash, statement.id(), root);
-        let mut by_term: BTreeMap<u32, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
-        for sealed in gathered.enact.get(&statement.id()).into_iter().flatten() {
-            let slot = sealed.seal.slot;
-            let fits = (slot.scope, slot.parent) == (Scope::Membership, current.hash)
-                && (sealed.seal.proposal, sealed.seal.root, sealed.seal.version) == (statement.id(), root, version)
-                && current.members.contains_key(&sealed.by);
-            if fits {
-                by_term.entry(slot.term).or_default().insert(&sealed.by, sealed.id);
-            }
-        }
-        let quorum = membership_quorum(current.members.len(), current.members.len() - 1);
-        let bound = |term: u32| self.rules < 2 || held.iter().any(|certificate| certificate.slot.term == term);
-        let (term, seals) = by_term.into_iter().find(|(term, seals)| seals.len() >= quorum && bound(*term))?;
-        let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);
-        let enact_seals = seals.into_values().collect();
-        let enacted = Enactment {
-            proposal: statement.id(),
-            root,
-            version,
-            term,
-            settled_at,
-            close_seals: held.iter().filter(|c| c.slot.term == term).flat_map(|c| c.seals.clone()).collect(),
-            enact_seals,
-        };
-        Some((term, enacted))
     }
 
     /// Everything about one proposal except what the other proposals mean for it.
@@ -256,7 +233,7 @@ impl State {
                 &nobody
             }
         };
-        let poll = Poll::new(proposal, membership, rules, &numbers.parameters);
+        let poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
         let complete =
             (invalid.is_none() && proposal.since_rules() >= 2).then(|| poll.held(gathered, id, statement.author()));
         let (ballot, votes) = match &complete {
@@ -271,11 +248,7 @@ impl State {
             }
         };
         let sealers: BTreeSet<MemberId> = membership.members.keys().cloned().collect();
-        let after = match proposal.action {
-            Action::Admit(_) => sealers.len() + 1,
-            Action::Expel(_) => sealers.len().saturating_sub(1),
-            _ => sealers.len(),
-        };
+        let after = standing::counted_after(proposal, membership, &numbers.parameters);
         let mut state = ProposalState {
             id,
             author: statement.author().clone(),
@@ -290,6 +263,7 @@ impl State {
             superseded_by: None,
             stale: false,
             cancelled_by: None,
+            appealed_by: None,
             rules: proposal.since_rules(),
             parameters: numbers.parameters,
             held: ballot.clone(),
@@ -329,6 +303,7 @@ impl State {
             state.enacted = child.filter(|e| e.proposal == state.id).cloned();
             state.superseded_by = child.map(|e| e.proposal).filter(|id| *id != state.id);
             state.stale = self.is_stale(&state);
+            state.appealed_by = self.appeal(&state, gathered);
             self.proposals.insert(state.id, state);
         }
         let cancelled: Vec<(StatementId, StatementId)> =
@@ -352,63 +327,11 @@ impl State {
         head.number >= pinned.number + 2 || newer_was_settled
     }
 
-    fn read_members(&mut self, gathered: &Gathered, replica: &Replica) {
-        for anchored in gathered.leaves.values() {
-            let Some(statement) = anchored.statement() else { continue };
-            let author = statement.author();
-            let enacted = self
-                .chain(Scope::Membership)
-                .iter()
-                .filter_map(|v| v.enacted.as_ref())
-                .find(|e| e.proposal == statement.id())
-                .cloned();
-            let is_member = self.membership().is_some_and(|m| m.governance(author, &statement.header().key));
-            if enacted.is_none() && (!self.is_anchored(anchored) || !is_member) {
-                continue;
-            }
-            if let Some(member) = self.members.get_mut(author).filter(|m| m.standing == MemberStanding::Active) {
-                member.standing = MemberStanding::Leaving;
-            }
-            let leave = LeaveState {
-                id: statement.id(),
-                author: author.clone(),
-                issued_at: statement.header().issued_at,
-                certificates: self.read_leave_seals(statement.id(), statement.header().issued_at, gathered),
-                enacted,
-            };
-            self.leaves.insert(leave.id, leave);
-        }
-        for member in self.members.values_mut() {
-            member.forked_at = replica.fork(&member.member.keys.operator).map(|fork| fork.seq);
-        }
-    }
-
     fn read_stray_votes(&mut self, gathered: &Gathered) {
         let stray = gathered.votes.iter().filter(|(on, _)| !self.proposals.contains_key(on));
         let records =
             stray.flat_map(|(on, votes)| votes.values().filter_map(|vote| Some((*on, VoteRecord::of(vote)?))));
         self.stray_votes = records.collect();
-    }
-
-    fn read_faults(&mut self, gathered: &Gathered) {
-        let mut close: BTreeMap<(&MemberId, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
-        for sealed in gathered.close.values().flatten() {
-            let first = *close.entry((&sealed.by, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
-            // The same box can be named by other offers.
-            let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
-            if says(&first.seal) != says(&sealed.seal) {
-                let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
-                self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
-            }
-        }
-        let mut enact: BTreeMap<(&MemberId, Slot), &Sealed<EnactSeal>> = BTreeMap::new();
-        for sealed in gathered.enact.values().flatten() {
-            let first = *enact.entry((&sealed.by, sealed.seal.slot)).or_insert(sealed);
-            if first.seal != sealed.seal {
-                let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
-                self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
-            }
-        }
     }
 }
 
@@ -420,14 +343,18 @@ fn applicant_of(statement: &crate::statement::Statement) -> Option<&Member> {
     }
 }
 
-/// The box of a leaving: nothing is voted on, so the statement itself is all that is in it.
-pub(crate) fn leave_root(leave: StatementId) -> BoxRoot {
-    merkle::root(&BTreeSet::from([leave]))
-}
-
 impl MemberState {
-    fn new(member: &Member, since: PolicyHash) -> Self {
-        Self { member: member.clone(), standing: MemberStanding::Active, forked_at: None, since, left: None }
+    pub(super) fn new(member: &Member, since: PolicyHash) -> Self {
+        Self {
+            member: member.clone(),
+            standing: MemberStanding::Active,
+            forked_at: None,
+            quarantine: BTreeMap::new(),
+            suspended: None,
+            last_entry: None,
+            since,
+            left: None,
+        }
     }
 }
 

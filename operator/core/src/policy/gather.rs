@@ -3,8 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ancestry::{Ancestries, Ancestry};
+use super::chain::Membership;
+use super::hearing::Sign;
+use super::keys::KeyHistory;
 use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
+use crate::body::hearing::NoticeSent;
 use crate::body::proposal::Proposal;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
@@ -39,6 +44,8 @@ pub(super) struct Anchored {
     pub anchor: AnchorAt,
     /// Keys that signed any anchored copy; copies differ only in their co-signatures.
     pub signers: BTreeSet<PublicKey>,
+    /// What was said about its author's keys before it.
+    pub keys: Arc<KeyHistory>,
     /// For a proposal: how many earlier ones of its author were open when it was issued.
     pub open_before: u32,
 }
@@ -56,6 +63,8 @@ pub struct Sealed<T> {
     pub id: StatementId,
     /// Whose.
     pub by: MemberId,
+    /// In which log.
+    pub log: PublicKey,
     /// Its position there.
     pub seq: Seq,
     /// When, by the operator's clock.
@@ -66,8 +75,16 @@ pub struct Sealed<T> {
 
 impl Sealed<()> {
     fn of<T: Clone>(self, seal: &T) -> Sealed<T> {
-        let Sealed { id, by, seq, at, seal: () } = self;
-        Sealed { id, by, seq, at, seal: seal.clone() }
+        let Sealed { id, by, log, seq, at, seal: () } = self;
+        Sealed { id, by, log, seq, at, seal: seal.clone() }
+    }
+}
+
+impl<T> Sealed<T> {
+    /// Whether it counts in `membership`: it stands in the log of a member's operator there. Somebody may still hold the key
+    /// of a log that was replaced.
+    pub(super) fn is_of(&self, membership: &Membership) -> bool {
+        membership.is_log_of(&self.log, &self.by)
     }
 }
 
@@ -84,12 +101,27 @@ pub(super) struct Gathered {
     /// By what they are about.
     pub offers: BTreeMap<StatementId, Vec<Sealed<BoxOffer>>>,
     pub statuses: Vec<Sealed<SlotStatus>>,
+    /// By their entries.
+    pub notices: BTreeMap<StatementId, Sealed<NoticeSent>>,
+    /// By what they are about.
+    pub appeals: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
+    pub orders: BTreeMap<StatementId, Anchored>,
+    /// By what they are about.
+    pub co_signatures: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
+    /// The entries of members whose silence is voted on.
+    pub signs: BTreeMap<StatementId, Sign>,
+    /// The time of the newest entry of each log.
+    pub last_at: BTreeMap<PublicKey, UnixSeconds>,
     /// What may stand in a box of rules 2, by the entry that anchors it.
     pub said: BTreeMap<StatementId, Anchored>,
     /// The entries of `said` about each proposal.
     pub about: BTreeMap<StatementId, BTreeSet<StatementId>>,
-    /// The entries of `said` that delegate.
-    pub delegations: BTreeSet<StatementId>,
+    /// The entries of `said` that delegate or take a key back: they may stand in the box of any proposal.
+    pub everywhere: BTreeSet<StatementId>,
+    /// What was said about keys up to the end of the part of each log that may have an effect.
+    pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
+    /// Every step on the way there, on either branch.
+    pub key_steps: BTreeMap<PublicKey, Vec<Arc<KeyHistory>>>,
 }
 
 pub(super) fn gather(replica: &Replica) -> Gathered {
@@ -98,13 +130,18 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
         let mut entries: Vec<&Entry> = replica.all(log).collect();
         // Which branch of a fork came first is this member's accident.
         entries.sort_by_key(|e| (e.seq(), e.id()));
-        let (fork, forked) = (replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq), replica.fork(log).is_some());
-        let mut open: BTreeMap<StatementId, UnixSeconds> = BTreeMap::new();
+        let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
+        let mut ancestries = Ancestries::default();
         for entry in entries {
+            let ancestry = ancestries.of(entry, owner);
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
             let counts = entry.standing == Standing::Valid;
-            let sealed = Sealed { id, by: owner.clone(), seq, at, seal: () };
+            if counts {
+                let last = gathered.last_at.entry(*log).or_insert(at);
+                *last = (*last).max(at);
+            }
+            let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
             match statement.body() {
                 Body::BoxOffer(offer) if counts => {
                     gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));
@@ -116,9 +153,13 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                     gathered.enact.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
                 Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
+                Body::NoticeSent(notice) if counts => {
+                    gathered.notices.insert(id, sealed.of(notice));
+                }
                 Body::Anchor(_) => {
                     if counts {
-                        gathered.say(owner, id, statement, AnchorAt { log: *log, seq, at, void: None }, replica);
+                        let at = AnchorAt { log: *log, seq, at, void: None };
+                        gathered.say(owner, id, statement, at, &ancestry, replica);
                     }
                     let void = match entry.standing {
                         // The budget is counted along the own chain: nothing that is learned later changes that.
@@ -126,15 +167,18 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
                         Standing::Valid if seq >= fork => Some(Void::LogForked),
                         Standing::Valid => None,
                     };
-                    if forked {
-                        open = open_on_branch(replica, entry);
-                    }
-                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &mut open, replica);
+                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &ancestry, replica);
                 }
                 _ => {}
             }
         }
+        if !ancestries.key_steps.is_empty() {
+            let head = replica.effective(log).last().and_then(|last| ancestries.keys_after(last.id()));
+            gathered.key_heads.extend(head.map(|head| (*log, head)));
+            gathered.key_steps.insert(*log, ancestries.key_steps);
+        }
     }
+    gathered.note_signs(replica);
     gathered
 }
 
@@ -146,6 +190,7 @@ impl Gathered {
         entry: StatementId,
         carrier: &Arc<Statement>,
         anchor: AnchorAt,
+        ancestry: &Ancestry,
         replica: &Replica,
     ) {
         let Some(inner) = carrier.nested() else { return };
@@ -156,15 +201,16 @@ impl Gathered {
             Body::Vote(vote) => Some(vote.proposal),
             Body::Withdrawal(withdrawal) => Some(withdrawal.proposal),
             Body::Recusal(recusal) => Some(recusal.proposal),
-            Body::Delegation(_) => None,
+            Body::Reply(reply) => Some(reply.proposal),
+            Body::Delegation(_) | Body::KeyRevocation(_) => None,
             _ => return,
         };
         match proposal {
             Some(proposal) => self.about.entry(proposal).or_default().insert(entry),
-            None => self.delegations.insert(entry),
+            None => self.everywhere.insert(entry),
         };
-        let signers = inner.signers().copied().collect();
-        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, open_before: 0 });
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before: 0 });
     }
 
     fn anchor(
@@ -172,7 +218,7 @@ impl Gathered {
         owner: &MemberId,
         carrier: &Arc<Statement>,
         mut anchor: AnchorAt,
-        open: &mut BTreeMap<StatementId, UnixSeconds>,
+        ancestry: &Ancestry,
         replica: &Replica,
     ) {
         let Some(inner) = carrier.nested() else { return };
@@ -187,19 +233,20 @@ impl Gathered {
                     // Its author could undo what was decided by forking its own past.
                     anchor.void = None;
                 }
-                let others = open.iter().filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
-                if anchor.void.is_none() {
-                    open.insert(inner.id(), proposal.closes_at);
-                }
+                let earlier = ancestry.proposals.iter();
+                let others = earlier.filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
                 (&mut self.proposals, others)
             }
             Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
             Body::Leave(_) => (&mut self.leaves, 0),
+            Body::EmergencyOrder(_) => (&mut self.orders, 0),
+            Body::CoSignature(signature) => (self.co_signatures.entry(signature.order).or_default(), 0),
+            Body::Appeal(appeal) => (self.appeals.entry(appeal.proposal).or_default(), 0),
             _ => return,
         };
         let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);
-        let found =
-            Anchored { carrier: Arc::clone(carrier), anchor, signers: inner.signers().copied().collect(), open_before };
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+        let found = Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before };
         match place.get_mut(&inner.id()) {
             None => {
                 place.insert(inner.id(), found);
@@ -214,19 +261,6 @@ impl Gathered {
             Some(_) => {}
         }
     }
-}
-
-/// The proposals that stand before `entry` on its own branch of a forked log, with their closes: what is learned later of
-/// another branch must not make one too many of them.
-fn open_on_branch(replica: &Replica, entry: &Entry) -> BTreeMap<StatementId, UnixSeconds> {
-    let mut open = BTreeMap::new();
-    let mut before = entry.statement.previous();
-    while let Some(entry) = before.and_then(|id| replica.get(&id)) {
-        let proposal = entry.statement.nested().and_then(|inner| Some((inner.id(), as_proposal(inner)?.closes_at)));
-        open.extend(proposal.filter(|_| entry.standing == Standing::Valid));
-        before = entry.statement.previous();
-    }
-    open
 }
 
 /// The proposal that a statement is.

@@ -7,15 +7,24 @@
 //! anchored proposals ─▶ validity ─▶ ballot box ─▶ close seals (certificate) ─▶ enact seals ─▶ version ─▶ effect
 //! ```
 
+mod ancestry;
 mod ballot;
 mod chain;
 mod commons;
 mod complete;
 mod draft;
+mod emergency;
+mod farewell;
 mod fold;
 mod gather;
+mod hearing;
+mod keys;
+mod leave;
 mod phase;
+mod quarantine;
 mod shown;
+mod slots;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -23,22 +32,30 @@ mod validity;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
-pub use chain::{Enactment, Membership, Version, genesis, version_hash};
+pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
-pub use complete::{Hold, MAX_VSEQ, SlotOutcome, seal_from, vouched, vouchers};
-pub(crate) use fold::leave_root;
+pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
+pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};
+pub use keys::{KeyProblem, KeySet, LogKeys};
+pub(crate) use leave::leave_root;
 pub use phase::Phase;
+pub use quarantine::{Offence, Proof};
+pub(crate) use quarantine::{close_offences, enact_offence};
 pub use shown::{DelegationFate, Electorate, Heard, StandIn, Through, applicant};
+pub use slots::{Hold, SlotOutcome};
 pub use validity::Invalid;
+
+use hearing::Appealed;
 
 use crate::body::catalogue::{Engine, ModelRelease};
 use crate::body::charter::{Class, ClassRules, Parameters};
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, SlotStatus};
+use crate::body::hearing::NoticeSent;
 use crate::body::member::Member;
 use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{
-    BoxRoot, CoopId, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
+    BoxRoot, CoopId, Digest, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
 };
 
 /// What a member is to the cooperative.
@@ -46,6 +63,10 @@ use crate::ids::{
 pub enum MemberStanding {
     /// It votes, seals, places and hosts.
     Active,
+    /// It is new: it places and hosts within limits, and neither votes nor seals until it is confirmed.
+    Probationary,
+    /// It had fallen silent: it neither votes nor seals until a vote counts it again.
+    Dormant,
     /// It has said that it leaves; it counts until a seal quorum has given that its place.
     Leaving,
     /// It has left.
@@ -70,6 +91,12 @@ pub struct MemberState {
     pub standing: MemberStanding,
     /// Where its log forked: no new work goes to it or comes from it, and what it anchors from there on is void.
     pub forked_at: Option<Seq>,
+    /// Proofs against its operator that no vote has lifted, by their names.
+    pub quarantine: BTreeMap<Digest, Proof>,
+    /// The version that suspended it, while it is: it does no new work, and speaks, votes and seals.
+    pub suspended: Option<PolicyHash>,
+    /// When its operator wrote its newest log entry, by its own clock.
+    pub last_entry: Option<UnixSeconds>,
     /// The membership version with which it came.
     pub since: PolicyHash,
     /// The membership version with which it left.
@@ -77,9 +104,19 @@ pub struct MemberState {
 }
 
 impl MemberState {
-    /// Whether new work may go to it or come from it.
+    /// Whether new work may go to it or come from it, as far as votes and proofs say; orders end by the clock, see
+    /// [`State::may_work`].
     pub fn may_work(&self) -> bool {
-        !self.standing.is_gone() && self.forked_at.is_none()
+        !self.standing.is_gone() && self.quarantine.is_empty() && self.suspended.is_none()
+    }
+
+    /// How much of what it offers may be used: of a new member a quarter, so that little is lost with it; but one always,
+    /// or a small one could never show what it is worth.
+    pub fn schedulable(&self, offered: u64) -> u64 {
+        match self.standing {
+            MemberStanding::Probationary => (offered / 4).max(offered.min(1)),
+            _ => offered,
+        }
     }
 }
 
@@ -166,6 +203,8 @@ pub struct ProposalState {
     pub superseded_by: Option<StatementId>,
     /// Whether the membership moved on too far for it.
     pub stale: bool,
+    /// The appeal against it that came before it took effect: it is voted on once more.
+    pub appealed_by: Option<StatementId>,
     /// What cancelled it.
     pub cancelled_by: Option<StatementId>,
 }
@@ -255,12 +294,23 @@ pub struct State {
     engines: BTreeMap<EngineName, Engine>,
     proposals: BTreeMap<StatementId, ProposalState>,
     leaves: BTreeMap<StatementId, LeaveState>,
+    emergencies: BTreeMap<StatementId, EmergencyState>,
+    /// Proofs that votes have lifted.
+    lifted: BTreeMap<MemberId, BTreeSet<Digest>>,
+    /// Appeals, and what they are about.
+    appeals: BTreeMap<StatementId, Appealed>,
     box_offers: Vec<Sealed<BoxOffer>>,
     close_seals: Vec<Sealed<CloseSeal>>,
     enact_seals: Vec<Sealed<EnactSeal>>,
     slot_statuses: Vec<Sealed<SlotStatus>>,
+    notices: Vec<Sealed<NoticeSent>>,
     stray_votes: Vec<(StatementId, VoteRecord)>,
     faults: BTreeSet<Fault>,
+    logs: BTreeMap<PublicKey, LogKeys>,
+    /// The governance keys in force at the end of each log.
+    key_sets: BTreeMap<PublicKey, KeySet>,
+    /// Every governance key that was in force anywhere in each log.
+    keys_ever: BTreeMap<PublicKey, BTreeSet<PublicKey>>,
 }
 
 impl State {
@@ -296,9 +346,14 @@ impl State {
     pub fn membership(&self) -> Option<&Membership> {
         self.memberships.get(&self.head(Scope::Membership))
     }
-    /// Members of the newest version.
+    /// Members of the newest version that are counted.
     pub fn active(&self) -> impl Iterator<Item = &Member> {
         self.membership().into_iter().flat_map(|m| m.members.values())
+    }
+    /// Members of the newest version, counted or not.
+    pub fn present(&self) -> impl Iterator<Item = &Member> {
+        let aside = self.membership().into_iter().flat_map(|m| m.aside.values().map(|aside| &aside.member));
+        self.active().chain(aside)
     }
     /// How many members must seal, and be heard for a member not to be isolated.
     pub fn quorum(&self) -> usize {
@@ -308,9 +363,11 @@ impl State {
     pub fn head(&self, scope: Scope) -> PolicyHash {
         self.chain(scope).last().map_or_else(|| genesis(scope, self.coop), |version| version.hash)
     }
-    /// The newest version of every scope.
+    /// The newest version of every scope. Releases before rules 2 cannot read a beacon that names a scope of rules 2, so it
+    /// is named only once something was decided there.
     pub fn heads(&self) -> BTreeMap<Scope, PolicyHash> {
-        Scope::ALL.into_iter().map(|scope| (scope, self.head(scope))).collect()
+        let named = |scope: &Scope| *scope != Scope::Standing || self.chain(*scope).len() > 1;
+        Scope::ALL.into_iter().filter(named).map(|scope| (scope, self.head(scope))).collect()
     }
     /// The versions of a scope, the charter's first.
     pub fn chain(&self, scope: Scope) -> &[Version] {
@@ -363,6 +420,10 @@ impl State {
     /// Every slot status of a present or past member.
     pub fn slot_statuses(&self) -> &[Sealed<SlotStatus>] {
         &self.slot_statuses
+    }
+    /// Every notice of a present or past member.
+    pub fn notices(&self) -> &[Sealed<NoticeSent>] {
+        &self.notices
     }
     /// One membership version.
     pub fn membership_version(&self, hash: &PolicyHash) -> Option<&Membership> {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::standing::parting;
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::{Outcome, Slot};
-use crate::body::proposal::{Action, Proposal, Scope};
+use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -56,6 +57,15 @@ pub enum Phase {
     Vetoed,
     /// Its author took it back.
     Withdrawn,
+    /// The member that it is about has shown that it is not so.
+    Refuted,
+    /// The member that it is about was not heard; propose it again.
+    Unheard,
+    /// It passed, and the member that it is about has appealed before it took effect: propose the second vote.
+    Appealed {
+        /// The appeal.
+        by: StatementId,
+    },
     /// Another proposal stopped it.
     Cancelled {
         /// Which one.
@@ -89,6 +99,9 @@ impl Phase {
             Self::QuorumNotMet => "QuorumNotMet",
             Self::Vetoed => "Vetoed",
             Self::Withdrawn => "Withdrawn",
+            Self::Appealed { .. } => "Appealed",
+            Self::Refuted => "Refuted",
+            Self::Unheard => "Unheard",
             Self::Cancelled { .. } => "Cancelled",
             Self::Stalled => "Stalled",
             Self::Stale => "Stale",
@@ -99,12 +112,14 @@ impl Phase {
 
     /// Whether nothing more will come of it.
     pub fn is_final(&self) -> bool {
+        // What was appealed against may still be carried on, where some had signed it before they knew.
         !matches!(
             self,
             Self::Pending { .. }
                 | Self::Open { .. }
                 | Self::Closing { .. }
                 | Self::Queued { .. }
+                | Self::Appealed { .. }
                 | Self::AwaitingSlot { .. }
         )
     }
@@ -127,6 +142,8 @@ impl State {
             Some(Outcome::Vetoed) => return Phase::Vetoed,
             Some(Outcome::Stale) => return Phase::Stale,
             Some(Outcome::Withdrawn) => return Phase::Withdrawn,
+            Some(Outcome::Refuted) => return Phase::Refuted,
+            Some(Outcome::Unheard) => return Phase::Unheard,
             Some(Outcome::Passed) | None => {}
         }
         if let Some(by) = proposal.cancelled_by {
@@ -144,6 +161,11 @@ impl State {
         }
         if proposal.rules >= 2 && certificate.is_none() && now > proposal.seal_by() {
             return Phase::Stalled;
+        }
+        if let (Some(by), Some(certificate)) = (proposal.appealed_by, certificate)
+            && certificate.slot.term == body.term
+        {
+            return Phase::Appealed { by };
         }
         if let Some(certificate) = certificate {
             let signed = proposal.signed_on(certificate).map(|seal| &seal.by).collect::<BTreeSet<_>>().len();
@@ -186,7 +208,7 @@ impl State {
             let ends = ends.flat_map(move |end| [end.plus(second), end.plus(tolerance).plus(second)]);
             fixed.into_iter().chain(ends).chain(p.certificates.iter().map(|c| p.eta(c.closed_at)))
         });
-        times.filter(|time| *time > now).min()
+        times.filter(|time| *time > now).chain(self.next_lapse(now)).min()
     }
 }
 
@@ -199,10 +221,7 @@ impl ProposalState {
         let (root, slot, eta) = (certificate.root, certificate.slot, self.eta(certificate.closed_at));
         let latest = self.deadline(slot);
         // From three members to four or back all that stay must sign: who is expelled does not stay.
-        let parts = match &self.proposal.action {
-            Action::Expel(expel) if self.sealers.len() == 4 => Some(&expel.member),
-            _ => None,
-        };
+        let parts = parting(&self.proposal.action).filter(|_| self.sealers.len() == 4);
         self.enact_seals
             .iter()
             .filter(move |s| s.seal.slot == slot && s.seal.root == root && s.at >= eta && s.at <= latest)

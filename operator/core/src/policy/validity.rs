@@ -1,12 +1,16 @@
 //! Whether a proposal may be voted on at all: judged from itself, its pinned version and its author's log alone, so
 //! that it never depends on what else an operator happens to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Numbers;
 use super::chain::Membership;
 use super::gather::{Anchored, as_proposal};
+use super::hearing::{self, Appealed};
+use super::keys::{Logs, in_force, is_closed};
+use super::standing;
 use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
+use crate::body::member::Member;
 use crate::body::proposal::{Action, Proposal, Scope};
 use crate::body::{Body, RULES_SUPPORTED};
 use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
@@ -88,6 +92,39 @@ pub enum Invalid {
     /// The applicant's id or one of its keys was a member's before.
     #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
     IdOrKeyUsed,
+    /// It would confirm a member that is not new.
+    #[error("{0} is not on probation in the membership that it names")]
+    NotOnProbation(MemberId),
+    /// It would count a member again that is counted.
+    #[error("{0} is not dormant in the membership that it names")]
+    NotDormant(MemberId),
+    /// It would count a member no more that is there.
+    #[error("{member} is not silent: its log has an entry of {last_entry}")]
+    NotSilent {
+        /// Which member.
+        member: MemberId,
+        /// When it last wrote one.
+        last_entry: UnixSeconds,
+    },
+    /// It would lift nothing, or more than anybody weighs.
+    #[error("it names {0} proofs: between 1 and 64 are needed")]
+    Proofs(usize),
+    /// Nothing that it rests on, or more than anybody reads.
+    #[error("it names {0} pieces of evidence: between 1 and 16 are needed")]
+    Evidence(usize),
+    /// It is no second vote on an appeal.
+    #[error(
+        "appeal {0} leads to no second vote now: it must be about an expulsion of the same member, the first of its kind and not yet in effect"
+    )]
+    NoSecondVote(StatementId),
+    /// The new keys contradict each other.
+    #[error("the member could not be one with these keys: {0}")]
+    Keys(String),
+    /// A new key has not signed, so nobody knows that its owner holds it.
+    #[error(
+        "it must be signed by the new operator key and by one of the new governance keys too, and {0} has not signed"
+    )]
+    KeyNotProved(PublicKey),
     /// More members than the rules in force can seal for.
     #[error(
         "the cooperative has all the members that its rules can seal for: {MAX_MEMBERS} under rules 1, {MAX_MEMBERS_COMPLETE} under rules 2"
@@ -149,6 +186,14 @@ impl Invalid {
             Self::TooManyOpen { .. } => "TooManyOpen",
             Self::Sponsors { .. } => "TooFewSponsors",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
+            Self::NotOnProbation(_) => "NotOnProbation",
+            Self::NotDormant(_) => "NotDormant",
+            Self::NotSilent { .. } => "NotSilent",
+            Self::Proofs(_) => "NoProofs",
+            Self::Evidence(_) => "NoEvidence",
+            Self::NoSecondVote(_) => "NoSecondVote",
+            Self::Keys(_) => "InvalidKeys",
+            Self::KeyNotProved(_) => "KeyNotProved",
             Self::TooManyMembers => "TooManyMembers",
             Self::TooFewMembers(_) => "TooFewMembers",
             Self::OtherRules { .. } => "OtherRules",
@@ -173,7 +218,21 @@ pub(super) struct Known<'a> {
     pub rules: u32,
     /// Proposals, for those that are about one.
     pub proposal: &'a dyn Fn(StatementId) -> Option<&'a Proposal>,
+    /// What an appeal is about.
+    pub appeal: &'a dyn Fn(StatementId) -> Option<&'a Appealed>,
     pub is_version: &'a dyn Fn(Scope, &PolicyHash) -> bool,
+    /// All logs, to judge which key was in force where.
+    pub logs: &'a Logs,
+    /// Every governance key that the owner of a log ever had.
+    pub keys_ever: &'a dyn Fn(&PublicKey) -> Option<&'a BTreeSet<PublicKey>>,
+}
+
+/// By whom a proposal is signed.
+pub(super) struct Signed<'a> {
+    /// The governance keys of its author that are in force where it is or would be anchored.
+    pub in_force: Option<BTreeSet<PublicKey>>,
+    /// All keys that signed.
+    pub signers: &'a BTreeSet<PublicKey>,
 }
 
 /// Judges an anchored proposal.
@@ -189,7 +248,12 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     if anchored.open_before >= allowed {
         return Err(Invalid::TooManyOpen { open: anchored.open_before, allowed });
     }
-    judge_statement(known, statement, proposal, &mut anchored.signers.iter())
+    let pinned = known.memberships.get(&proposal.membership);
+    let is_closed = pinned.is_some_and(|pinned| is_closed(known.logs, pinned, &anchored.anchor.log));
+    let in_force = in_force(known.logs, anchored)
+        .map(|set| set.governance)
+        .map(|keys| if is_closed { BTreeSet::new() } else { keys });
+    judge_statement(known, statement, proposal, &Signed { in_force, signers: &anchored.signers })
 }
 
 /// The charter's numbers by which a proposal is decided.
@@ -203,14 +267,18 @@ pub(super) fn judge_statement(
     known: &Known<'_>,
     statement: &Statement,
     proposal: &Proposal,
-    signers: &mut dyn Iterator<Item = &PublicKey>,
+    signed: &Signed<'_>,
 ) -> Result<(), Invalid> {
     let pinned = known.memberships.get(&proposal.membership).ok_or(Invalid::UnknownMembership(proposal.membership))?;
     let header = statement.header();
     if !pinned.members.contains_key(&header.author) {
         return Err(Invalid::AuthorNotActive(header.author.clone()));
     }
-    if !pinned.governance(&header.author, &header.key) {
+    let governs = match &signed.in_force {
+        Some(keys) if proposal.since_rules() >= 2 => keys.contains(&header.key),
+        _ => pinned.governance(&header.author, &header.key),
+    };
+    if !governs {
         return Err(Invalid::WrongKey(header.key));
     }
     let (scope, class) = (proposal.action.scope(), proposal.action.class());
@@ -233,9 +301,9 @@ pub(super) fn judge_statement(
     }
     let numbers = numbers(known, proposal)?;
     if let Some(rules) = numbers.classes.get(&class) {
-        judge_times(rules, &numbers.parameters, header.issued_at, proposal)?;
+        judge_times(&hearing::pace(rules, &proposal.action), &numbers.parameters, header.issued_at, proposal)?;
     }
-    judge_action(known, &numbers.parameters, pinned, statement, proposal, signers)
+    judge_action(known, &numbers.parameters, pinned, statement, proposal, signed)
 }
 
 fn judge_times(
@@ -267,7 +335,7 @@ fn judge_action(
     pinned: &Membership,
     statement: &Statement,
     proposal: &Proposal,
-    signers: &mut dyn Iterator<Item = &PublicKey>,
+    signed: &Signed<'_>,
 ) -> Result<(), Invalid> {
     match &proposal.action {
         Action::Admit(_) => {
@@ -282,7 +350,7 @@ fn judge_action(
                 return Err(Invalid::Subject);
             }
             let most = if known.rules >= 2 { MAX_MEMBERS_COMPLETE } else { MAX_MEMBERS };
-            if pinned.members.len() >= most {
+            if pinned.members.len() + pinned.aside.len() >= most {
                 return Err(Invalid::TooManyMembers);
             }
             let used = pinned.used_ids.contains(&member.id) || member.keys.all().any(|k| pinned.used_keys.contains(&k));
@@ -290,10 +358,16 @@ fn judge_action(
                 return Err(Invalid::IdOrKeyUsed);
             }
             let needed = (parameters.sponsors as usize).min(pinned.members.len());
-            let signers: Vec<&PublicKey> = signers.collect();
-            let sponsors =
-                pinned.members.values().filter(|m| signers.iter().any(|key| m.keys.governance.contains(key)));
-            match sponsors.count() {
+            let complete = proposal.since_rules() >= 2;
+            // A sponsor's signature has no place in its own log, so any key that it ever had there does: what is known of
+            // it only grows, and with it the proposals that hold.
+            let is_sponsor = |member: &&Member| {
+                let ever = (known.keys_ever)(&member.keys.operator).filter(|_| complete);
+                let has =
+                    |key: &PublicKey| member.keys.governance.contains(key) || ever.is_some_and(|e| e.contains(key));
+                signed.signers.iter().any(has)
+            };
+            match pinned.members.values().filter(is_sponsor).count() {
                 seen if seen < needed => Err(Invalid::Sponsors { seen, needed }),
                 _ => Ok(()),
             }
@@ -302,12 +376,27 @@ fn judge_action(
             if proposal.parent != proposal.membership {
                 return Err(Invalid::PinnedElsewhere);
             }
-            if proposal.subject.as_ref() != Some(&expel.member) || !pinned.members.contains_key(&expel.member) {
+            if proposal.subject.as_ref() != Some(&expel.member) || pinned.get(&expel.member).is_none() {
                 return Err(Invalid::Subject);
             }
+            hearing::judge_evidence(&expel.evidence)?;
+            if let Some(appeal) = expel.appeal {
+                hearing::judge_second_vote(known, statement, expel, appeal)?;
+            }
             // Two members part; neither can put the other out.
-            if pinned.members.len() < 3 { Err(Invalid::TooFewMembers(pinned.members.len())) } else { Ok(()) }
+            if pinned.members.len() < 3 && pinned.members.contains_key(&expel.member) {
+                Err(Invalid::TooFewMembers(pinned.members.len()))
+            } else {
+                Ok(())
+            }
         }
+        Action::ResetKeys(reset) => standing::judge_reset(pinned, proposal, reset, signed.signers),
+        Action::Confirm(confirm) => standing::judge_confirm(pinned, proposal, confirm),
+        Action::MarkDormant(mark) => standing::judge_dormant(pinned, proposal, mark),
+        Action::Reactivate(wake) => standing::judge_reactivate(pinned, proposal, wake),
+        Action::LiftQuarantine(lift) => standing::judge_lift(pinned, proposal, lift),
+        Action::Suspend(suspend) => standing::judge_subject(pinned, proposal, &suspend.member),
+        Action::Reinstate(reinstate) => standing::judge_subject(pinned, proposal, &reinstate.member),
         // No other action of rules 1 is about a member: a subject would only take a vote away.
         _ if proposal.subject.is_some() => Err(Invalid::Subject),
         Action::AddEngine(add) => add.engine.validate().map_err(|error| Invalid::Engine(error.to_string())),

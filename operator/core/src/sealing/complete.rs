@@ -106,7 +106,8 @@ pub(super) fn next(state: &State, me: &MemberId, circumstances: &Circumstances) 
     let leaves = state.leaves().keys().filter_map(|leave| sealer.close_leave(*leave)).map(Body::CloseSeal);
     let enact = sealer.enactments().into_iter().map(Body::EnactSeal);
     let statuses = sealer.statuses().into_iter().map(Body::SlotStatus);
-    offers.chain(close).chain(leaves).chain(enact).chain(statuses).collect()
+    let notices = super::notices::next(state, me, circumstances.now);
+    offers.chain(notices).chain(close).chain(leaves).chain(enact).chain(statuses).collect()
 }
 
 struct Sealer<'a> {
@@ -299,7 +300,9 @@ impl Sealer<'_> {
             Some(proposal) => number(&proposal.proposal.membership),
             None => number(&slot.parent),
         };
-        let made = self.enact.iter().filter(|s| s.seal.slot.scope == Scope::Membership);
+        // What it signed before may be carried on by the same hand.
+        let other = |s: &&&Sealed<EnactSeal>| s.seal.proposal != child;
+        let made = self.enact.iter().filter(|s| s.seal.slot.scope == Scope::Membership).filter(other);
         let oldest = made.filter_map(|s| {
             let parent = number(&s.seal.slot.parent)?;
             // Quorums of three and of four need not share an honest operator: what was pinned before is over at once.
@@ -312,12 +315,8 @@ impl Sealer<'_> {
     /// Whether an enact seal of this operator's leads from three members to four or back.
     fn crosses(&self, sealed: &Sealed<EnactSeal>) -> bool {
         let before = self.state.membership_version(&sealed.seal.slot.parent).map_or(0, |version| version.members.len());
-        let grows = self
-            .state
-            .proposals()
-            .get(&sealed.seal.proposal)
-            .is_some_and(|proposal| matches!(proposal.proposal.action, Action::Admit(_)));
-        (before, grows) == (3, true) || (before, grows) == (4, false)
+        let after = self.state.counted_after(sealed.seal.proposal, &sealed.seal.slot.parent).unwrap_or(before);
+        matches!((before, after), (3, 4) | (4, 3))
     }
 
     /// A leaving is nobody's decision; it is sealed like one so that its slot has no second child.
@@ -326,8 +325,7 @@ impl Sealer<'_> {
         let state = self.state.leaves().get(&leave)?;
         let fits = state.enacted.is_none()
             && self.is_new(state.issued_at)
-            && membership.members.len() > 1
-            && membership.members.contains_key(&state.author)
+            && membership.may_part(&state.author)
             && membership.members.contains_key(self.me);
         let (term, bound) = self.state.open_term(Scope::Membership, membership.hash, membership);
         let slot = Slot { scope: Scope::Membership, parent: membership.hash, term };
@@ -365,6 +363,8 @@ impl Sealer<'_> {
             && slot.scope != Scope::Cancellations
             && certificate.outcome == Outcome::Passed
             && certificate.slot == slot
+            // An appeal that came too late for some, who have signed, is carried over in the next term.
+            && (proposal.appealed_by.is_none() || slot.term > proposal.proposal.term)
             && (!self.keeps(Promise::NoShrink) || self.holds_all_that_i_sealed(proposal, certificate))
             && self.last_close(proposal.id).is_none_or(|last| last.outcome == Outcome::Passed)
             && !self.cancelled(proposal.id);
@@ -448,7 +448,8 @@ impl Sealer<'_> {
                 let tolerance = Seconds(proposal.parameters.clock_tolerance_seconds.0.saturating_mul(2));
                 // Also for a child that nobody certified: ending the slot sooner would end it for the others in it.
                 let last = proposal.deadline(slot);
-                proposal.cancelled_by.is_some() || self.now > last.plus(tolerance)
+                let appealed = proposal.appealed_by.is_some() && slot.term == proposal.proposal.term;
+                proposal.cancelled_by.is_some() || appealed || self.now > last.plus(tolerance)
             }
             None => self.state.leaves().get(child).is_some_and(|leave| {
                 let window = self.state.parameters().enact_window_seconds;

@@ -106,7 +106,7 @@ fn positions_are_whole_and_fit_their_kind() {
 fn an_entry_that_is_not_understood_keeps_its_place_without_effect() {
     let bilbao = person("bilbao");
     let later = payload(|m| {
-        m.insert("kind".into(), "key-update".into());
+        m.insert("kind".into(), "ledger-day".into());
     });
     let rules = payload(|m| {
         m.insert("rules".into(), 3.into());
@@ -121,7 +121,7 @@ fn an_entry_that_is_not_understood_keeps_its_place_without_effect() {
         m["body"]["statement"]["payload"] = "e30=".into();
     });
     for (kind, text, because) in [
-        ("key-update", later, "not known"),
+        ("ledger-day", later, "not known"),
         ("anchor", rules, "follows rules 3"),
         ("anchor", field, "more"),
         ("anchor", header, "onBehalfOf"),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use koinon_core::body::charter::Class;
 use koinon_core::body::proposal::{
-    Action, Admit, CancelProposal, ChangeCharter, Choice, Delegation, Expel, Ground, Leave, Recusal, Vote, Withdrawal,
+    Action, Admit, CancelProposal, ChangeCharter, Choice, Delegation, Ground, Leave, Recusal, Vote, Withdrawal,
 };
 use koinon_core::body::{Body, ModelRelease};
 use koinon_core::ids::{Digest, ManifestDigest, MemberId, Prose, Seconds, StatementId};
@@ -180,7 +180,7 @@ impl World {
             self.departures -= 1;
             targets = state.active().map(|m| m.id.clone()).filter(|m| !self.is_liar(m)).collect();
         }
-        self.dice.pick(&targets).cloned().map(|member| Action::Expel(Expel { member }))
+        self.dice.pick(&targets).cloned().map(|member| koinon_core::testkit::expel(member))
     }
 
     /// A member leaves, if those that stay can bear the liars.

@@ -51,6 +51,7 @@ impl Fate {
             Phase::Expired if proposal.certificates.is_empty() => Self::Stalled,
             Phase::Enacted { .. } => Self::Enacted,
             Phase::Rejected | Phase::QuorumNotMet | Phase::Vetoed | Phase::Withdrawn => Self::Refused,
+            Phase::Refuted | Phase::Unheard => Self::Refused,
             Phase::Cancelled { .. } => Self::Cancelled,
             Phase::Superseded { .. } => Self::Superseded,
             Phase::Stale => Self::Stale,
@@ -61,6 +62,7 @@ impl Fate {
             | Phase::Open { .. }
             | Phase::Closing { .. }
             | Phase::Queued { .. }
+            | Phase::Appealed { .. }
             | Phase::AwaitingSlot { .. } => Self::Open,
         }
     }

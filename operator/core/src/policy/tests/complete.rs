@@ -1,7 +1,8 @@
 //! The complete rules: offers, boxes, slots and terms, and the step to them.
 
+use super::hearing::expel;
 use super::*;
-use crate::body::proposal::{CancelProposal, Delegation, Expel, Leave, Recusal, SetRules, Withdrawal};
+use crate::body::proposal::{CancelProposal, Delegation, Leave, Recusal, SetRules, Withdrawal};
 use crate::body::{Class, Outcome};
 use crate::presets;
 
@@ -124,7 +125,7 @@ fn the_step_to_other_rules_is_shown_with_its_votes_once_it_is_in_force() {
 fn a_vote_of_somebody_who_may_not_vote_is_shown_with_that_reason() {
     let mut world = complete(&FOUR);
     let member = world.people[3].id();
-    let proposal = world.propose(0, Action::Expel(Expel { member }));
+    let proposal = world.propose(0, expel(&member));
     world.sync();
     let vote = Vote { proposal, choice: Choice::No, vseq: 0, ground: None, reason: None };
     let vote = world.people[3].human(world.coop(), world.now, Body::Vote(vote));
@@ -328,7 +329,7 @@ fn two_proposals_for_one_slot_make_one_version_and_the_other_is_proposed_again()
 fn three_expel_the_fourth_and_it_cannot_stop_them() {
     let mut world = quick(&FOUR);
     let member = world.people[3].id();
-    let proposal = world.propose(0, Action::Expel(Expel { member: member.clone() }));
+    let proposal = world.propose(0, expel(&member));
     world.sync();
     for who in 0..3 {
         world.vote(who, proposal, Choice::Yes, 0).unwrap();
@@ -336,7 +337,8 @@ fn three_expel_the_fourth_and_it_cannot_stop_them() {
     assert_eq!(world.vote(3, proposal, Choice::No, 0).unwrap_err(), NotAnchored::Vote(Verdict::NotElector));
     world.cut.insert(3);
     world.settle();
-    world.wait(HOUR);
+    // It is cut off: the others have tried to tell it for half the vote.
+    world.wait(60);
     world.settle();
     assert_eq!(world.phases(proposal)[..3], ["Enacted"; 3]);
     assert_eq!(world.state(0).member(&member).unwrap().standing, MemberStanding::Expelled);
@@ -347,10 +349,7 @@ fn three_expel_the_fourth_and_it_cannot_stop_them() {
 fn two_halves_of_four_cannot_expel_each_other() {
     let mut world = quick(&FOUR);
     let (one, other) = (world.people[3].id(), world.people[0].id());
-    let against = [
-        world.propose(0, Action::Expel(Expel { member: one })),
-        world.propose(3, Action::Expel(Expel { member: other })),
-    ];
+    let against = [world.propose(0, expel(&one)), world.propose(3, expel(&other))];
     world.sync();
     // Each half alone, with both its votes: quorums count all four, so nothing is sealed.
     for (half, proposal) in [([0, 1], against[0]), ([2, 3], against[1])] {

@@ -3,10 +3,16 @@
 mod complete;
 mod decisions;
 mod disorder;
+mod emergency;
+mod hearing;
+mod keys;
 mod liars;
 mod members;
+mod quarantine;
+mod recall;
 mod reference;
 mod shown;
+mod standing;
 mod votes;
 
 use super::*;

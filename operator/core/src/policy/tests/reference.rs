@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::body::charter::{Class, Fraction, MinYes, Threshold};
-use crate::body::proposal::{ChangeCharter, Delegation, Expel, Ground, Recusal, Withdrawal};
+use crate::body::proposal::{ChangeCharter, Delegation, Ground, Recusal, Withdrawal};
 use crate::body::{BoxOffer, Outcome};
 use crate::presets;
 use crate::tally::seal_quorum;
@@ -190,7 +190,7 @@ fn action(case: &Case) -> Action {
             },
             classes: presets::classes(Preset::Standard),
         })),
-        About::Last => Action::Expel(Expel { member: NAMES[case.members - 1].parse().unwrap() }),
+        About::Last => super::hearing::expel(&NAMES[case.members - 1].parse().unwrap()),
     }
 }
 
@@ -219,6 +219,14 @@ fn hold(case: &Case) -> Held {
     logs[0].anchor(T0, &proposal);
     let mut cast: Vec<Cast> = Vec::new();
     let mut offers = vec![BTreeSet::new(); case.members];
+    let mut heard = None;
+    if case.about == About::Last {
+        // It is heard: what an unheard member's votes come to is no question of counting.
+        let (last, reply) = (case.members - 1, crate::body::Reply { proposal: on, text: "No".parse().unwrap() });
+        let entry = logs[last].anchor(T0, &people[last].human(coop, T0, Body::Reply(reply))).id();
+        offer(&mut offers, u8::MAX, entry);
+        heard = Some(entry);
+    }
     for said in &case.said {
         let who = &people[said.by];
         let at = match said.when {
@@ -286,7 +294,8 @@ fn hold(case: &Case) -> Held {
     let vouchers = (case.members - 1) / 3 + 1;
     assert!(case.members >= seal_quorum(case.members));
     let named = |entry: &StatementId| offers.iter().filter(|offer| offer.contains(entry)).count();
-    let boxed = cast.iter().map(|cast| cast.entry).filter(|entry| named(entry) >= vouchers).collect();
+    let said = cast.iter().map(|cast| cast.entry).chain(heard);
+    let boxed = said.filter(|entry| named(entry) >= vouchers).collect();
     Held { opens_at, closes_at, cast, boxed, seen: commons.state().proposals()[&on].clone() }
 }
 

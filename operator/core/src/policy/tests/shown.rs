@@ -1,8 +1,9 @@
 //! What people are shown follows from the same functions as what is decided.
 
+use super::hearing::expel;
 use super::*;
 use crate::body::Class;
-use crate::body::proposal::{Delegation, Expel, Recusal};
+use crate::body::proposal::{Delegation, Recusal};
 use crate::presets;
 
 fn quick(names: &[&str]) -> World {
@@ -52,7 +53,7 @@ fn a_delegation_waits_for_the_other_then_counts_and_gives_way_to_a_vote_of_its_a
 #[test]
 fn what_is_shown_before_a_vote_is_in_force_after_it() {
     let mut world = quick(&["aarhus", "bilbao", "cork", "delft"]);
-    for action in [approve("qwen"), withdraw("qwen"), Action::Expel(Expel { member: world.people[3].id() })] {
+    for action in [approve("qwen"), withdraw("qwen"), expel(&world.people[3].id())] {
         let body = world.state(0).draft_proposal(action.clone(), "t".parse().unwrap(), Default::default(), world.now);
         let id = StatementId(Digest::of(b"not signed yet"));
         let shown = world.state(0).preview(id, &body.unwrap());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use koinon_core::body::entry::Slot;
-use koinon_core::body::proposal::{Action, Admit, Expel, Leave, Proposal, Scope, SetRules};
+use koinon_core::body::proposal::{Action, Admit, Leave, Proposal, Scope, SetRules};
 use koinon_core::body::{Body, BoxOffer};
 use koinon_core::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 use koinon_core::policy::version_hash;
@@ -24,8 +24,8 @@ fn after(seconds: i64) -> UnixSeconds {
 fn expelling() -> (Stage, StatementId, StatementId) {
     let mut stage = Stage::new(&FOUR, |_| ());
     let (liar, first) = (stage.people[LIAR].id(), stage.people[0].id());
-    let x = stage.propose(0, Action::Expel(Expel { member: liar }), |_| ());
-    let y = stage.propose(LIAR, Action::Expel(Expel { member: first }), |_| ());
+    let x = stage.propose(0, koinon_core::testkit::expel(liar), |_| ());
+    let y = stage.propose(LIAR, koinon_core::testkit::expel(first), |_| ());
     stage.yes(0..3, x);
     stage.yes(1..4, y);
     stage.offer(after(PERIOD + GRACE));

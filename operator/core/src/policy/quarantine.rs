@@ -1,0 +1,178 @@
+//! What an honest operator does not do, proved by its own signatures; its member does no new work until a vote says so.
+//!
+//! The effect follows from proofs that anybody can check, so it is the same wherever they are known. It stops work, not
+//! speech: votes, seals and replies of the member go on, and whatever was certified stays certified.
+//!
+//! It must not be a weapon. Only entries in the log that the member has now count: whoever holds the key of one that was
+//! replaced can write what it likes there. A report that proves nothing has no effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::gather::{Gathered, Sealed};
+use super::{Fault, State};
+use crate::body::entry::{CloseSeal, EnactSeal, Outcome, SealEvidence, Slot};
+use crate::body::proposal::Scope;
+use crate::ids::{Digest, MemberId, PublicKey, Seq, StatementId};
+use crate::log::{Replica, SealConflict};
+
+/// What names a proof: what was done, and where. The same wherever it is known, whichever entries show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offence {
+    /// Two entries of one position.
+    Fork {
+        /// The position.
+        seq: Seq,
+    },
+    /// Two close seals of one round.
+    TwoInRound {
+        /// On which proposal.
+        proposal: StatementId,
+        /// Which round.
+        round: u32,
+    },
+    /// Two close seals that bind one slot to two proposals.
+    TwoPassed {
+        /// Which slot.
+        slot: Slot,
+    },
+    /// Two enact seals.
+    TwoEnacted {
+        /// For which slot.
+        slot: Slot,
+    },
+}
+
+/// A proof against the log of one operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The log.
+    pub log: PublicKey,
+    /// What was done.
+    pub offence: Offence,
+    /// The two entries that show it.
+    pub entries: [StatementId; 2],
+}
+
+impl Proof {
+    /// Its name.
+    pub fn id(&self) -> Digest {
+        proof_id(&self.log, &self.offence)
+    }
+}
+
+fn proof_id(log: &PublicKey, offence: &Offence) -> Digest {
+    let slot = |Slot { scope, parent, term }: &Slot| format!("{scope}\n{parent}\n{term}");
+    let text = match offence {
+        Offence::Fork { seq } => format!("fork\n{}", seq.0),
+        Offence::TwoInRound { proposal, round } => format!("round\n{proposal}\n{round}"),
+        Offence::TwoPassed { slot: at } => format!("passed\n{}", slot(at)),
+        Offence::TwoEnacted { slot: at } => format!("enacted\n{}", slot(at)),
+    };
+    Digest::of(format!("koinon/proof/v1\n{log}\n{text}\n").as_bytes())
+}
+
+/// What two close seals of one operator prove. Under rules 1 rounds were all there was.
+pub(crate) fn close_offences(a: &CloseSeal, b: &CloseSeal) -> Vec<Offence> {
+    let (Some(left), Some(right)) = (&a.basis, &b.basis) else { return Vec::new() };
+    let mut offences = Vec::new();
+    // The same box can be named by other offers.
+    let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
+    if (a.proposal, a.round) == (b.proposal, b.round) && (says(a) != says(b) || left.slot != right.slot) {
+        offences.push(Offence::TwoInRound { proposal: a.proposal, round: a.round });
+    }
+    let both_passed = a.outcome == Outcome::Passed && b.outcome == Outcome::Passed;
+    if both_passed && left.slot == right.slot && a.proposal != b.proposal && left.slot.scope != Scope::Cancellations {
+        offences.push(Offence::TwoPassed { slot: left.slot });
+    }
+    offences
+}
+
+/// What two enact seals of one operator prove.
+pub(crate) fn enact_offence(a: &EnactSeal, b: &EnactSeal) -> Option<Offence> {
+    (a.slot == b.slot && a != b).then_some(Offence::TwoEnacted { slot: a.slot })
+}
+
+impl State {
+    /// The proofs for which `member` does no new work, by their names.
+    pub fn quarantined(&self, member: &MemberId) -> Option<&BTreeMap<Digest, Proof>> {
+        self.member(member).map(|state| &state.quarantine).filter(|proofs| !proofs.is_empty())
+    }
+
+    /// Reads the proofs in the logs that members have now, less those that a vote has lifted.
+    pub(super) fn read_quarantine(&mut self, gathered: &Gathered, replica: &Replica) {
+        let mut proofs = self.conflicts(gathered);
+        proofs.extend(replica.seal_conflicts().map(SealConflict::proof));
+        for member in self.members.values_mut() {
+            let log = member.member.keys.operator;
+            let fork = replica.fork(&log).map(|fork| {
+                let entries = [fork.first.0, fork.second.0];
+                Proof { log, offence: Offence::Fork { seq: fork.seq }, entries }
+            });
+            member.forked_at = replica.fork(&log).map(|fork| fork.seq);
+            let lifted = self.lifted.get(&member.member.id);
+            let of_member = proofs.iter().filter(|proof| proof.log == log).cloned().chain(fork);
+            let standing = of_member.filter(|proof| !lifted.is_some_and(|lifted| lifted.contains(&proof.id())));
+            // By whichever two entries it is shown: the smallest ones, so that all show the same.
+            for proof in standing {
+                let known = member.quarantine.entry(proof.id()).or_insert_with(|| proof.clone());
+                if proof.entries < known.entries {
+                    *known = proof;
+                }
+            }
+        }
+    }
+
+    /// The conflicts between seals that are held here.
+    fn conflicts(&mut self, gathered: &Gathered) -> Vec<Proof> {
+        let mut proofs = Vec::new();
+        let mut note = |log: PublicKey, offence: Offence, a: StatementId, b: StatementId| {
+            proofs.push(Proof { log, offence, entries: [a.min(b), a.max(b)] });
+        };
+        let close = gathered.close.values().flatten();
+        let mut rounds: BTreeMap<(PublicKey, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
+        let mut slots: BTreeMap<(PublicKey, Slot), &Sealed<CloseSeal>> = BTreeMap::new();
+        for sealed in close {
+            let first = *rounds.entry((sealed.log, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
+            for offence in close_offences(&first.seal, &sealed.seal) {
+                note(sealed.log, offence, first.id, sealed.id);
+            }
+            let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
+            if says(&first.seal) != says(&sealed.seal) {
+                let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
+                self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
+            }
+            let Some(slot) = sealed.seal.basis.as_ref().map(|basis| basis.slot) else { continue };
+            if sealed.seal.outcome == Outcome::Passed {
+                let first = *slots.entry((sealed.log, slot)).or_insert(sealed);
+                for offence in close_offences(&first.seal, &sealed.seal) {
+                    note(sealed.log, offence, first.id, sealed.id);
+                }
+            }
+        }
+        let mut enact: BTreeMap<(PublicKey, Slot), &Sealed<EnactSeal>> = BTreeMap::new();
+        for sealed in gathered.enact.values().flatten() {
+            let first = *enact.entry((sealed.log, sealed.seal.slot)).or_insert(sealed);
+            if let Some(offence) = enact_offence(&first.seal, &sealed.seal) {
+                note(sealed.log, offence, first.id, sealed.id);
+                let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
+                self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
+            }
+        }
+        proofs
+    }
+
+    /// Conflicts between seals that stand in nobody's log as evidence yet: whoever holds both entries publishes them, so that
+    /// those see them who were shown one branch only.
+    pub fn unreported_seals(&self, replica: &Replica) -> Vec<SealEvidence> {
+        let known: BTreeSet<Digest> = replica.seal_conflicts().map(|conflict| conflict.proof().id()).collect();
+        let proofs = self.members.values().flat_map(|member| member.quarantine.values());
+        let unreported =
+            proofs.filter(|proof| !matches!(proof.offence, Offence::Fork { .. }) && !known.contains(&proof.id()));
+        unreported
+            .filter_map(|proof| {
+                let [first, second] = proof.entries.map(|id| replica.get(&id));
+                SealConflict::of(&first?.statement, &second?.statement, proof.offence).map(|found| found.to_evidence())
+            })
+            .collect()
+    }
+}
