@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use koinon_core::body::hearing::Document;
 use koinon_core::body::proposal::{
     Action, AddEngine, Admit, CancelProposal, ChangeCharter, Choice, Delegation, Expel, Ground, Leave, Recusal,
     RemoveEngine, SetRules, Vote, WithdrawModelRelease, Withdrawal,
 };
-use koinon_core::body::{Body, Class, Engine, ModelRelease, Proposal, Scope};
+use koinon_core::body::{Body, Class, Engine, EvidenceRef, ModelRelease, Proposal, Scope};
 use koinon_core::dsse::Signer;
 use koinon_core::ids::{Digest, ManifestDigest, PolicyHash, Seconds, StatementId};
 use koinon_core::presets;
@@ -78,13 +79,18 @@ fn action(world: &mut World, who: usize) -> Option<Action> {
             let newest: Vec<StatementId> = world.proposals.iter().rev().take(3).copied().collect();
             Action::CancelProposal(CancelProposal { proposal: *world.random.pick(&newest)? })
         }
-        _ => Action::Expel(Expel {
-            member: {
-                let whom = world.anybody();
-                world.id(whom)
-            },
-        }),
+        _ => {
+            let whom = world.anybody();
+            expel(world, whom)?
+        }
     })
+}
+
+/// To expel a member, for what a document shows.
+pub fn expel(world: &World, whom: usize) -> Option<Action> {
+    let document = Document { digest: Digest::of(b"a report"), text: "It does not answer".parse().ok()? };
+    let evidence = vec![EvidenceRef::Document(document)];
+    Some(Action::Expel(Expel { member: world.id(whom), evidence, appeal: None }))
 }
 
 pub fn propose(world: &mut World) {

@@ -2,7 +2,7 @@
 
 use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
-use koinon_core::body::proposal::{Action, CancelProposal, Choice, Expel, Vote};
+use koinon_core::body::proposal::{Action, CancelProposal, Choice, Vote};
 use koinon_core::ids::StatementId;
 use koinon_core::statement::Position;
 
@@ -94,8 +94,7 @@ pub fn carry(world: &mut World) {
 /// The others expel a member, which may seal as well.
 pub fn expel(world: &mut World) {
     let (who, whom) = (world.anybody(), world.anybody());
-    let member = world.id(whom);
-    let Some(proposal) = propose(world, who, Action::Expel(Expel { member })) else { return };
+    let Some(proposal) = people::expel(world, whom).and_then(|action| propose(world, who, action)) else { return };
     agree(world, proposal);
     until_queued(world, proposal);
     if world.random.once_in(2) {
