@@ -161,6 +161,12 @@ pub fn describe(action: &Action) -> String {
         Action::Suspend(suspend) => format!("Suspend {}", suspend.member),
         Action::Reinstate(reinstate) => format!("Reinstate {}", reinstate.member),
         Action::LiftQuarantine(lift) => format!("Let {} work again", lift.member),
+        Action::SetPlacementRules(_) => "Change where work may run".to_owned(),
+        Action::SetShares(_) => "Change how much one member may hold".to_owned(),
+        Action::SetPrices(_) => "Change the prices".to_owned(),
+        Action::SetAuditRate(rate) => format!("Check {} of 10000 requests", rate.per_ten_thousand),
+        Action::AdviseOperatorRelease(release) => format!("Ask members to run {}", release.version),
+        Action::Checkpoint(checkpoint) => format!("Settle {} logs", checkpoint.logs.len()),
     };
     text.chars().take(200).collect()
 }

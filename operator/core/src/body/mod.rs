@@ -9,6 +9,7 @@ pub mod hearing;
 pub mod keys;
 pub mod latest;
 pub mod member;
+pub mod norms;
 pub mod proposal;
 pub mod standing;
 
@@ -25,6 +26,7 @@ pub use hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 pub use keys::{KeyRevocation, KeyUpdate};
 pub use latest::{Beacon, Grants, Offer, Requests};
 pub use member::{Application, Member};
+pub use norms::{AuditRate, Checkpoint, OperatorRelease, PlacementRules, Prices, Shares};
 pub use proposal::{Action, Delegation, Leave, Proposal, Recusal, Scope, Vote, Withdrawal};
 pub use standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 

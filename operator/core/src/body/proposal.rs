@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{Engine, ModelRelease};
 use super::charter::{Class, ClassRules, Deliberation, Parameters};
 use super::hearing::EvidenceRef;
+use super::norms::{AuditRate, Checkpoint, OperatorRelease, PlacementRules, Prices, Shares};
 use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 use crate::dsse::Envelope;
 use crate::ids::{
@@ -28,13 +29,40 @@ pub enum Scope {
     Charter,
     /// Who may do new work (rules 2).
     Standing,
+    /// Where work may run, and how much of it one member may hold (rules 2).
+    Placement,
+    /// What work costs, and how much of it is checked (rules 2).
+    Economy,
+    /// The release of the operator that members are asked to run (rules 2).
+    Operators,
+    /// What is settled for good (rules 2).
+    Checkpoints,
     /// What stops other proposals. It has no versions: a certificate is enough.
     Cancellations,
 }
 
 impl Scope {
     /// All scopes that have versions.
-    pub const ALL: [Self; 5] = [Self::Membership, Self::Releases, Self::Engines, Self::Charter, Self::Standing];
+    pub const ALL: [Self; 9] = [
+        Self::Membership,
+        Self::Releases,
+        Self::Engines,
+        Self::Charter,
+        Self::Standing,
+        Self::Placement,
+        Self::Economy,
+        Self::Operators,
+        Self::Checkpoints,
+    ];
+
+    /// The lowest rules that know it.
+    pub fn since_rules(self) -> u32 {
+        match self {
+            Self::Membership | Self::Releases | Self::Engines | Self::Charter => 1,
+            Self::Standing | Self::Placement | Self::Economy | Self::Operators | Self::Checkpoints => 2,
+            Self::Cancellations => 2,
+        }
+    }
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -44,6 +72,10 @@ impl Scope {
             Self::Engines => "engines",
             Self::Charter => "charter",
             Self::Standing => "standing",
+            Self::Placement => "placement",
+            Self::Economy => "economy",
+            Self::Operators => "operators",
+            Self::Checkpoints => "checkpoints",
             Self::Cancellations => "cancellations",
         }
     }
@@ -52,7 +84,9 @@ impl FromStr for Scope {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         Self::ALL.into_iter().chain([Self::Cancellations]).find(|scope| scope.as_str() == text).ok_or_else(|| {
-            IdError::new("a scope", "must be membership, releases, engines, charter, standing or cancellations", text)
+            let rule = "must be membership, releases, engines, charter, standing, placement, economy, operators, \
+                        checkpoints or cancellations";
+            IdError::new("a scope", rule, text)
         })
     }
 }
@@ -99,6 +133,18 @@ pub enum Action {
     Suspend(Suspend),
     /// Let a suspended member work again (rules 2).
     Reinstate(Reinstate),
+    /// Where work for other members may run (rules 2).
+    SetPlacementRules(PlacementRules),
+    /// How much of the others' GPUs one member may hold (rules 2).
+    SetShares(Shares),
+    /// What work costs (rules 2).
+    SetPrices(Prices),
+    /// How much of what is served is checked (rules 2).
+    SetAuditRate(AuditRate),
+    /// Which release of the operator members are asked to run (rules 2).
+    AdviseOperatorRelease(OperatorRelease),
+    /// Settle everything up to here for good (rules 2).
+    Checkpoint(Checkpoint),
 }
 
 /// See [`Action::WithdrawModelRelease`].
@@ -182,6 +228,8 @@ impl Action {
             Self::ChangeCharter(_) | Self::CancelProposal(_) | Self::Expel(_) => 2,
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => 2,
             Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => 2,
+            Self::SetPlacementRules(_) | Self::SetShares(_) | Self::SetPrices(_) | Self::SetAuditRate(_) => 2,
+            Self::AdviseOperatorRelease(_) | Self::Checkpoint(_) => 2,
             _ => 1,
         }
     }
@@ -195,6 +243,10 @@ impl Action {
             Self::ResetKeys(_) | Self::Confirm(_) | Self::MarkDormant(_) | Self::Reactivate(_) => Scope::Membership,
             Self::SetRules(_) | Self::ChangeCharter(_) => Scope::Charter,
             Self::LiftQuarantine(_) | Self::Suspend(_) | Self::Reinstate(_) => Scope::Standing,
+            Self::SetPlacementRules(_) | Self::SetShares(_) => Scope::Placement,
+            Self::SetPrices(_) | Self::SetAuditRate(_) => Scope::Economy,
+            Self::AdviseOperatorRelease(_) => Scope::Operators,
+            Self::Checkpoint(_) => Scope::Checkpoints,
             Self::CancelProposal(_) => Scope::Cancellations,
         }
     }
@@ -209,6 +261,8 @@ impl Action {
             // As a removal from an office: no few friends can veto it, and nobody's vote is another's.
             Self::Suspend(_) | Self::Reinstate(_) => Class::Recall,
             Self::MarkDormant(_) | Self::Reactivate(_) | Self::LiftQuarantine(_) => Class::Routine,
+            Self::SetShares(_) | Self::SetPrices(_) | Self::SetAuditRate(_) => Class::Economic,
+            Self::SetPlacementRules(_) | Self::AdviseOperatorRelease(_) | Self::Checkpoint(_) => Class::Routine,
             Self::AddModelRelease(_) | Self::WithdrawModelRelease(_) | Self::AddEngine(_) | Self::RemoveEngine(_) => {
                 Class::Routine
             }
@@ -234,6 +288,12 @@ impl Action {
             Self::LiftQuarantine(_) => "liftQuarantine",
             Self::Suspend(_) => "suspend",
             Self::Reinstate(_) => "reinstate",
+            Self::SetPlacementRules(_) => "setPlacementRules",
+            Self::SetShares(_) => "setShares",
+            Self::SetPrices(_) => "setPrices",
+            Self::SetAuditRate(_) => "setAuditRate",
+            Self::AdviseOperatorRelease(_) => "adviseOperatorRelease",
+            Self::Checkpoint(_) => "checkpoint",
         }
     }
 }

@@ -63,6 +63,7 @@ impl State {
             appeals: BTreeMap::new(),
             lifted: BTreeMap::new(),
             emergencies: BTreeMap::new(),
+            norms: Norms::default(),
             box_offers: Vec::new(),
             close_seals: Vec::new(),
             enact_seals: Vec::new(),
@@ -194,8 +195,13 @@ impl State {
                 self.classes.clone_from(&change.classes);
                 self.new_numbers(enacted);
             }
-            // A cancellation makes no version.
-            Action::CancelProposal(_) => {}
+            Action::SetPlacementRules(rules) => self.norms.placement = rules.clone(),
+            Action::SetShares(shares) => self.norms.shares = *shares,
+            Action::SetPrices(prices) => self.norms.prices = prices.clone(),
+            Action::SetAuditRate(rate) => self.norms.audit_rate = *rate,
+            Action::AdviseOperatorRelease(release) => self.norms.operator_release = Some(release.clone()),
+            // A checkpoint changes nothing that is in force, and a cancellation makes no version.
+            Action::Checkpoint(_) | Action::CancelProposal(_) => {}
         }
     }
 

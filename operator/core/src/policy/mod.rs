@@ -53,6 +53,7 @@ use crate::body::charter::{Class, ClassRules, Parameters};
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, SlotStatus};
 use crate::body::hearing::NoticeSent;
 use crate::body::member::Member;
+use crate::body::norms::{AuditRate, OperatorRelease, PlacementRules, Prices, Shares};
 use crate::body::proposal::{Proposal, Scope};
 use crate::ids::{
     BoxRoot, CoopId, Digest, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
@@ -241,6 +242,21 @@ pub struct LeaveState {
     pub enacted: Option<Enactment>,
 }
 
+/// What is in force for all work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Norms {
+    /// Where work for other members may run.
+    pub placement: PlacementRules,
+    /// How much of the others' GPUs one member may hold.
+    pub shares: Shares,
+    /// What work costs.
+    pub prices: Prices,
+    /// How much of what is served is checked.
+    pub audit_rate: AuditRate,
+    /// The release of the operator that members are asked to run.
+    pub operator_release: Option<OperatorRelease>,
+}
+
 /// Something that an honest operator does not do; kept to be shown, and to be voted on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -295,6 +311,7 @@ pub struct State {
     proposals: BTreeMap<StatementId, ProposalState>,
     leaves: BTreeMap<StatementId, LeaveState>,
     emergencies: BTreeMap<StatementId, EmergencyState>,
+    norms: Norms,
     /// Proofs that votes have lifted.
     lifted: BTreeMap<MemberId, BTreeSet<Digest>>,
     /// Appeals, and what they are about.
@@ -329,6 +346,10 @@ impl State {
     /// How a class decides.
     pub fn class(&self, class: Class) -> Option<&ClassRules> {
         self.classes.get(&class)
+    }
+    /// What is in force for all work.
+    pub fn norms(&self) -> &Norms {
+        &self.norms
     }
     /// Members, present and past.
     pub fn members(&self) -> &BTreeMap<MemberId, MemberState> {
@@ -366,7 +387,7 @@ impl State {
     /// The newest version of every scope. Releases before rules 2 cannot read a beacon that names a scope of rules 2, so it
     /// is named only once something was decided there.
     pub fn heads(&self) -> BTreeMap<Scope, PolicyHash> {
-        let named = |scope: &Scope| *scope != Scope::Standing || self.chain(*scope).len() > 1;
+        let named = |scope: &Scope| scope.since_rules() == 1 || self.chain(*scope).len() > 1;
         Scope::ALL.into_iter().filter(named).map(|scope| (scope, self.head(scope))).collect()
     }
     /// The versions of a scope, the charter's first.

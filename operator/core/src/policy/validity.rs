@@ -11,6 +11,7 @@ use super::keys::{Logs, in_force, is_closed};
 use super::standing;
 use crate::body::charter::{self, Class, ClassRules, MAX_MEMBERS, MAX_MEMBERS_COMPLETE, Parameters};
 use crate::body::member::Member;
+use crate::body::norms::NormError;
 use crate::body::proposal::{Action, Proposal, Scope};
 use crate::body::{Body, RULES_SUPPORTED};
 use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
@@ -164,6 +165,9 @@ pub enum Invalid {
     /// Its engine contradicts itself.
     #[error("its engine cannot be used: {0}")]
     Engine(String),
+    /// What it would put in force for all work contradicts itself.
+    #[error("what it sets would not hold: {0}")]
+    Norm(#[from] NormError),
     /// Its term is beyond any that could have been reached.
     #[error("its term {0} is beyond any that could have been reached")]
     Term(u32),
@@ -203,6 +207,7 @@ impl Invalid {
             Self::TooLateToCancel { .. } => "TooLateToCancel",
             Self::NoApplication => "NoApplication",
             Self::Engine(_) => "InvalidEngine",
+            Self::Norm(_) => "InvalidNorm",
             Self::Term(_) => "WrongTerm",
         }
     }
@@ -424,6 +429,12 @@ fn judge_action(
             }
             Ok(())
         }
+        Action::SetPlacementRules(rules) => Ok(rules.validate()?),
+        Action::SetShares(shares) => Ok(shares.validate()?),
+        Action::SetPrices(prices) => Ok(prices.validate()?),
+        Action::SetAuditRate(rate) => Ok(rate.validate()?),
+        Action::Checkpoint(checkpoint) => Ok(checkpoint.validate()?),
+        Action::AdviseOperatorRelease(_) => Ok(()),
         Action::AddModelRelease(_) | Action::WithdrawModelRelease(_) | Action::RemoveEngine(_) => Ok(()),
     }
 }
