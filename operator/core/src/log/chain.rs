@@ -1,6 +1,6 @@
 //! One log: its entries, the other branch if it forked, and the entries that wait for one before them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::budget::{OverBudget, Usage, spend};
@@ -64,7 +64,9 @@ impl Level {
 pub(super) struct Chain {
     log: PublicKey,
     owner: MemberId,
-    levels: Vec<Level>,
+    levels: BTreeMap<Seq, Level>,
+    /// Up to here everything is settled: what is not held of it any more is not needed.
+    settled: Option<Seq>,
     places: BTreeMap<StatementId, Seq>,
     waiting: BTreeMap<(Seq, StatementId), Arc<Statement>>,
     waiting_bytes: usize,
@@ -77,7 +79,8 @@ impl Chain {
         Self {
             log,
             owner,
-            levels: Vec::new(),
+            levels: BTreeMap::new(),
+            settled: None,
             places: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
@@ -101,13 +104,12 @@ impl Chain {
 
     /// The entry at every position; where the log forked, the one that came first.
     pub(super) fn first(&self) -> impl Iterator<Item = &Entry> {
-        self.levels.iter().map(|level| &level.first)
+        self.levels.values().map(|level| &level.first)
     }
 
     /// Both payloads of every position from `from` on.
     pub(super) fn both(&self, from: Seq) -> impl Iterator<Item = &Entry> {
-        let from = usize::try_from(from.0).unwrap_or(usize::MAX).min(self.levels.len());
-        self.levels[from..].iter().flat_map(Level::entries)
+        self.levels.range(from..).flat_map(|(_, level)| level.entries())
     }
 
     pub(super) fn head(&self) -> Option<Head> {
@@ -115,7 +117,7 @@ impl Chain {
     }
 
     pub(super) fn last(&self) -> Option<&Entry> {
-        self.levels.last().map(|level| &level.first)
+        self.levels.last_key_value().map(|(_, level)| &level.first)
     }
 
     pub(super) fn get(&self, id: &StatementId) -> Option<&Entry> {
@@ -125,12 +127,11 @@ impl Chain {
 
     /// The number of the first position that is empty.
     pub(super) fn next(&self) -> Seq {
-        Seq(self.levels.len() as u64)
+        self.levels.last_key_value().map_or(Seq(0), |(last, _)| Seq(last.0.saturating_add(1)))
     }
 
     fn at(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
-        let level = usize::try_from(seq.0).ok().and_then(|index| self.levels.get(index));
-        level.into_iter().flat_map(Level::entries)
+        self.levels.get(&seq).into_iter().flat_map(Level::entries)
     }
 
     fn is_full(&self, seq: Seq) -> bool {
@@ -153,7 +154,9 @@ impl Chain {
     ) -> Result<Placed, Refused> {
         let id = statement.id();
         let seq = statement.log_seq().unwrap_or_default();
-        if self.places.contains_key(&id) || self.waiting.contains_key(&(seq, id)) {
+        // Where all is settled, whatever turns up changes nothing.
+        let is_settled = self.settled.is_some_and(|settled| seq <= settled);
+        if is_settled || self.places.contains_key(&id) || self.waiting.contains_key(&(seq, id)) {
             return Ok(Placed::Known);
         }
         if !self.links(&statement) {
@@ -206,8 +209,10 @@ impl Chain {
         self.stored_bytes += entry.statement.size();
         self.places.insert(entry.id(), seq);
         ids.push(entry.id());
-        match usize::try_from(seq.0).ok().and_then(|index| self.levels.get_mut(index)) {
-            None => self.levels.push(Level { first: entry, second: None }),
+        match self.levels.get_mut(&seq) {
+            None => {
+                self.levels.insert(seq, Level { first: entry, second: None });
+            }
             Some(level) => {
                 // Along one insertion positions only rise, so the first proof found is the earliest.
                 if proof.is_none() {
@@ -239,6 +244,40 @@ impl Chain {
         Ok(Placed::Waiting)
     }
 
+    /// The first position from `from` on that has two payloads.
+    pub(super) fn first_fork(&self, from: Seq) -> Option<ForkProof> {
+        let mut forked =
+            self.levels.range(from..).filter_map(|(_, level)| Some((&level.first, level.second.as_ref()?)));
+        forked.find_map(|(first, second)| ForkProof::of(&first.statement, &second.statement))
+    }
+
+    /// Forgets everything after `last`, or everything.
+    pub(super) fn cut(&mut self, last: Option<Seq>) {
+        let from = last.map_or(Seq(0), |last| Seq(last.0.saturating_add(1)));
+        for entry in self.levels.split_off(&from).values().flat_map(Level::entries) {
+            self.places.remove(&entry.id());
+            self.stored_bytes -= entry.statement.size();
+        }
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+
+    /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows.
+    pub(super) fn settle(&mut self, last: Seq, keep: &BTreeSet<StatementId>) {
+        let forgotten = |seq: &Seq, level: &Level| *seq < last && !level.entries().any(|e| keep.contains(&e.id()));
+        let (places, bytes) = (&mut self.places, &mut self.stored_bytes);
+        self.levels.retain(|seq, level| {
+            let forgotten = forgotten(seq, level);
+            for entry in level.entries().filter(|_| forgotten) {
+                places.remove(&entry.id());
+                *bytes -= entry.statement.size();
+            }
+            !forgotten
+        });
+        self.settled = self.settled.max(Some(last));
+        self.capped = false;
+    }
+
     /// What lies before the entries that wait: a gap, or the branch that one of them continues.
     pub(super) fn missing(&self) -> Vec<(Seq, Seq)> {
         let next = self.next();
@@ -251,7 +290,8 @@ impl Chain {
 
     /// What to ask a member for whose last entry is `head`.
     pub(super) fn wants(&self, head: Head) -> Option<(Seq, Seq)> {
-        if self.places.contains_key(&head.id) || self.capped {
+        let is_settled = self.settled.is_some_and(|settled| head.seq <= settled);
+        if is_settled || self.places.contains_key(&head.id) || self.capped {
             return None;
         }
         if head.seq < self.next() {

@@ -14,6 +14,7 @@ mod budget;
 mod chain;
 mod fork;
 mod seals;
+mod settled;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ pub use budget::{BudgetLeft, OverBudget};
 pub use chain::{Entry, Standing};
 pub use fork::ForkProof;
 pub use seals::SealConflict;
+pub use settled::{NoPrefix, Settled, SettledLog, SettledProposal, SettledVersion};
 
 use crate::body::Body;
 use crate::body::charter::Budgets;
@@ -177,6 +179,10 @@ pub struct Replica {
     /// What stands in the logs as evidence, judged once, when it is stored: verifying it costs two signatures, and its
     /// author may repeat it thousands of times.
     reported: Reported,
+    /// What remains of entries that were forgotten.
+    settled: Option<Arc<Settled>>,
+    /// Up to where the cooperative has settled each log.
+    floor: BTreeMap<PublicKey, Head>,
 }
 
 /// The forks that somebody's log tells of.
@@ -208,6 +214,8 @@ impl Replica {
             forks: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             reported: Reported::default(),
+            settled: None,
+            floor: BTreeMap::new(),
         };
         for founder in &founding.charter().founders {
             replica.know(founder.keys.operator, founder.id.clone());
@@ -258,7 +266,9 @@ impl Replica {
 
     /// Remembers a proof that a log forked; `true` if it is news, that is the first or an earlier position.
     pub fn note_fork(&mut self, proof: ForkProof) -> bool {
-        let news = self.forks.get(&proof.log).is_none_or(|known| proof.seq < known.seq);
+        // Below what is settled a conflict has no effect: whoever finds an old key could undo what was built since.
+        let is_settled = self.floor.get(&proof.log).is_some_and(|floor| proof.seq <= floor.seq);
+        let news = !is_settled && self.forks.get(&proof.log).is_none_or(|known| proof.seq < known.seq);
         if news {
             self.forks.insert(proof.log, proof);
         }
@@ -292,12 +302,12 @@ impl Replica {
         self.forks.values().filter(|fork| !self.reported.shows(fork)).cloned().collect()
     }
 
-    /// The proof that `log` forked, if there is one.
+    /// The proof that `log` forked, if there is one above what is settled.
     pub fn fork(&self, log: &PublicKey) -> Option<&ForkProof> {
         self.forks.get(log)
     }
 
-    /// Every proof that is known.
+    /// Every proof that has an effect.
     pub fn forks(&self) -> impl Iterator<Item = &ForkProof> {
         self.forks.values()
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::keys::KeyHistory;
 use crate::body::Body;
-use crate::ids::{Digest, MemberId, StatementId, UnixSeconds};
-use crate::log::{Entry, Standing};
+use crate::ids::{Digest, MemberId, Seq, StatementId, UnixSeconds};
+use crate::log::{Entry, SettledLog, Standing};
 use crate::statement::Position;
 
 /// What came before an entry in its own chain.
@@ -23,17 +23,34 @@ pub(super) struct Ancestry {
 
 /// The ancestries of one log's entries, read in the order of their positions.
 #[derive(Default)]
-pub(super) struct Ancestries {
+pub(super) struct Ancestries<'a> {
     after: BTreeMap<Digest, Ancestry>,
+    /// What remains of the beginning of the log.
+    settled: Option<&'a SettledLog>,
+    /// The ancestry of whatever follows the last entry that was read of that: there is one branch.
+    last: Ancestry,
     /// Every key history that differs from the one before it.
     pub key_steps: Vec<Arc<KeyHistory>>,
 }
 
-impl Ancestries {
+impl<'a> Ancestries<'a> {
+    /// Of a log that begins with what remains of it.
+    pub fn new(settled: Option<&'a SettledLog>) -> Self {
+        Self { settled, ..Self::default() }
+    }
+
+    /// The ancestry of an entry whose predecessor was forgotten.
+    fn behind(&self, seq: Seq) -> Ancestry {
+        let Some(settled) = self.settled.filter(|settled| seq <= settled.head.seq) else { return Ancestry::default() };
+        let earlier = settled.proposals.iter().filter(|proposal| proposal.seq < seq);
+        let proposals = earlier.map(|proposal| (proposal.id, proposal.closes_at)).collect();
+        Ancestry { keys: Arc::clone(&self.last.keys), proposals: Arc::new(proposals) }
+    }
+
     /// The ancestry of `entry`, which is noted for those that follow it.
     pub fn of(&mut self, entry: &Entry, owner: &MemberId) -> Ancestry {
-        let Position::Log { prev, .. } = *entry.statement.position() else { return Ancestry::default() };
-        let before = self.after.get(&prev).cloned().unwrap_or_default();
+        let Position::Log { seq, prev } = *entry.statement.position() else { return Ancestry::default() };
+        let before = self.after.get(&prev).cloned().unwrap_or_else(|| self.behind(seq));
         let mut after = before.clone();
         if entry.standing == Standing::Valid {
             if let Some(keys) = before.keys.and(&entry.statement, owner) {
@@ -48,6 +65,7 @@ impl Ancestries {
                 after.proposals = Arc::new(proposals);
             }
         }
+        self.last = after.clone();
         self.after.insert(entry.id().0, after);
         before
     }

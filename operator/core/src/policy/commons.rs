@@ -1,19 +1,22 @@
 //! Charter, logs and what they amount to, kept together; and what the own operator anchors.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::State;
 use super::ballot::{Poll, Verdict};
+use super::checkpoint::{self, NotSettled};
 use super::emergency::OrderProblem;
 use super::gather::as_proposal;
 use super::keys::KeyProblem;
 use super::validity::{Invalid, Signed, judge_statement};
 use crate::body::Body;
+use crate::body::norms::Checkpoint;
 use crate::body::proposal::Proposal;
 use crate::founding::Founding;
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
-use crate::log::{Inserted, Limits, Refused, Replica};
+use crate::log::{Entry, Inserted, Limits, Refused, Replica};
 use crate::statement::Statement;
 
 /// What became of many entries.
@@ -31,6 +34,8 @@ pub struct Commons {
     founding: Arc<Founding>,
     replica: Replica,
     state: Arc<State>,
+    /// Checkpoints that were proposed, and whether they are what remains of the entries up to them.
+    judged: BTreeMap<StatementId, bool>,
 }
 
 impl Commons {
@@ -38,7 +43,7 @@ impl Commons {
     pub fn new(founding: Founding, limits: Limits) -> Self {
         let replica = Replica::new(&founding, limits);
         let state = Arc::new(State::fold(&founding, &replica));
-        Self { founding: Arc::new(founding), replica, state }
+        Self { founding: Arc::new(founding), replica, state, judged: BTreeMap::new() }
     }
 
     /// The commons from entries that were stored, in any order; the second part is what was refused.
@@ -100,11 +105,39 @@ impl Commons {
     }
 
     fn refold(&mut self) {
-        let state = State::fold(&self.founding, &self.replica);
+        let mut state = State::fold(&self.founding, &self.replica);
+        // What was settled is known only once it is read; a conflict below it is read again without it.
+        if self.replica.note_floor(state.floor()) {
+            state = State::fold(&self.founding, &self.replica);
+        }
+        state.settleable_proposals = checkpoint::judge_all(&self.founding, &self.replica, &state, &mut self.judged);
         for (log, began) in state.logs() {
             self.replica.know(*log, began.owner.clone());
         }
         self.state = Arc::new(state);
+    }
+
+    /// The checkpoint that could be proposed now, of what was written up to `before`.
+    ///
+    /// # Errors
+    /// Where the rules in force know none.
+    pub fn draft_checkpoint(&self, before: UnixSeconds) -> Result<Checkpoint, NotSettled> {
+        let logs = self.state.settleable(&self.replica, before);
+        let state = checkpoint::settle(&self.founding, &self.replica, &logs)?.digest();
+        Ok(Checkpoint { logs, state })
+    }
+
+    /// Forgets what the newest checkpoint has settled. Entries that are forgotten are named, so that they can be kept
+    /// elsewhere.
+    pub fn forget_settled(&mut self) -> Vec<StatementId> {
+        let Some(settled) = checkpoint::news(&self.founding, &self.replica, &self.state) else { return Vec::new() };
+        let ids = |replica: &Replica| -> BTreeSet<StatementId> {
+            replica.logs().flat_map(|(log, _)| replica.all(log).map(Entry::id)).collect()
+        };
+        let before = ids(&self.replica);
+        self.replica.settle(settled);
+        self.refold();
+        before.difference(&ids(&self.replica)).copied().collect()
     }
 
     /// The founding.

@@ -21,6 +21,9 @@ impl State {
         state.slot_statuses.clone_from(&gathered.statuses);
         state.read_keys(&gathered);
         state.appeals = gathered.appealed();
+        if let Some(settled) = replica.settled() {
+            state.recall(settled, &gathered);
+        }
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
             state.read_keys(&gathered);
@@ -74,6 +77,7 @@ impl State {
             logs: BTreeMap::new(),
             key_sets: BTreeMap::new(),
             keys_ever: BTreeMap::new(),
+            settleable_proposals: BTreeSet::new(),
         };
         charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
         state
@@ -136,7 +140,7 @@ impl State {
         signed.collect::<BTreeSet<_>>().len() >= membership.quorum()
     }
 
-    fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
+    pub(super) fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
         if let Some(statement) = gathered.proposals.get(&enacted.proposal).and_then(Anchored::statement) {
             if let Some(proposal) = as_proposal(statement) {
                 self.apply(proposal, applicant_of(statement), &enacted);

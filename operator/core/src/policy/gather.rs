@@ -127,11 +127,13 @@ pub(super) struct Gathered {
 pub(super) fn gather(replica: &Replica) -> Gathered {
     let mut gathered = Gathered::default();
     for (log, owner) in replica.logs() {
-        let mut entries: Vec<&Entry> = replica.all(log).collect();
+        let beside = replica.beside_settled(log);
+        let mut entries: Vec<&Entry> = replica.all(log).filter(|entry| !beside.contains(&entry.id())).collect();
         // Which branch of a fork came first is this member's accident.
         entries.sort_by_key(|e| (e.seq(), e.id()));
         let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
-        let mut ancestries = Ancestries::default();
+        let settled = replica.settled().and_then(|settled| settled.logs.get(log));
+        let mut ancestries = Ancestries::new(settled);
         for entry in entries {
             let ancestry = ancestries.of(entry, owner);
             let statement = &entry.statement;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chain::Membership;
 use super::gather::{Anchored, Gathered, Void};
 use super::keys::governs;
-use super::{Enactment, LeaveState, MemberStanding, State, version_hash};
+use super::{Enactment, LeaveState, MemberStanding, State, genesis, version_hash};
 use crate::body::proposal::Scope;
 use crate::ids::{BoxRoot, MemberId, StatementId};
 use crate::merkle;
@@ -64,7 +64,9 @@ impl State {
         let quorum = membership_quorum(members, members - usize::from(counted));
         let bound = |term: u32| self.rules < 2 || held.iter().any(|certificate| certificate.slot.term == term);
         let (term, seals) = by_term.into_iter().find(|(term, seals)| seals.len() >= quorum && bound(*term))?;
-        let settled_at = header.issued_at.plus(self.parameters.enact_window_seconds);
+        // By the founding charter: which later one was in force then, replicas could order differently.
+        let founding = self.charters.get(&genesis(Scope::Charter, self.coop))?;
+        let settled_at = header.issued_at.plus(founding.parameters.enact_window_seconds);
         let enact_seals = seals.into_values().collect();
         let enacted = Enactment {
             proposal: statement.id(),

@@ -10,6 +10,7 @@
 mod ancestry;
 mod ballot;
 mod chain;
+mod checkpoint;
 mod commons;
 mod complete;
 mod draft;
@@ -33,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
+pub use checkpoint::{NotSettled, SETTLE_AFTER, settle};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
@@ -54,7 +56,7 @@ use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, Outcome, Slot, SlotStat
 use crate::body::hearing::NoticeSent;
 use crate::body::member::Member;
 use crate::body::norms::{AuditRate, OperatorRelease, PlacementRules, Prices, Shares};
-use crate::body::proposal::{Proposal, Scope};
+use crate::body::proposal::{Action, Proposal, Scope};
 use crate::ids::{
     BoxRoot, CoopId, Digest, EngineName, ManifestDigest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds,
 };
@@ -328,6 +330,8 @@ pub struct State {
     key_sets: BTreeMap<PublicKey, KeySet>,
     /// Every governance key that was in force anywhere in each log.
     keys_ever: BTreeMap<PublicKey, BTreeSet<PublicKey>>,
+    /// Proposed checkpoints that are what remains of the entries up to them, as found here.
+    settleable_proposals: BTreeSet<StatementId>,
 }
 
 impl State {
@@ -346,6 +350,10 @@ impl State {
     /// How a class decides.
     pub fn class(&self, class: Class) -> Option<&ClassRules> {
         self.classes.get(&class)
+    }
+    /// Whether `proposal` is no checkpoint, or one that is what remains of the entries up to it. Nobody seals another one.
+    pub fn settles_rightly(&self, proposal: &ProposalState) -> bool {
+        !matches!(proposal.proposal.action, Action::Checkpoint(_)) || self.settleable_proposals.contains(&proposal.id)
     }
     /// What is in force for all work.
     pub fn norms(&self) -> &Norms {

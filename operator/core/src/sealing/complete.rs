@@ -177,7 +177,7 @@ impl Sealer<'_> {
         if !self.seals(proposal) || self.now < seal_from(proposal.ballot.closed_at, &proposal.parameters) {
             return None;
         }
-        if !proposal.box_complete {
+        if !proposal.box_complete || !self.state.settles_rightly(proposal) {
             return None;
         }
         let slot = self.slot_for(proposal)?;

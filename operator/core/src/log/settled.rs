@@ -1,0 +1,188 @@
+//! What remains of the logs up to a checkpoint: enough to go on deciding as if everything were still here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ForkProof, Limits, Replica};
+use crate::body::entry::Head;
+use crate::body::proposal::Scope;
+use crate::ids::{BoxRoot, Digest, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::statement::Position;
+
+/// What remains of everything up to a checkpoint. A function of the entries up to there and of nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settled {
+    /// The logs that it goes up to.
+    pub logs: BTreeMap<PublicKey, SettledLog>,
+    /// The versions, chain by chain in an order in which they can be made again.
+    pub versions: Vec<SettledVersion>,
+    /// Entries that are still needed.
+    pub kept: BTreeSet<StatementId>,
+}
+
+/// One log up to a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettledLog {
+    /// Its last entry, which is kept: the next one follows it.
+    pub head: Head,
+    /// The proposals that are anchored in it. How many of them are open limits how many more there may be.
+    pub proposals: Vec<SettledProposal>,
+}
+
+/// A proposal that is anchored below a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettledProposal {
+    /// Where.
+    pub seq: Seq,
+    /// Which.
+    pub id: StatementId,
+    /// When its vote closes.
+    pub closes_at: UnixSeconds,
+}
+
+/// A version that was made below a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettledVersion {
+    /// Its chain.
+    pub scope: Scope,
+    /// Its name.
+    pub version: PolicyHash,
+    /// What was enacted.
+    pub proposal: StatementId,
+    /// The box.
+    pub root: BoxRoot,
+    /// The attempt in which it succeeded.
+    pub term: u32,
+    /// From when on everybody can have known it.
+    pub settled_at: UnixSeconds,
+}
+
+impl Settled {
+    /// What members vote on: the digest of this, in the one form in which it is written.
+    pub fn digest(&self) -> Digest {
+        // Lists and maps in their own order, no floats, no field that may be absent: there is one form.
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+}
+
+/// Why entries up to a position cannot be told from the others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPrefix {
+    /// The log is not held so far, or another entry stands there.
+    #[error("entry {seq} of log {log} is not held here, or is another one: wait until all logs have arrived")]
+    NotHeld {
+        /// Which log.
+        log: PublicKey,
+        /// Which position.
+        seq: Seq,
+    },
+    /// The log has two branches there.
+    #[error("log {0} forked before that position: leave it out")]
+    Forked(PublicKey),
+    /// Something later was settled before.
+    #[error("log {log} was settled up to {settled} before: name that position or a later one")]
+    Earlier {
+        /// Which log.
+        log: PublicKey,
+        /// Up to where.
+        settled: Seq,
+    },
+}
+
+impl Replica {
+    /// This replica as it was when every log of `heads` ended there, and no other log had begun.
+    pub(crate) fn up_to(&self, heads: &BTreeMap<PublicKey, Head>) -> Result<Self, NoPrefix> {
+        let mut before = self.clone();
+        before.limits = Limits::NONE;
+        (before.forks, before.conflicts, before.reported) = Default::default();
+        for (log, settled) in self.settled.iter().flat_map(|settled| &settled.logs) {
+            if heads.get(log).is_none_or(|head| head.seq < settled.head.seq) {
+                return Err(NoPrefix::Earlier { log: *log, settled: settled.head.seq });
+            }
+        }
+        if let Some((log, head)) = heads.iter().find(|(log, _)| !self.chains.contains_key(log)) {
+            return Err(NoPrefix::NotHeld { log: *log, seq: head.seq });
+        }
+        for (log, chain) in &mut before.chains {
+            let head = heads.get(log);
+            match head.map(|head| (head, chain.get(&head.id).map(super::Entry::seq))) {
+                Some((head, found)) if found != Some(head.seq) => {
+                    return Err(NoPrefix::NotHeld { log: *log, seq: head.seq });
+                }
+                Some((head, _)) if self.forks.get(log).is_some_and(|fork| fork.seq <= head.seq) => {
+                    return Err(NoPrefix::Forked(*log));
+                }
+                _ => chain.cut(head.map(|head| head.seq)),
+            }
+        }
+        let held: Vec<(PublicKey, Vec<StatementId>)> =
+            before.chains.iter().map(|(log, chain)| (*log, chain.first().map(super::Entry::id).collect())).collect();
+        for (log, ids) in held {
+            before.read_evidence(&log, &ids);
+            before.read_seal_evidence(&log, &ids);
+        }
+        // Evidence brings entries with it that stand later.
+        for (log, chain) in &mut before.chains {
+            chain.cut(heads.get(log).map(|head| head.seq));
+        }
+        Ok(before)
+    }
+
+    /// Forgets what a checkpoint has settled and nobody needs any more.
+    pub(crate) fn settle(&mut self, settled: Arc<Settled>) {
+        for (log, of_log) in &settled.logs {
+            if let Some(chain) = self.chains.get_mut(log).filter(|chain| chain.get(&of_log.head.id).is_some()) {
+                chain.settle(of_log.head.seq, &settled.kept);
+            }
+        }
+        self.settled = Some(settled);
+    }
+
+    /// What remains of the entries that were forgotten.
+    pub fn settled(&self) -> Option<&Arc<Settled>> {
+        self.settled.as_ref()
+    }
+
+    /// Takes notice of what the cooperative has settled: a conflict up to there has no effect. `true` if that hides one.
+    pub(crate) fn note_floor(&mut self, floor: BTreeMap<PublicKey, Head>) -> bool {
+        if self.floor == floor {
+            return false;
+        }
+        self.floor = floor;
+        let is_below = |(log, fork): (&PublicKey, &ForkProof)| self.floor.get(log).is_some_and(|f| fork.seq <= f.seq);
+        let below: Vec<PublicKey> = self.forks.iter().filter(|fork| is_below(*fork)).map(|(log, _)| *log).collect();
+        for log in &below {
+            self.forks.remove(log);
+            // The earliest one hid those that came later.
+            let above = self.floor.get(log).map_or(Seq(0), |floor| Seq(floor.seq.0.saturating_add(1)));
+            let later = self.chains.get(log).and_then(|chain| chain.first_fork(above));
+            self.forks.extend(later.map(|fork| (*log, fork)));
+        }
+        !below.is_empty()
+    }
+
+    /// The entries of `log` that stand beside what was settled: another branch, which has no effect.
+    pub(crate) fn beside_settled(&self, log: &PublicKey) -> BTreeSet<StatementId> {
+        let (Some(floor), Some(chain)) = (self.floor.get(log), self.chains.get(log)) else { return BTreeSet::new() };
+        if chain.first_fork(Seq(0)).is_none_or(|fork| fork.seq > floor.seq) {
+            return BTreeSet::new();
+        }
+        let mut settled = BTreeSet::new();
+        let mut next = chain.get(&floor.id);
+        while let Some(entry) = next {
+            settled.insert(entry.id());
+            next = match *entry.statement.position() {
+                Position::Log { prev, .. } => chain.get(&StatementId(prev)),
+                _ => None,
+            };
+        }
+        let below = chain.both(Seq(0)).take_while(|entry| entry.seq() <= floor.seq).map(super::Entry::id);
+        below.filter(|id| !settled.contains(id)).collect()
+    }
+}

@@ -1,0 +1,234 @@
+//! What is settled at a checkpoint may be forgotten, and nothing is decided otherwise for it.
+
+use super::complete::FOUR;
+use super::keys::{key, signed};
+use super::*;
+use crate::body::charter::MemberPeriods;
+use crate::body::norms::Checkpoint;
+use crate::body::proposal::{CancelProposal, Delegation, Leave};
+use crate::body::{Class, KeyUpdate, LogResume, Suspend};
+use crate::dsse::Signer as _;
+use crate::presets;
+use crate::statement::Position;
+
+const SHORT: Seconds = Seconds(60);
+
+/// Four members that close as soon as everybody has voted, and forget what is older than a minute.
+fn forgetful() -> World {
+    World::with(&FOUR, Preset::Trial, |charter| {
+        let members = MemberPeriods { dormant_after_seconds: SHORT, ..MemberPeriods::default() };
+        charter.parameters.deliberation =
+            Some(crate::body::charter::Deliberation { members, ..presets::deliberation() });
+        charter.parameters.max_open_proposals = 50;
+    })
+}
+
+fn decide(world: &mut World, who: usize, action: Action) -> StatementId {
+    let proposal = world.propose(who, action);
+    world.sync();
+    for voter in 0..world.people.len() {
+        let about = &world.state(voter).proposals()[&proposal].proposal.subject;
+        let leads = world.state(voter).member(&world.people[voter].id()).is_some_and(|m| !m.standing.is_gone());
+        if leads && *about != Some(world.people[voter].id()) {
+            world.vote(voter, proposal, Choice::Yes, 0).unwrap();
+        }
+    }
+    world.settle();
+    world.wait(30);
+    world.settle();
+    proposal
+}
+
+fn reject(world: &mut World, who: usize, action: Action) {
+    let proposal = world.propose(who, action);
+    world.sync();
+    for voter in 0..4 {
+        world.vote(voter, proposal, Choice::No, 0).unwrap();
+    }
+    world.settle();
+    assert_eq!(world.phase(who, proposal).name(), "Rejected");
+}
+
+fn checkpoint(world: &mut World, who: usize) -> StatementId {
+    world.sync();
+    let drafted = world.commons[who].draft_checkpoint(world.now).unwrap();
+    decide(world, who, Action::Checkpoint(drafted))
+}
+
+/// What must be the same whether or not entries were forgotten.
+fn decided(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
+    let versions: Vec<_> = Scope::ALL
+        .into_iter()
+        .flat_map(|scope| state.chain(scope).to_vec())
+        .map(|version| {
+            (version.hash, version.number, version.parent, version.enacted.map(|e| (e.proposal, e.settled_at)))
+        })
+        .collect();
+    // A cancellation of what was forgotten is refused for another reason.
+    let open = state.proposals().values().filter(|p| p.invalid.is_none());
+    let open = open.filter(|p| p.proposal.parent == state.head(p.proposal.scope));
+    let open: Vec<ProposalState> = open.cloned().collect();
+    let numbers = (state.rules, state.parameters, state.classes.clone(), state.norms.clone());
+    let members = (state.members.clone(), state.memberships.clone(), state.logs.clone(), state.key_sets.clone());
+    (versions, open, numbers, members, state.releases.clone(), state.engines.clone(), state.emergencies.clone())
+}
+
+fn entries(world: &World, who: usize) -> usize {
+    let replica = world.commons[who].replica();
+    replica.logs().map(|(log, _)| replica.all(log).count()).sum()
+}
+
+/// A history with something of everything, the last proposal of which is open.
+fn lived(world: &mut World) -> StatementId {
+    for name in ["qwen", "llama"] {
+        decide(world, 0, approve(name));
+    }
+    reject(world, 0, approve("vicuna"));
+    decide(world, 0, approve("mistral"));
+    decide(world, 1, withdraw("llama"));
+    let delegation = Delegation {
+        to: Some(world.people[0].id()),
+        classes: BTreeSet::from([Class::Routine]),
+        vseq: 1,
+        not_after: world.now.plus(Seconds(86_400)),
+    };
+    world.say(3, Body::Delegation(delegation)).unwrap();
+    let (old, new) = (person("cork").governance, key("next"));
+    let both = KeyUpdate { number: 1, governance: vec![old.public_key(), new.public_key()] };
+    let rotation = signed(world, 2, Body::KeyUpdate(both), &[&old, &new]);
+    world.anchor(2, &rotation);
+    decide(world, 2, Action::Suspend(Suspend { member: world.people[3].id() }));
+    reject(world, 1, approve("gemma"));
+    world.wait(120);
+    let open = world.propose(2, approve("falcon"));
+    world.sync();
+    world.vote(0, open, Choice::Yes, 0).unwrap();
+    world.sync();
+    open
+}
+
+#[test]
+fn who_forgets_what_is_settled_decides_as_who_holds_everything() {
+    let mut world = forgetful();
+    let open = lived(&mut world);
+    let cp = checkpoint(&mut world, 0);
+    assert_eq!(world.phases(cp), ["Enacted"; 4]);
+    let before = entries(&world, 1);
+    let forgotten = world.commons[1].forget_settled();
+    assert_eq!(entries(&world, 1), before - forgotten.len());
+    assert!(forgotten.len() > before / 3, "{} of {before} entries were forgotten", forgotten.len());
+    assert!(world.commons[1].forget_settled().is_empty());
+    assert_eq!(decided(world.state(1)), decided(world.state(0)));
+    // What was open goes on with the votes that it had.
+    for who in 1..4 {
+        world.vote(who, open, Choice::Yes, 0).unwrap();
+    }
+    world.settle();
+    world.wait(30);
+    world.settle();
+    assert_eq!(world.phases(open), ["Enacted"; 4]);
+    decide(&mut world, 1, approve("phi"));
+    world.say(2, Body::Leave(Leave::default())).unwrap();
+    world.settle();
+    assert_eq!(decided(world.state(1)), decided(world.state(0)));
+    let me = |world: &World, who: usize| world.people[who].id();
+    for who in 0..4 {
+        for later in [0, 30, 90, 1000] {
+            let at = Circumstances { now: world.now.plus(Seconds(later)), ..world.circumstances(who) };
+            let [full, short] = [0, 1].map(|of| sealing::next(world.state(of), &me(&world, who), &at));
+            assert_eq!(full, short, "{who} after {later} s");
+        }
+    }
+}
+
+#[test]
+fn the_next_checkpoint_is_the_same_for_those_who_forgot_and_those_who_did_not() {
+    let mut world = forgetful();
+    lived(&mut world);
+    checkpoint(&mut world, 0);
+    world.commons[1].forget_settled();
+    decide(&mut world, 1, approve("phi"));
+    world.wait(120);
+    // Somebody speaks about what was forgotten.
+    let forgotten = world.state(0).proposals().keys().find(|id| !world.state(1).proposals().contains_key(id));
+    let about = *forgotten.unwrap();
+    let cancel = Action::CancelProposal(CancelProposal { proposal: about });
+    let cancel = world.state(0).draft_proposal(cancel, "c".parse().unwrap(), Default::default(), world.now).unwrap();
+    let vote = Vote { proposal: about, choice: Choice::No, vseq: 9, ground: None, reason: None };
+    for body in [Body::Proposal(Box::new(cancel)), Body::Vote(vote)] {
+        let late = world.people[2].human(world.coop(), world.now, body);
+        world.anchor(2, &late);
+    }
+    world.wait(120);
+    decide(&mut world, 3, withdraw("phi"));
+    world.sync();
+    let [full, short] = [0, 1].map(|who| world.commons[who].draft_checkpoint(world.now).unwrap());
+    assert_eq!(full, short);
+    let cp = decide(&mut world, 1, Action::Checkpoint(short));
+    assert_eq!(world.phases(cp), ["Enacted"; 4]);
+    let less = world.commons[1].forget_settled();
+    assert!(!less.is_empty());
+    world.commons[2].forget_settled();
+    assert_eq!(decided(world.state(1)), decided(world.state(0)));
+    assert_eq!(decided(world.state(2)), decided(world.state(0)));
+}
+
+#[test]
+fn nobody_seals_a_checkpoint_that_claims_something_else() {
+    let mut world = forgetful();
+    lived(&mut world);
+    world.sync();
+    let right = world.commons[0].draft_checkpoint(world.now).unwrap();
+    let wrong = Checkpoint { state: Digest::of(b"something else"), ..right };
+    let proposal = decide(&mut world, 0, Action::Checkpoint(wrong));
+    assert!(world.phases(proposal).iter().all(|phase| *phase == "Closing"), "{:?}", world.phases(proposal));
+    assert!(world.state(1).proposals()[&proposal].close_seals.is_empty());
+}
+
+#[test]
+fn a_checkpoint_waits_for_the_entries_that_it_names() {
+    let mut world = forgetful();
+    lived(&mut world);
+    world.sync();
+    world.say(1, Body::Leave(Leave::default())).unwrap();
+    let heard = world.commons[1].replica().entries(&world.log(1)).last().unwrap().statement.clone();
+    world.commons[0].insert((*heard).clone()).unwrap();
+    let drafted = world.commons[0].draft_checkpoint(world.now).unwrap();
+    let proposal = world.propose(0, Action::Checkpoint(drafted));
+    let entry = world.commons[0].replica().entries(&world.log(0)).last().unwrap().statement.clone();
+    world.commons[2].insert((*entry).clone()).unwrap();
+    assert!(!world.state(2).settles_rightly(&world.state(2).proposals()[&proposal]));
+    world.sync();
+    assert!(world.state(2).settles_rightly(&world.state(2).proposals()[&proposal]));
+}
+
+#[test]
+fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
+    let mut world = forgetful();
+    lived(&mut world);
+    checkpoint(&mut world, 0);
+    world.commons[1].forget_settled();
+    // Somebody finds the key of cork and an old backup: another second entry.
+    let held = world.commons[0].replica().entries(&world.log(2)).nth(1).unwrap().statement.clone();
+    let Position::Log { seq, prev } = *held.position() else { panic!("it is an entry") };
+    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    for who in 0..4 {
+        let _ = world.commons[who].insert(other.clone());
+        let member = world.state(who).member(&world.people[2].id()).unwrap();
+        assert!(member.quarantine.is_empty() && member.forked_at.is_none() && member.may_work(), "{who}");
+    }
+    world.settle();
+    assert_eq!(decided(world.state(1)), decided(world.state(0)));
+    // Above it a conflict is one.
+    let last = world.commons[0].replica().entries(&world.log(2)).last().unwrap().statement.clone();
+    let Position::Log { seq, prev } = *last.position() else { panic!("it is an entry") };
+    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    for who in 0..4 {
+        let _ = world.commons[who].insert(other.clone());
+        assert!(!world.state(who).member(&world.people[2].id()).unwrap().may_work(), "{who}");
+    }
+}
+
+fn note(world: &World) -> Body {
+    Body::LogResume(LogResume { old_log: world.log(2), old_head: None })
+}
