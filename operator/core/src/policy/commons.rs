@@ -100,11 +100,17 @@ impl Commons {
     }
 
     fn refold(&mut self) {
-        let state = State::fold(&self.founding, &self.replica);
-        for (log, began) in state.logs() {
-            self.replica.know(*log, began.owner.clone());
+        loop {
+            let state = State::fold(&self.founding, &self.replica);
+            let mut proved = false;
+            for (log, began) in state.logs() {
+                proved |= self.replica.know(*log, began.owner.clone());
+            }
+            self.state = Arc::new(state);
+            if !proved {
+                return;
+            }
         }
-        self.state = Arc::new(state);
     }
 
     /// The founding.

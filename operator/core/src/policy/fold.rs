@@ -20,14 +20,13 @@ impl State {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
         state.read_keys(&gathered);
-        state.appeals = gathered.appealed();
         while let Some(enacted) = state.next_enactment(&gathered) {
             state.enact(enacted, &gathered);
             state.read_keys(&gathered);
         }
         state.read_proposals(&gathered);
         state.read_members(&gathered);
-        state.show_keys();
+        state.show_keys(&gathered);
         state.read_stray_votes(&gathered);
         state.read_quarantine(&gathered, replica);
         state.read_emergencies(&gathered);
@@ -73,6 +72,7 @@ impl State {
             logs: BTreeMap::new(),
             key_sets: BTreeMap::new(),
             keys_ever: BTreeMap::new(),
+            key_changes: BTreeMap::new(),
         };
         charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
         state

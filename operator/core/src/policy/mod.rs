@@ -37,7 +37,7 @@ pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};
-pub use keys::{KeyProblem, KeySet, LogKeys};
+pub use keys::{KeyChange, KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;
 pub use phase::Phase;
 pub use quarantine::{Offence, Proof};
@@ -311,6 +311,7 @@ pub struct State {
     key_sets: BTreeMap<PublicKey, KeySet>,
     /// Every governance key that was in force anywhere in each log.
     keys_ever: BTreeMap<PublicKey, BTreeSet<PublicKey>>,
+    key_changes: BTreeMap<StatementId, KeyChange>,
 }
 
 impl State {

@@ -1,5 +1,6 @@
 //! The cooperative decides: several operators, each with its own replica, exchange entries and seal.
 
+mod again;
 mod complete;
 mod decisions;
 mod disorder;
