@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::members::{MemberReport, OrderReport};
 use super::read::Finding;
 use super::report::{BoxReport, CertificateReport, ProposalReport, Report, Signed, VoteReport};
 use crate::body::entry::Outcome;
@@ -43,10 +44,11 @@ fn write_all(out: &mut String, report: &Report) {
         line!(out, "version {} {} {} {} {} {}", d.scope, d.number, d.version, d.child, d.root, d.term);
         line!(out, " settled {} close {close} enact {enact}", d.settled_at);
     }
-    for m in &report.members {
-        let (left, forked) = (or_dash(m.left), or_dash(m.forked_at));
-        line!(out, "member {} {} {} {left} {forked}", m.id, m.standing, m.since);
-    }
+    report.members.iter().for_each(|member| write_member(out, member));
+    write_sorted(
+        out,
+        report.keys.iter().map(|key| format!("keys {} {} {} {}", key.entry, key.member, key.id, key.told())),
+    );
     for r in &report.releases {
         line!(out, "release {} {} {}", r.digest, r.since, or_dash(r.withdrawn));
     }
@@ -67,6 +69,27 @@ fn write_all(out: &mut String, report: &Report) {
     for fork in &report.forks {
         line!(out, "fork {} {} {} {}", fork.log, fork.seq, fork.first, fork.second);
     }
+    write_sorted(out, report.branches.iter().map(|b| format!("branch {} {} {}", b.log, b.seq, b.entry)));
+    report.orders.iter().for_each(|order| write_order(out, order));
+}
+
+fn write_member(out: &mut String, m: &MemberReport) {
+    let (left, forked) = (or_dash(m.left), or_dash(m.forked_at));
+    line!(out, "member {} {} {} {left} {forked}", m.id, m.standing, m.since);
+    let (aside, suspended) = (or_dash(m.aside), or_dash(m.suspended));
+    line!(out, " aside {aside} suspended {suspended} keys {} {}", or_dash(m.key_number), joined(&m.governance));
+    for log in &m.logs {
+        line!(out, " log {} {} {}", log.log, log.generation, or_dash(log.replaced));
+    }
+    for proof in &m.quarantine {
+        line!(out, " proof {} {} {} {}", proof.id, proof.offence, proof.first, proof.second);
+    }
+}
+
+fn write_order(out: &mut String, o: &OrderReport) {
+    line!(out, "order {} {} {} {} {} {}", o.id, o.author, o.stop, o.cause, o.issued_at, o.until);
+    let (signed, barred) = (joined(&o.signed), or_dash(o.barred_by));
+    line!(out, " signed {signed} {}/{} barred {barred} {:?}", o.owners, o.needed, o.standing);
 }
 
 fn write_proposal(out: &mut String, p: &ProposalReport) {
@@ -85,13 +108,15 @@ fn write_proposal(out: &mut String, p: &ProposalReport) {
         );
         write_box(out, ballot);
     }
+    write_sorted(out, p.notices.iter().map(|n| format!(" notice {} {} {} {:?}", n.by.id, n.by.by, n.by.at, n.notice)));
     p.certificates.iter().for_each(|certificate| write_certificate(out, certificate));
     write_sorted(out, p.votes.iter().map(|vote| format!(" vote {}", of_vote(vote))));
 }
 
 fn write_box(out: &mut String, ballot: &BoxReport) {
     let closed = if ballot.all_voted { "early" } else { "late" };
-    line!(out, " box {} {} {} {closed}", ballot.root, ballot.count, ballot.closed_at);
+    let outcome = of_outcome(ballot.outcome);
+    line!(out, " box {} {} {} {closed} {outcome}", ballot.root, ballot.count, ballot.closed_at);
     let t = &ballot.tally;
     let counts = format!("{}/{}/{}/{}", t.yes, t.no, t.abstain, t.veto);
     line!(out, " tally {} {counts} {} {} {}", t.electors, t.turnout_needed, t.min_yes, of_outcome(t.outcome));
@@ -136,6 +161,10 @@ fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {
 }
 
 fn ids(seals: &[Signed]) -> String {
-    let ids: Vec<String> = seals.iter().map(|seal| seal.id.to_string()).collect();
-    if ids.is_empty() { "-".to_owned() } else { ids.join(",") }
+    joined(seals.iter().map(|seal| seal.id))
+}
+
+fn joined<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    if values.is_empty() { "-".to_owned() } else { values.join(",") }
 }

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::members;
 use super::report::{
     BoxReport, CertificateReport, Decision, EndedReport, EngineReport, FaultReport, ForkReport, LeaveReport,
-    MemberReport, ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
+    ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
 };
-use crate::body::entry::Slot;
+use crate::body::entry::{Outcome, Slot};
 use crate::body::proposal::Scope;
 use crate::ids::{StatementId, UnixSeconds};
 use crate::policy::{
-    BallotBox, CloseCertificate, Commons, Enactment, Fault, LeaveState, MemberStanding, Phase, ProposalState,
-    SlotOutcome, State, Version, VoteRecord,
+    BallotBox, CloseCertificate, Commons, Enactment, Fault, LeaveState, Phase, ProposalState, SlotOutcome, State,
+    Version, VoteRecord,
 };
 use crate::tally::Tally;
 
@@ -53,13 +54,16 @@ impl Report {
             decisions: decisions.collect(),
             proposals: state.proposals().values().map(|p| ProposalReport::of(state, p, &seals, as_of)).collect(),
             leaves: state.leaves().values().map(|leave| LeaveReport::of(leave, &seals)).collect(),
-            members: members(state),
+            members: members::members(state),
             releases: releases.collect(),
             engines: engines.map(|(name, e)| EngineReport { name: name.clone(), image: e.image.to_string() }).collect(),
             ended: ended(state),
             stray_votes: state.stray_votes().iter().map(|(on, vote)| (*on, VoteReport::of(vote))).collect(),
             faults: state.faults().iter().map(FaultReport::of).collect(),
             forks: forks.collect(),
+            branches: members::branches(replica),
+            keys: members::keys(state),
+            orders: members::orders(state, as_of),
         }
     }
 
@@ -67,26 +71,6 @@ impl Report {
     pub fn proposal(&self, id: &StatementId) -> Option<&ProposalReport> {
         self.proposals.iter().find(|proposal| proposal.id == *id)
     }
-}
-
-fn members(state: &State) -> Vec<MemberReport> {
-    let standing = |standing| match standing {
-        MemberStanding::Active => "Active",
-        MemberStanding::Probationary => "Probationary",
-        MemberStanding::Dormant => "Dormant",
-        MemberStanding::Leaving => "Leaving",
-        MemberStanding::Left => "Left",
-        MemberStanding::Expelled => "Expelled",
-    };
-    let members = state.members().values().map(|m| MemberReport {
-        id: m.member.id.clone(),
-        owner: m.member.owner.clone(),
-        standing: standing(m.standing),
-        since: m.since,
-        left: m.left,
-        forked_at: m.forked_at,
-    });
-    members.collect()
 }
 
 fn ended(state: &State) -> Vec<EndedReport> {
@@ -151,7 +135,8 @@ impl ProposalReport {
             sealers: proposal.sealers.clone(),
             quorum: proposal.quorum,
             enact_quorum: proposal.enact_quorum,
-            ballot: proposal.invalid.is_none().then(|| BoxReport::of(&proposal.ballot)),
+            ballot: proposal.invalid.is_none().then(|| BoxReport::of(&proposal.ballot, proposal.box_outcome)),
+            notices: members::notices(state, proposal.id),
             certificates: proposal.certificates.iter().map(|c| CertificateReport::of(c, seals)).collect(),
             votes: proposal.votes.iter().map(VoteReport::of).collect(),
         }
@@ -159,9 +144,9 @@ impl ProposalReport {
 }
 
 impl BoxReport {
-    fn of(ballot: &BallotBox) -> Self {
+    fn of(ballot: &BallotBox, outcome: Outcome) -> Self {
         let BallotBox { ids, root, closed_at, all_voted, tally, counted: _, stand_ins: _ } = ballot;
-        let Tally { electors, counts, turnout_needed, min_yes, outcome } = *tally;
+        let Tally { electors, counts, turnout_needed, min_yes, outcome: counted } = *tally;
         let tally = TallyReport {
             electors,
             yes: counts.yes,
@@ -170,9 +155,9 @@ impl BoxReport {
             veto: counts.veto,
             turnout_needed,
             min_yes,
-            outcome,
+            outcome: counted,
         };
-        Self { root: *root, count: ids.len(), closed_at: *closed_at, all_voted: *all_voted, tally }
+        Self { root: *root, count: ids.len(), closed_at: *closed_at, all_voted: *all_voted, outcome, tally }
     }
 }
 

@@ -13,6 +13,7 @@
 mod bundle;
 mod canonical;
 mod conclude;
+mod members;
 mod read;
 mod report;
 #[cfg(test)]
@@ -20,10 +21,13 @@ mod tests;
 
 pub use bundle::{Claims, FORMAT, Line, MAX_LINE, Opening, export};
 pub use canonical::{canonical, canonical_finding};
+pub use members::{
+    BranchReport, KeyReport, LogReport, MemberReport, NoticeReport, OrderReport, OrderStanding, ProofReport,
+};
 pub use read::{Finding, Problem, Reader};
 pub use report::{
     BoxReport, CertificateReport, Decision, EndedReport, EngineReport, FaultReport, ForkReport, LeaveReport,
-    MemberReport, ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
+    ProposalReport, ReleaseReport, Report, Signed, Standing, TallyReport, VoteReport,
 };
 
 /// Audits a whole bundle.

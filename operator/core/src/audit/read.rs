@@ -9,7 +9,7 @@ use crate::dsse::Envelope;
 use crate::founding::{Founding, FoundingError};
 use crate::ids::{CoopId, Digest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::json::JsonError;
-use crate::log::{Limits, Refused};
+use crate::log::{Limits, Proved, Refused};
 use crate::policy::Commons;
 use crate::statement::{Position, Statement, StatementError};
 
@@ -243,7 +243,8 @@ impl Reader {
         }
         let lines: BTreeMap<StatementId, u64> = self.entries.iter().map(|(line, entry)| (entry.id(), *line)).collect();
         let entries = std::mem::take(&mut self.entries);
-        let (commons, refused) = Commons::load(founding, Limits::NONE, entries.into_iter().map(|(_, entry)| entry));
+        let as_given = Limits { proved: Proved::Noted, ..Limits::NONE };
+        let (commons, refused) = Commons::load(founding, as_given, entries.into_iter().map(|(_, entry)| entry));
         let first = refused.into_iter().min_by_key(|(id, _)| lines.get(id).copied());
         if let Some((id, refused)) = first {
             return Err(Finding {
@@ -251,20 +252,15 @@ impl Reader {
                 problem: of_refused(refused, id),
             });
         }
-        self.check_claims(&commons, &claims, &lines)?;
+        self.check_claims(&commons, &claims)?;
         Ok(Report::of(&commons, as_of))
     }
 
-    fn check_claims(
-        &self,
-        commons: &Commons,
-        claims: &Claims,
-        lines: &BTreeMap<StatementId, u64>,
-    ) -> Result<(), Finding> {
+    fn check_claims(&self, commons: &Commons, claims: &Claims) -> Result<(), Finding> {
         let replica = commons.replica();
-        let held = replica.logs().flat_map(|(log, _)| replica.all(log)).map(|entry| entry.id());
-        if let Some(id) = held.into_iter().find(|id| !lines.contains_key(id)) {
-            return Err(self.finding(Problem::Unlisted(id)));
+        // What follows the listed entries is an entry like any other; what does not is on a branch that members may lack.
+        if let Some((entry, _)) = replica.unlisted().find(|(_, follows)| *follows) {
+            return Err(self.finding(Problem::Unlisted(entry.id())));
         }
         let heads = commons.state().heads();
         let scopes: BTreeSet<&Scope> = heads.keys().chain(claims.policy.keys()).collect();
@@ -291,7 +287,7 @@ fn of_refused(refused: Refused, id: StatementId) -> Problem {
         Refused::OtherAuthor { log, owner, author } => Problem::OtherAuthor { log, owner, author },
         Refused::WrongStart(log) => Problem::WrongStart(log),
         Refused::ThirdBranch { log, seq } => Problem::ThirdBranch { log, seq },
-        // Nothing is too much here, so what is refused for that is in a proof that holds what is already listed.
+        // Nothing is too much here.
         Refused::TooFarAhead { .. } | Refused::Capped { .. } => Problem::Unlisted(id),
     }
 }

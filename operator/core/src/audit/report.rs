@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::members::{BranchReport, KeyReport, MemberReport, NoticeReport, OrderReport};
 use crate::body::entry::{Outcome, Slot};
 use crate::body::proposal::{Choice, Scope};
 use crate::ids::{
@@ -47,6 +48,13 @@ pub struct Report {
     pub faults: Vec<FaultReport>,
     /// Logs that forked.
     pub forks: Vec<ForkReport>,
+    /// Entries on branches that the bundle does not hold, of which proofs tell. Members hold two branches of a log: those
+    /// that were shown others than these may conclude something else from what stands there.
+    pub branches: Vec<BranchReport>,
+    /// What people said about their keys.
+    pub keys: Vec<KeyReport>,
+    /// Emergency orders.
+    pub orders: Vec<OrderReport>,
 }
 
 /// One seal or entry: whose, and when by its signer's clock.
@@ -129,6 +137,8 @@ pub struct ProposalReport {
     pub enact_quorum: usize,
     /// Its box; none for one that may not be voted on.
     pub ballot: Option<BoxReport>,
+    /// What operators said of whether the member that it is about was told.
+    pub notices: Vec<NoticeReport>,
     /// The boxes that enough sealers agree on.
     pub certificates: Vec<CertificateReport>,
     /// Its votes.
@@ -147,6 +157,8 @@ pub struct BoxReport {
     pub closed_at: UnixSeconds,
     /// Whether it closed because all had voted.
     pub all_voted: bool,
+    /// What it amounts to with everything that is not a vote.
+    pub outcome: Outcome,
     /// The count.
     pub tally: TallyReport,
 }
@@ -227,24 +239,6 @@ pub struct LeaveReport {
     pub enacted: Option<PolicyHash>,
     /// The seals that bind a slot to it.
     pub certificates: Vec<CertificateReport>,
-}
-
-/// A member, present or past.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MemberReport {
-    /// Its id.
-    pub id: MemberId,
-    /// The legal owner.
-    pub owner: Line,
-    /// What it is.
-    pub standing: &'static str,
-    /// The membership version with which it came.
-    pub since: PolicyHash,
-    /// The one with which it left.
-    pub left: Option<PolicyHash>,
-    /// Where its log forked.
-    pub forked_at: Option<Seq>,
 }
 
 /// A model that was voted on.

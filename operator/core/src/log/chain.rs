@@ -178,6 +178,11 @@ impl Chain {
         }
     }
 
+    /// Whether an entry that is not held would be stored.
+    pub(super) fn takes(&self, statement: &Statement) -> bool {
+        self.links(statement) && !self.is_full(statement.log_seq().unwrap_or_default())
+    }
+
     fn next_waiting(&mut self) -> Option<Arc<Statement>> {
         let key = *self.waiting.iter().find(|(_, s)| self.links(s))?.0;
         let statement = self.waiting.remove(&key)?;

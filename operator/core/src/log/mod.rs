@@ -44,17 +44,32 @@ pub struct Limits {
     pub waiting_bytes: usize,
     /// Payload bytes of one log; beyond them its author alone is no longer stored.
     pub stored_bytes: usize,
+    /// What becomes of the entries that stand in a proof.
+    pub proved: Proved,
+}
+
+/// See [`Limits::proved`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proved {
+    /// They are stored like any others, where they follow what is held.
+    Taken,
+    /// They are only noted, so that what is held is exactly what was given.
+    Noted,
 }
 
 impl Limits {
     /// Everything: for whoever reads a history once, and stores none of it for ever.
-    pub const NONE: Self =
-        Self { waiting_entries: usize::MAX / 2, waiting_bytes: usize::MAX / 2, stored_bytes: usize::MAX / 2 };
+    pub const NONE: Self = Self {
+        waiting_entries: usize::MAX / 2,
+        waiting_bytes: usize::MAX / 2,
+        stored_bytes: usize::MAX / 2,
+        proved: Proved::Taken,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 32 << 20 }
+        Self { waiting_entries: 512, waiting_bytes: 4 << 20, stored_bytes: 32 << 20, proved: Proved::Taken }
     }
 }
 
@@ -183,6 +198,10 @@ pub struct Replica {
     settled: Option<Arc<Settled>>,
     /// Up to where the cooperative has settled each log.
     floor: BTreeMap<PublicKey, Head>,
+    /// Evidence about logs that nobody here has yet, with the logs in which it stands: it is read again when they are known.
+    early: BTreeMap<PublicKey, BTreeSet<(PublicKey, StatementId)>>,
+    /// Entries that stand in proofs and were not stored: see [`Proved::Noted`].
+    noted: BTreeMap<StatementId, Arc<Statement>>,
 }
 
 /// The forks that somebody's log tells of.
@@ -216,6 +235,8 @@ impl Replica {
             reported: Reported::default(),
             settled: None,
             floor: BTreeMap::new(),
+            early: BTreeMap::new(),
+            noted: BTreeMap::new(),
         };
         for founder in &founding.charter().founders {
             replica.know(founder.keys.operator, founder.id.clone());
@@ -223,9 +244,16 @@ impl Replica {
         replica
     }
 
-    /// Takes the log of a member from now on. A log that is known stays its first owner's.
-    pub fn know(&mut self, log: PublicKey, owner: MemberId) {
+    /// Takes the log of a member from now on. A log that is known stays its first owner's. True if there was evidence
+    /// about it, which has an effect only now.
+    pub fn know(&mut self, log: PublicKey, owner: MemberId) -> bool {
         self.chains.entry(log).or_insert_with(|| Chain::new(log, owner));
+        let early = self.early.remove(&log).unwrap_or_default();
+        for (carrier, entry) in &early {
+            self.read_evidence(carrier, &[*entry]);
+            self.read_seal_evidence(carrier, &[*entry]);
+        }
+        !early.is_empty()
     }
 
     /// Whether entries of `log` are taken.
@@ -266,10 +294,13 @@ impl Replica {
 
     /// Remembers a proof that a log forked; `true` if it is news, that is the first or an earlier position.
     pub fn note_fork(&mut self, proof: ForkProof) -> bool {
+        let known = self.forks.get(&proof.log);
         // Below what is settled a conflict has no effect: whoever finds an old key could undo what was built since.
         let is_settled = self.floor.get(&proof.log).is_some_and(|floor| proof.seq <= floor.seq);
-        let news = !is_settled && self.forks.get(&proof.log).is_none_or(|known| proof.seq < known.seq);
-        if news {
+        let news = !is_settled && known.is_none_or(|known| proof.seq < known.seq);
+        // Of several proofs of one position the one with the smallest ids, so that all show the same.
+        let place = |proof: &ForkProof| (proof.seq, proof.first.0, proof.second.0);
+        if !is_settled && known.is_none_or(|known| place(&proof) < place(known)) {
             self.forks.insert(proof.log, proof);
         }
         news
@@ -280,21 +311,44 @@ impl Replica {
     fn read_evidence(&mut self, log: &PublicKey, ids: &[StatementId]) {
         let Some(chain) = self.chains.get(log) else { return };
         let bodies = ids.iter().filter_map(|id| match chain.get(id)?.statement.body() {
-            Body::Evidence(evidence) => Some((**evidence).clone()),
+            Body::Evidence(evidence) => Some((*id, (**evidence).clone())),
             _ => None,
         });
-        for evidence in bodies.collect::<Vec<_>>() {
+        for (id, evidence) in bodies.collect::<Vec<_>>() {
             let (first, second) = (evidence.first.0, evidence.second.0);
             self.reported.named.insert((evidence.log, evidence.seq, first, second));
             let Some(proof) = ForkProof::of_evidence(&evidence, self.coop) else { continue };
             self.reported.proved.insert((proof.log, proof.seq));
-            let both: Vec<Statement> = proof.entries().collect();
+            let (about, both) = (proof.log, proof.entries().collect());
             self.note_fork(proof);
-            for entry in both {
-                // Refused means here that it is held, or follows what is not: the proof counts all the same.
-                let _ = self.insert(entry);
-            }
+            self.take_proved(about, (*log, id), both);
         }
+    }
+
+    /// What becomes of the entries in a proof about `log` that stands in the entry `carrier`.
+    fn take_proved(&mut self, log: PublicKey, carrier: (PublicKey, StatementId), both: Vec<Statement>) {
+        if !self.knows(&log) {
+            self.early.entry(log).or_default().insert(carrier);
+            return;
+        }
+        for entry in both {
+            if self.limits.proved == Proved::Noted {
+                self.noted.insert(entry.id(), Arc::new(entry));
+                continue;
+            }
+            // Refused means here that it is held, or follows what is not: the proof counts all the same.
+            let _ = self.insert(entry);
+        }
+    }
+
+    /// Entries that stand in proofs and are not held, with whether they follow what is; see [`Proved::Noted`]. What does
+    /// not follow is on a branch that nobody gave.
+    pub fn unlisted(&self) -> impl Iterator<Item = (&Statement, bool)> {
+        let others = self.noted.values().filter(|entry| !self.contains(&entry.id()));
+        others.filter_map(|entry| {
+            let chain = self.chains.get(&entry.header().key).filter(|chain| chain.owner() == entry.author())?;
+            Some((&**entry, chain.takes(entry)))
+        })
     }
 
     /// Proofs that stand in nobody's log yet: whoever holds one publishes it, because heads show one branch only.

@@ -83,23 +83,31 @@ impl Replica {
         let Some(chain) = self.chains.get(log) else { return };
         let valid = |entry: &&Entry| entry.standing == Standing::Valid;
         let bodies = ids.iter().filter_map(|id| match chain.get(id).filter(valid)?.statement.body() {
-            Body::SealEvidence(evidence) => Some((**evidence).clone()),
+            Body::SealEvidence(evidence) => Some((*id, (**evidence).clone())),
             _ => None,
         });
-        for evidence in bodies.collect::<Vec<_>>() {
+        for (id, evidence) in bodies.collect::<Vec<_>>() {
             for conflict in SealConflict::of_evidence(&evidence, self.coop()) {
                 // An author writes in its own log only: in another's name this would prove nothing about it.
-                let is_owners = self.chains.get(&conflict.log).is_some_and(|chain| *chain.owner() == conflict.author);
-                if !is_owners {
+                let others = self.chains.get(&conflict.log).is_some_and(|chain| *chain.owner() != conflict.author);
+                if others {
                     continue;
                 }
-                let both: Vec<Statement> = conflict.entries().collect();
-                self.conflicts.entry(conflict.proof().id()).or_insert(conflict);
-                for entry in both {
-                    // Refused means here that it is held, or follows what is not: the proof counts all the same.
-                    let _ = self.insert(entry);
+                let (about, both) = (conflict.log, conflict.entries().collect());
+                if self.knows(&about) {
+                    self.note_conflict(conflict);
                 }
+                self.take_proved(about, (*log, id), both);
             }
+        }
+    }
+
+    /// Of several proofs of one name the one with the smallest ids, so that all show the same.
+    fn note_conflict(&mut self, conflict: SealConflict) {
+        let entries = |conflict: &SealConflict| (conflict.first.0, conflict.second.0);
+        let known = self.conflicts.entry(conflict.proof().id()).or_insert_with(|| conflict.clone());
+        if entries(&conflict) < entries(known) {
+            *known = conflict;
         }
     }
 

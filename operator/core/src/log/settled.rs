@@ -101,6 +101,7 @@ impl Replica {
         let mut before = self.clone();
         before.limits = Limits::NONE;
         (before.forks, before.conflicts, before.reported) = Default::default();
+        (before.early, before.noted) = Default::default();
         for (log, settled) in self.settled.iter().flat_map(|settled| &settled.logs) {
             if heads.get(log).is_none_or(|head| head.seq < settled.head.seq) {
                 return Err(NoPrefix::Earlier { log: *log, settled: settled.head.seq });

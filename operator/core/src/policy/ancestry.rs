@@ -10,7 +10,7 @@ use super::keys::KeyHistory;
 use crate::body::Body;
 use crate::ids::{Digest, MemberId, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, SettledLog, Standing};
-use crate::statement::Position;
+use crate::statement::{Position, Statement};
 
 /// What came before an entry in its own chain.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,8 @@ impl<'a> Ancestries<'a> {
                 after.keys = Arc::new(keys);
                 self.key_steps.push(Arc::clone(&after.keys));
             }
-            if let Some(inner) = entry.statement.nested().filter(|inner| inner.author() == owner)
+            let own = |inner: &&Statement| inner.author() == owner && inner.coop() == entry.statement.coop();
+            if let Some(inner) = entry.statement.nested().filter(own)
                 && let Body::Proposal(proposal) = inner.body()
             {
                 let mut proposals = BTreeMap::clone(&before.proposals);

@@ -153,13 +153,13 @@ impl Membership {
         self.members.get(author).is_some_and(|m| m.keys.governance.contains(key))
     }
 
-    /// Who votes: the control groups and their members, without those of the members that it is about.
+    /// Who votes: the control groups and their members, without those of the members that it is about, counted or not.
     pub fn electors<'a>(
         &self,
         concerned: impl IntoIterator<Item = &'a MemberId>,
     ) -> BTreeMap<ControlGroup, BTreeSet<MemberId>> {
         let left_out: BTreeSet<&ControlGroup> =
-            concerned.into_iter().filter_map(|id| self.members.get(id)).map(|m| &m.control_group).collect();
+            concerned.into_iter().filter_map(|id| self.get(id)).map(|m| &m.control_group).collect();
         let mut groups: BTreeMap<ControlGroup, BTreeSet<MemberId>> = BTreeMap::new();
         for member in self.members.values().filter(|m| !left_out.contains(&m.control_group)) {
             groups.entry(member.control_group.clone()).or_default().insert(member.id.clone());

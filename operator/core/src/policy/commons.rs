@@ -105,16 +105,21 @@ impl Commons {
     }
 
     fn refold(&mut self) {
-        let mut state = State::fold(&self.founding, &self.replica);
-        // What was settled is known only once it is read; a conflict below it is read again without it.
-        if self.replica.note_floor(state.floor()) {
-            state = State::fold(&self.founding, &self.replica);
+        loop {
+            let mut state = State::fold(&self.founding, &self.replica);
+            // What was settled is known only once it is read; a conflict below it is read again without it.
+            let mut again = self.replica.note_floor(state.floor());
+            for (log, began) in state.logs() {
+                again |= self.replica.know(*log, began.owner.clone());
+            }
+            if again {
+                continue;
+            }
+            let judged = checkpoint::judge_all(&self.founding, &self.replica, &state, &mut self.judged);
+            state.settleable_proposals = judged;
+            self.state = Arc::new(state);
+            return;
         }
-        state.settleable_proposals = checkpoint::judge_all(&self.founding, &self.replica, &state, &mut self.judged);
-        for (log, began) in state.logs() {
-            self.replica.know(*log, began.owner.clone());
-        }
-        self.state = Arc::new(state);
     }
 
     /// The checkpoint that could be proposed now, of what was written up to `before`.

@@ -181,7 +181,9 @@ impl Poll<'_> {
         for anchored in said.values() {
             let Some(vote) = anchored.statement().filter(|s| matches!(s.body(), Body::Vote(_))) else { continue };
             let first = votes.entry(vote.id()).or_insert(anchored);
-            if anchored.anchor < first.anchor {
+            // In a log that was replaced, or after its key was taken back, somebody else may have anchored it anew.
+            let rank = |place: &Anchored| (!self.governs(place) || place.is_revoked(&revocations), place.anchor);
+            if !std::ptr::eq(*first, *anchored) && rank(anchored) < rank(first) {
                 *first = anchored;
             }
         }

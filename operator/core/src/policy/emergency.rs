@@ -149,12 +149,14 @@ impl State {
         for anchored in std::iter::once(anchored).chain(co_signatures) {
             let Some(author) = anchored.statement().map(|statement| statement.author()) else { continue };
             // A signature from before the order, or after its time, is for something else.
-            let (at, earliest) = (anchored.anchor.at, header.issued_at.minus(tolerance));
+            let earliest = header.issued_at.minus(tolerance);
             let member = pinned.members.get(author).filter(|member| Some(&member.control_group) != group);
-            let counts = anchored.anchor.void != Some(Void::OverBudget)
-                && (earliest..until).contains(&at)
-                && governs(&self.logs, pinned, anchored);
-            signed.extend(member.filter(|_| counts).map(|member| member.id.clone()));
+            let counts = |place: &Anchored| {
+                place.anchor.void != Some(Void::OverBudget)
+                    && (earliest..until).contains(&place.anchor.at)
+                    && governs(&self.logs, pinned, place)
+            };
+            signed.extend(member.filter(|_| anchored.places().any(counts)).map(|member| member.id.clone()));
         }
         if !signed.contains(&header.author) {
             return None;

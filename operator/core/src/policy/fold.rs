@@ -20,7 +20,6 @@ impl State {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
         state.read_keys(&gathered);
-        state.appeals = gathered.appealed();
         if let Some(settled) = replica.settled() {
             state.recall(settled, &gathered);
         }
@@ -30,7 +29,7 @@ impl State {
         }
         state.read_proposals(&gathered);
         state.read_members(&gathered);
-        state.show_keys();
+        state.show_keys(&gathered);
         state.read_stray_votes(&gathered);
         state.read_quarantine(&gathered, replica);
         state.read_emergencies(&gathered);
@@ -78,6 +77,7 @@ impl State {
             key_sets: BTreeMap::new(),
             keys_ever: BTreeMap::new(),
             settleable_proposals: BTreeSet::new(),
+            key_changes: BTreeMap::new(),
         };
         charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
         state

@@ -48,11 +48,32 @@ pub(super) struct Anchored {
     pub keys: Arc<KeyHistory>,
     /// For a proposal: how many earlier ones of its author were open when it was issued.
     pub open_before: u32,
+    /// The other places at which its author's operators anchored it.
+    pub elsewhere: Vec<Anchored>,
 }
 
 impl Anchored {
     pub fn statement(&self) -> Option<&Statement> {
         self.carrier.nested()
+    }
+
+    /// Every place at which it stands. What holds at one of them holds: whoever has the key of a log that was replaced, and
+    /// whoever forks its own, can anchor a statement anew where its key was not in force, and must undo nothing by that.
+    pub fn places(&self) -> impl Iterator<Item = &Anchored> {
+        std::iter::once(self).chain(&self.elsewhere)
+    }
+
+    fn also(&mut self, mut found: Self) {
+        if found.anchor.void.is_none() {
+            if self.anchor.void.is_some() {
+                // The first place is the one by which it is told.
+                std::mem::swap(self, &mut found);
+                self.elsewhere = std::mem::take(&mut found.elsewhere);
+            } else {
+                self.signers.extend(&found.signers);
+            }
+        }
+        self.elsewhere.push(found);
     }
 }
 
@@ -212,7 +233,8 @@ impl Gathered {
             None => self.everywhere.insert(entry),
         };
         let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
-        self.said.insert(entry, Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before: 0 });
+        let carrier = Arc::clone(carrier);
+        self.said.insert(entry, Anchored { carrier, anchor, signers, keys, open_before: 0, elsewhere: Vec::new() });
     }
 
     fn anchor(
@@ -248,19 +270,13 @@ impl Gathered {
         };
         let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);
         let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
-        let found = Anchored { carrier: Arc::clone(carrier), anchor, signers, keys, open_before };
+        let carrier = Arc::clone(carrier);
+        let found = Anchored { carrier, anchor, signers, keys, open_before, elsewhere: Vec::new() };
         match place.get_mut(&inner.id()) {
             None => {
                 place.insert(inner.id(), found);
             }
-            Some(known) if known.anchor.void.is_none() => {
-                if found.anchor.void.is_none() {
-                    known.signers.extend(&found.signers);
-                    known.open_before = known.open_before.min(found.open_before);
-                }
-            }
-            Some(known) if found.anchor.void.is_none() => *known = found,
-            Some(_) => {}
+            Some(known) => known.also(found),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ballot::{BallotBox, Poll};
 use super::chain::Why;
-use super::gather::{Gathered, as_proposal};
-use super::keys::governs;
+use super::gather::{Anchored, Gathered, Void, as_proposal};
+use super::keys::{Logs, governs, in_force};
 use super::validity::{Invalid, Known};
 use super::{ProposalState, State};
 use crate::body::Body;
@@ -38,8 +38,8 @@ pub(super) struct Appealed {
 }
 
 impl Gathered {
-    /// The appeals that are about something, by their ids.
-    pub(super) fn appealed(&self) -> BTreeMap<StatementId, Appealed> {
+    /// The appeals that are about something and signed by who may speak for their author, by their ids.
+    pub(super) fn appealed(&self, logs: &Logs) -> BTreeMap<StatementId, Appealed> {
         let about = |target: &StatementId| {
             let proposal = self.proposals.get(target).and_then(|anchored| as_proposal(anchored.statement()?))?;
             let Action::Expel(expel) = &proposal.action else { return None };
@@ -48,7 +48,13 @@ impl Gathered {
         let mut appealed = BTreeMap::new();
         for (target, appeals) in &self.appeals {
             let Some(about) = about(target) else { continue };
-            let own = appeals.iter().filter(|(_, a)| a.statement().is_some_and(|s| *s.author() == about.member));
+            let own = appeals.iter().filter(|(_, anchored)| {
+                let Some(header) = anchored.statement().map(Statement::header) else { return false };
+                let signed =
+                    |place: &Anchored| in_force(logs, place).is_some_and(|set| set.governance.contains(&header.key));
+                let within_budget = |place: &&Anchored| place.anchor.void != Some(Void::OverBudget);
+                header.author == about.member && anchored.places().filter(within_budget).any(signed)
+            });
             appealed.extend(own.map(|(id, _)| (*id, about.clone())));
         }
         appealed
@@ -250,12 +256,14 @@ impl State {
         let good = appeals.filter(|(_, anchored)| {
             let Some(statement) = anchored.statement() else { return false };
             let Body::Appeal(appeal) = statement.body() else { return false };
-            *statement.author() == expel.member
-                && anchored.anchor.at <= eta
-                && has_news(appeal, expel)
-                && governs(&self.logs, pinned, anchored)
+            *statement.author() == expel.member && has_news(appeal, expel)
         });
-        good.map(|(id, anchored)| (anchored.anchor.at, *id)).min().map(|(_, id)| id)
+        let made = good.flat_map(|(id, anchored)| anchored.places().map(|place| (place, *id)));
+        let in_time = made.filter(|(place, _)| {
+            let within_budget = place.anchor.void != Some(Void::OverBudget);
+            within_budget && place.anchor.at <= eta && governs(&self.logs, pinned, place)
+        });
+        in_time.map(|(place, id)| (place.anchor.at, id)).min().map(|(_, id)| id)
     }
 
     /// Whether an appeal of `author` would be heard, if anchored at `now`.

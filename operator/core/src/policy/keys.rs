@@ -16,7 +16,7 @@ use super::{Enactment, State};
 use crate::body::Body;
 use crate::body::keys::{KeyRevocation, KeyUpdate};
 use crate::body::member::{Member, MemberKeys};
-use crate::ids::{MemberId, PublicKey};
+use crate::ids::{MemberId, PublicKey, StatementId};
 use crate::statement::Statement;
 
 /// Why a statement about keys has no effect.
@@ -48,6 +48,34 @@ pub enum KeyProblem {
     /// Another member's log, or none.
     #[error("log {0} is none of its author's")]
     OtherLog(PublicKey),
+}
+
+impl KeyProblem {
+    /// A short name, the same in every implementation of the audit.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::NotNext { .. } => "NotNext",
+            Self::KeyCount => "KeyCount",
+            Self::NotAllowed => "NotAllowed",
+            Self::NotProved(_) => "NotProved",
+            Self::Used(_) => "Used",
+            Self::NotInForce(_) => "NotInForce",
+            Self::OtherLog(_) => "OtherLog",
+        }
+    }
+}
+
+/// A statement about keys where it was anchored, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// Whose keys.
+    pub member: MemberId,
+    /// The statement.
+    pub id: StatementId,
+    /// What it says.
+    pub body: Body,
+    /// Why it changed nothing, if so.
+    pub problem: Option<KeyProblem>,
 }
 
 /// A log and the keys with which its owner began it.
@@ -164,6 +192,15 @@ impl KeyHistory {
         set
     }
 
+    /// The newest statement in it, with its entry and what became of it.
+    fn last(&self, keys: &MemberKeys) -> Option<(StatementId, KeyChange)> {
+        let (carrier, earlier) = self.0.split_last()?;
+        let statement = carrier.nested()?;
+        let problem = Self(earlier.to_vec()).set(keys).step(keys, statement).err();
+        let (member, id, body) = (statement.author().clone(), statement.id(), statement.body().clone());
+        Some((carrier.id(), KeyChange { member, id, body, problem }))
+    }
+
     fn statements(&self) -> impl Iterator<Item = &Statement> {
         self.0.iter().filter_map(|carrier| carrier.nested())
     }
@@ -198,14 +235,18 @@ pub(super) fn revoked<'a>(logs: &Logs, anchored: &'a Anchored) -> Option<&'a Key
     let Body::KeyRevocation(revocation) = statement.body() else { return None };
     let log = logs.get(&anchored.anchor.log)?;
     let of_author = |log: &PublicKey| logs.get(log).is_some_and(|of| of.owner == *statement.author());
-    let signers = statement.signers().copied().collect();
-    // A second one for the same key would only fill boxes.
-    let repeated = anchored
-        .keys
-        .statements()
-        .any(|earlier| matches!(earlier.body(), Body::KeyRevocation(before) if before.key == revocation.key));
-    let holds = of_author(&anchored.anchor.log) && of_author(&revocation.log) && is_recovery(&log.keys, &signers);
-    (holds && !repeated).then_some(revocation)
+    let holds = |said: &Statement, revoked: &KeyRevocation| {
+        of_author(&revoked.log) && is_recovery(&log.keys, &said.signers().copied().collect())
+    };
+    // A second one for the same key would only fill boxes. But whoever stole a key may have said so first, in vain.
+    let repeated = || {
+        anchored.keys.statements().any(|earlier| match earlier.body() {
+            Body::KeyRevocation(before) => before.key == revocation.key && holds(earlier, before),
+            _ => false,
+        })
+    };
+    let counts = of_author(&anchored.anchor.log) && holds(statement, revocation) && !repeated();
+    counts.then_some(revocation)
 }
 
 impl State {
@@ -217,6 +258,11 @@ impl State {
     /// The governance keys that are in force at the end of the member's log.
     pub fn key_set(&self, member: &MemberId) -> Option<&KeySet> {
         self.key_sets.get(&self.member(member)?.member.keys.operator)
+    }
+
+    /// Every statement about keys in its author's own logs, by the entry that anchors it.
+    pub fn key_changes(&self) -> &BTreeMap<StatementId, KeyChange> {
+        &self.key_changes
     }
 
     /// Whose key this is or was, in whatever role.
@@ -274,8 +320,9 @@ impl State {
         self.logs.insert(keys.operator, LogKeys { owner, keys, generation, replaced: None });
     }
 
-    /// Reads the sets in force at the ends of the logs, and every key that was in one.
+    /// Reads the sets in force at the ends of the logs, every key that was in one, and which appeals are signed by one.
     pub(super) fn read_keys(&mut self, gathered: &Gathered) {
+        self.appeals = gathered.appealed(&self.logs);
         for (log, began) in &self.logs {
             let steps = gathered.key_steps.get(log).into_iter().flatten();
             let sets = steps.map(|history| history.set(&began.keys));
@@ -287,8 +334,12 @@ impl State {
         }
     }
 
-    /// Shows members with the keys that they have now.
-    pub(super) fn show_keys(&mut self) {
+    /// Shows members with the keys that they have now, and how they came by them.
+    pub(super) fn show_keys(&mut self, gathered: &Gathered) {
+        for (log, began) in &self.logs {
+            let steps = gathered.key_steps.get(log).into_iter().flatten();
+            self.key_changes.extend(steps.filter_map(|history| history.last(&began.keys)));
+        }
         for member in self.members.values_mut() {
             if let Some(set) = self.key_sets.get(&member.member.keys.operator) {
                 // In the order of the charter or the last update where nothing was taken away.

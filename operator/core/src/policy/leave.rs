@@ -17,7 +17,8 @@ pub(crate) fn leave_root(leave: StatementId) -> BoxRoot {
 }
 
 impl State {
-    /// Whether a leaving has no place. Under rules 2 a later fork of its log does not take it away: evidence un-counts nothing.
+    /// Whether a leaving has no place here. Under rules 2 a later fork of its log does not take it away: evidence un-counts
+    /// nothing.
     fn is_void(&self, anchored: &Anchored) -> bool {
         match anchored.anchor.void {
             Some(Void::LogForked) => self.rules < 2,
@@ -26,13 +27,14 @@ impl State {
         }
     }
 
-    /// Whether a leaving is signed by a key that may speak for its author, which is a member.
+    /// Whether a leaving has a place at which it is signed by a key that may speak for its author, which is a member.
     fn may_leave(&self, current: &Membership, anchored: &Anchored) -> bool {
         let Some(header) = anchored.statement().map(|statement| statement.header()) else { return false };
+        let mut places = anchored.places().filter(|place| !self.is_void(place));
         if self.rules < 2 {
-            return current.governance(&header.author, &header.key);
+            return places.next().is_some() && current.governance(&header.author, &header.key);
         }
-        current.get(&header.author).is_some() && governs(&self.logs, current, anchored)
+        current.get(&header.author).is_some() && places.any(|place| governs(&self.logs, current, place))
     }
 
     pub(super) fn leave_enactment(&self, anchored: &Anchored, gathered: &Gathered) -> Option<(u32, Enactment)> {
@@ -40,8 +42,7 @@ impl State {
         let current = self.membership()?;
         let header = statement.header();
         let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
-        let valid = !self.is_void(anchored) && self.may_leave(current, anchored) && current.may_part(&header.author);
-        if !valid {
+        if !self.may_leave(current, anchored) || !current.may_part(&header.author) {
             return None;
         }
         let root = leave_root(statement.id());
@@ -90,8 +91,8 @@ impl State {
                 .filter_map(|v| v.enacted.as_ref())
                 .find(|e| e.proposal == statement.id())
                 .cloned();
-            let is_member = self.membership().is_some_and(|current| self.may_leave(current, anchored));
-            if enacted.is_none() && (self.is_void(anchored) || !is_member) {
+            let may_leave = self.membership().is_some_and(|current| self.may_leave(current, anchored));
+            if enacted.is_none() && !may_leave {
                 continue;
             }
             if let Some(member) = self

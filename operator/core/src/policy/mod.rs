@@ -39,7 +39,7 @@ pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};
-pub use keys::{KeyProblem, KeySet, LogKeys};
+pub use keys::{KeyChange, KeyProblem, KeySet, LogKeys};
 pub(crate) use leave::leave_root;
 pub use phase::Phase;
 pub use quarantine::{Offence, Proof};
@@ -332,6 +332,7 @@ pub struct State {
     keys_ever: BTreeMap<PublicKey, BTreeSet<PublicKey>>,
     /// Proposed checkpoints that are what remains of the entries up to them, as found here.
     settleable_proposals: BTreeSet<StatementId>,
+    key_changes: BTreeMap<StatementId, KeyChange>,
 }
 
 impl State {

@@ -130,18 +130,22 @@ impl State {
         };
         let close = gathered.close.values().flatten();
         let mut rounds: BTreeMap<(PublicKey, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
+        let mut complete: BTreeMap<(PublicKey, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
         let mut slots: BTreeMap<(PublicKey, Slot), &Sealed<CloseSeal>> = BTreeMap::new();
         for sealed in close {
-            let first = *rounds.entry((sealed.log, sealed.seal.proposal, sealed.seal.round)).or_insert(sealed);
-            for offence in close_offences(&first.seal, &sealed.seal) {
-                note(sealed.log, offence, first.id, sealed.id);
-            }
+            let round = (sealed.log, sealed.seal.proposal, sealed.seal.round);
+            let first = *rounds.entry(round).or_insert(sealed);
             let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
             if says(&first.seal) != says(&sealed.seal) {
                 let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
                 self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
             }
+            // One of rules 1 that came before it proves nothing, and hides nothing.
             let Some(slot) = sealed.seal.basis.as_ref().map(|basis| basis.slot) else { continue };
+            let first = *complete.entry(round).or_insert(sealed);
+            for offence in close_offences(&first.seal, &sealed.seal) {
+                note(sealed.log, offence, first.id, sealed.id);
+            }
             if sealed.seal.outcome == Outcome::Passed {
                 let first = *slots.entry((sealed.log, slot)).or_insert(sealed);
                 for offence in close_offences(&first.seal, &sealed.seal) {

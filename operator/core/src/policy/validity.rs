@@ -240,8 +240,16 @@ pub(super) struct Signed<'a> {
     pub signers: &'a BTreeSet<PublicKey>,
 }
 
-/// Judges an anchored proposal.
+/// Judges an anchored proposal: it holds if it does at any of the places at which it stands.
 pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invalid> {
+    let judged = judge_at(known, anchored, &anchored.signers);
+    judged.or_else(|problem| {
+        let elsewhere = anchored.elsewhere.iter().any(|place| judge_at(known, place, &anchored.signers).is_ok());
+        if elsewhere { Ok(()) } else { Err(problem) }
+    })
+}
+
+fn judge_at(known: &Known<'_>, anchored: &Anchored, signers: &BTreeSet<PublicKey>) -> Result<(), Invalid> {
     let Some((statement, proposal)) = anchored.statement().and_then(|s| Some((s, as_proposal(s)?))) else {
         return Err(Invalid::AnchorVoid);
     };
@@ -258,7 +266,7 @@ pub(super) fn judge(known: &Known<'_>, anchored: &Anchored) -> Result<(), Invali
     let in_force = in_force(known.logs, anchored)
         .map(|set| set.governance)
         .map(|keys| if is_closed { BTreeSet::new() } else { keys });
-    judge_statement(known, statement, proposal, &Signed { in_force, signers: &anchored.signers })
+    judge_statement(known, statement, proposal, &Signed { in_force, signers })
 }
 
 /// The charter's numbers by which a proposal is decided.

@@ -1,5 +1,6 @@
 //! The cooperative decides: several operators, each with its own replica, exchange entries and seal.
 
+mod again;
 mod checkpoint;
 mod complete;
 mod decisions;

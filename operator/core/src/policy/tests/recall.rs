@@ -53,7 +53,7 @@ pub(super) fn give(world: &mut World, member: usize, fresh: &Fresh) {
     let old_head = world.commons[0].replica().head(&old_log);
     let mut renewed = person(world.people[member].member.id.as_str());
     renewed.member.keys = fresh.keys();
-    let Fresh { governance, operator } = Fresh::of(FOUR[member]);
+    let Fresh { governance, operator } = Fresh::of(world.people[member].member.id.as_str());
     (renewed.governance, renewed.operator) = (governance, operator);
     world.people[member] = renewed;
     world.append(member, Body::LogResume(LogResume { old_log, old_head }));
@@ -63,7 +63,7 @@ pub(super) fn give(world: &mut World, member: usize, fresh: &Fresh) {
 
 /// An entry in the old log, by whoever holds its key.
 pub(super) fn by_the_thief(world: &mut World, member: usize, body: Body) {
-    let thief = person(FOUR[member]);
+    let thief = person(world.people[member].member.id.as_str());
     let position = world.commons[0].replica().next_position(&thief.operator.public_key());
     let draft = Draft {
         coop: Some(world.coop()),
