@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use koinon_core::body::Class;
 use koinon_core::body::proposal::ChangeCharter;
+use koinon_core::ids::Seconds;
 use koinon_e2e::Fleet;
 use koinon_e2e::ground::{Ground, ground};
 use koinon_e2e::said::refused;
-use koinon_e2e::story::look::{get, items};
+use koinon_e2e::story::look::{get, items, text};
 use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 
 use crate::decisions::{all_vote, proposed};
+
+/// Votes stay open this long unless everybody has voted, and operators then have a grace twice.
+const PERIOD: Seconds = Seconds(12);
+const GRACE: Seconds = Seconds(2);
+/// From the close of a Routine vote to its effect.
+const TIMELOCK: Seconds = Seconds(32);
 
 /// What a member says of the charter that is in force: the rules and their version.
 async fn charter(ground: &Ground, member: &str) -> Result<(String, ChangeCharter)> {
@@ -47,5 +55,40 @@ pub async fn complete_rules(fleet: Arc<Fleet>) -> Result<()> {
             get(ground.member("cork")?, &["kstmt", "--namespace", RELEASE_NAMESPACE, "--selector", &selector]).await?;
         ensure!(items(&list).len() >= 2, "cork holds {} {kind} entries", items(&list).len());
     }
+    Ok(())
+}
+
+/// Longer time locks and shorter periods, by a vote of class Charter.
+pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
+    let ground = ground(fleet).await?;
+    let (_, mut numbers) = charter(ground, "cork").await?;
+    numbers.parameters.grace_seconds = GRACE;
+    numbers.parameters.close_when_all_voted = false;
+    for rules in numbers.classes.values_mut() {
+        rules.period_seconds = PERIOD;
+    }
+    numbers.classes.get_mut(&Class::Routine).context("no class Routine")?.timelock_seconds = TIMELOCK;
+    let file = ground.stage.desk("cork").join("charter.yaml");
+    std::fs::write(&file, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)
+        .with_context(|| format!("writing {}", file.display()))?;
+    let file = file.to_str().context("the desk's path is not text")?;
+    let change = proposed(ground, "cork", &["propose", "change-charter", file]).await?;
+    all_vote(ground, &change, &["yes", "yes", "yes"]).await?;
+    for member in MEMBERS {
+        ground.proposal_is(member, &change, "Enacted").await?;
+        let (_, now) = charter(ground, member).await?;
+        ensure!(now == numbers, "{member} has other numbers: {now:?}");
+    }
+    let heads = get(ground.member("bilbao")?, &["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE]).await?;
+    ensure!(heads["status"]["policyHeads"]["charter"].is_string(), "{}", heads["status"]);
+    // What leaves the charter's bounds is refused before anybody votes on it.
+    numbers.parameters.fresh_seconds = numbers.parameters.lost_seconds;
+    let bad = ground.stage.desk("cork").join("bad-charter.yaml");
+    std::fs::write(&bad, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)?;
+    let bad = bad.to_str().context("the desk's path is not text")?;
+    let says = "lostSeconds must be greater than freshSeconds";
+    refused(ground, "cork", &["propose", "change-charter", bad], says).await?;
+    let shown = get(ground.member("aarhus")?, &["kprop", &change, "--namespace", RELEASE_NAMESPACE]).await?;
+    ensure!(text(&shown["spec"], "class") == "Charter", "{}", shown["spec"]);
     Ok(())
 }

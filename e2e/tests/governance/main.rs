@@ -1,7 +1,12 @@
-//! What the cooperative decides, on real clusters: the step to the complete rules, and the first decision by them.
+//! What the cooperative decides, on real clusters: the step to the complete rules, a charter with numbers of its own,
+//! cancelled and withdrawn proposals, a partition across a close, and what the votes change for work that runs.
+//!
+//! The cases stand on one another: later ones need the rules and the periods that earlier ones voted.
 
 mod charter;
 mod decisions;
+mod partition;
+mod work;
 
 use std::process::ExitCode;
 
@@ -9,5 +14,13 @@ use koinon_e2e::Suite;
 use koinon_e2e::story::MEMBERS;
 
 fn main() -> ExitCode {
-    Suite::over(&MEMBERS).case("three_members_step_to_the_complete_rules_by_one_vote", charter::complete_rules).main()
+    Suite::over(&MEMBERS)
+        .case("three_members_step_to_the_complete_rules_by_one_vote", charter::complete_rules)
+        .case("a_charter_change_is_in_force_for_the_next_proposal_and_not_for_the_last", charter::changed)
+        .case("a_partition_across_a_close_ends_in_one_root_everywhere", partition::across_a_close)
+        .case("a_cancelled_proposal_never_takes_effect_and_its_slot_is_free_again", decisions::cancelled)
+        .case("its_author_takes_a_proposal_back", decisions::withdrawn)
+        .case("a_member_with_an_interest_abstains_and_an_absent_one_votes_through_another", decisions::stood_in)
+        .case("a_withdrawn_release_drains_what_runs", work::release_withdrawn)
+        .main()
 }

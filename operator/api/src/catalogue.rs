@@ -7,8 +7,9 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::charter::{CancelProposal, ChangeCharter, Expel, SetRules};
+use crate::charter::{CancelProposal, ChangeCharter, SetRules};
 use crate::envelope::Envelope;
+use crate::standing::{Expel, LiftQuarantine, MemberName, ResetKeys};
 
 /// What a proposal changes. Exactly one of these.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -32,6 +33,20 @@ pub enum Action {
     CancelProposal(CancelProposal),
     /// Expels a member.
     Expel(Expel),
+    /// Gives a member that lost its keys others.
+    ResetKeys(ResetKeys),
+    /// Counts a new member from then on: it votes and seals.
+    Confirm(MemberName),
+    /// Counts a silent member no more.
+    MarkDormant(MemberName),
+    /// Counts a dormant member again.
+    Reactivate(MemberName),
+    /// Lets a member work again although there are proofs against its operator.
+    LiftQuarantine(LiftQuarantine),
+    /// Stops new work of and for a member, which goes on speaking, voting and sealing.
+    Suspend(MemberName),
+    /// Lets a suspended member work again.
+    Reinstate(MemberName),
 }
 
 /// A release of a model: what it is, where it is found, and which engines may serve it.

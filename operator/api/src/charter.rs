@@ -37,15 +37,6 @@ pub struct CancelProposal {
     pub proposal: String,
 }
 
-/// A member to be expelled.
-#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Expel {
-    /// Its id.
-    #[schemars(schema_with = "crate::schema::dns_label")]
-    pub member: String,
-}
-
 /// A fraction of small numbers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +58,36 @@ pub struct Deliberation {
     pub delegation_max_seconds: i64,
     /// The share of the electors that may vote through one member.
     pub delegation_cap: Fraction,
+    /// Periods of what is decided about single members.
+    #[serde(default)]
+    pub members: MemberPeriods,
+}
+
+/// Periods of what is decided about single members; the bounds between which each may lie are the charter's own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemberPeriods {
+    /// For how long a member's log must have been silent before a vote may take it out of the count.
+    pub dormant_after_seconds: i64,
+    /// How long an operator tries to reach a member that is to be expelled.
+    pub notice_seconds: i64,
+    /// How long an emergency order holds.
+    pub emergency_seconds: i64,
+    /// For how long after it nobody may order the same for the same cause.
+    pub emergency_again_seconds: i64,
+}
+
+impl Default for MemberPeriods {
+    /// As the wire reads a charter that does not say: what is shown must be what is signed.
+    fn default() -> Self {
+        const DAY: i64 = 86_400;
+        Self {
+            dormant_after_seconds: 30 * DAY,
+            notice_seconds: 3 * DAY,
+            emergency_seconds: 3 * DAY,
+            emergency_again_seconds: 30 * DAY,
+        }
+    }
 }
 
 /// How much an author may add to its log in a day.

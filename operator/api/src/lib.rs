@@ -39,6 +39,7 @@ pub mod planning;
 pub mod policy_version;
 pub mod proposal;
 pub mod schema;
+pub mod standing;
 pub mod statement;
 pub mod time;
 pub mod vote;

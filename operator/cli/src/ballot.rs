@@ -72,7 +72,7 @@ impl Withdraw {
             bail!("{proposal} is {}'s: only its author takes it back; vote against it instead", known.author);
         }
         let body = Body::Withdrawal(Withdrawal { proposal: id });
-        if say(access, &cluster, &membership, body, output).await? {
+        if say(access, &cluster, &membership, state, body, output).await? {
             println!("{} takes {proposal} back; it ends as Withdrawn once its box is sealed", membership.member);
         }
         Ok(())
@@ -85,9 +85,11 @@ impl Recuse {
         let cluster = Cluster::connect(access).await?;
         let membership = cluster.membership().await?;
         let id = signed(&cluster, &proposal).await?;
-        complete_rules(cluster.commons(&membership).await?.state())?;
+        let commons = cluster.commons(&membership).await?;
+        let state = commons.state();
+        complete_rules(state)?;
         let body = Body::Recusal(Recusal { proposal: id });
-        if say(access, &cluster, &membership, body, output).await? {
+        if say(access, &cluster, &membership, state, body, output).await? {
             println!("{} abstains on {proposal}, whatever it has voted", membership.member);
         }
         Ok(())
@@ -124,7 +126,7 @@ impl Delegate {
         // Later ones count before earlier ones: the time orders those of one person.
         let vseq = u32::try_from(issued.0.rem_euclid(i64::from(u32::MAX))).unwrap_or(0);
         let body = Body::Delegation(Delegation { to: to.clone(), classes, vseq, not_after });
-        if say(access, &cluster, &membership, body, output).await? {
+        if say(access, &cluster, &membership, state, body, output).await? {
             match to {
                 Some(to) => {
                     println!("{to} votes for {} until {}, where it does not itself", membership.member, time(not_after))
@@ -136,7 +138,11 @@ impl Delegate {
     }
 }
 
-async fn signed(cluster: &Cluster, proposal: &str) -> anyhow::Result<StatementId> {
+/// The id of the proposal that `wanted` names.
+///
+/// # Errors
+/// Where none or several fit, or it is a draft.
+pub async fn signed(cluster: &Cluster, proposal: &str) -> anyhow::Result<StatementId> {
     let found = cluster.proposal(proposal).await?;
     let id = found
         .status
@@ -145,7 +151,11 @@ async fn signed(cluster: &Cluster, proposal: &str) -> anyhow::Result<StatementId
     Ok(id.parse()?)
 }
 
-fn complete_rules(state: &State) -> anyhow::Result<()> {
+/// Whether the cooperative decides by rules that know such statements.
+///
+/// # Errors
+/// Where it does not, with what raises them.
+pub fn complete_rules(state: &State) -> anyhow::Result<()> {
     if state.rules() < 2 {
         bail!("the cooperative decides by rules 1, which know no such statement: kubectl koinon propose set-rules");
     }

@@ -35,6 +35,12 @@ pub fn policy(state: &State) -> BTreeMap<String, Value> {
     for (id, member) in state.members().iter().filter(|(_, member)| !member.standing.is_gone()) {
         let described = serde_json::to_value(&member.member).map(|mut described| {
             described["standing"] = json!(format!("{:?}", member.standing));
+            if member.suspended.is_some() {
+                described["suspended"] = json!("no new work, by vote");
+            }
+            if !member.quarantine.is_empty() {
+                described["quarantine"] = json!(member.quarantine.keys().collect::<Vec<_>>());
+            }
             described
         });
         put(format!("members/{id}"), described);

@@ -1,5 +1,6 @@
 use koinon_core::body::ModelRelease;
 use koinon_core::body::proposal::{Admit, CancelProposal, ChangeCharter, Choice, RemoveEngine, WithdrawModelRelease};
+use koinon_core::body::standing::{Reinstate, Suspend};
 use koinon_core::ids::{ManifestDigest, Seconds};
 use koinon_core::testkit::person;
 
@@ -85,6 +86,26 @@ fn members_come_and_go_in_the_diff() {
     assert!(expels.contains("Class Expel decides: aarhus, bilbao and cork, one vote each."), "{expels}");
     assert!(expels.contains("2 must take part (at least 2/3 of the 3 electors)"), "{expels}");
     assert!(expels.contains("vetoes count as no"), "{expels}");
+}
+
+#[test]
+fn a_suspension_is_one_line_more_and_a_reinstatement_takes_it_away() {
+    let mut world = World::new(&FOUR);
+    let cork = world.people[2].id();
+    let suspend = Action::Suspend(Suspend { member: cork.clone() });
+    let text = before_signing(world.state(), &drafted(&world, suspend.clone()));
+    assert!(text.contains("--- members/cork\n+++ members/cork\n"), "{text}");
+    assert!(text.contains("\n+suspended: no new work, by vote\n"), "{text}");
+    assert!(text.contains("Class Recall decides: aarhus, bilbao and delft, one vote each."), "{text}");
+    let reinstate = Action::Reinstate(Reinstate { member: cork });
+    assert_eq!(shown(&world, reinstate.clone()), "", "nothing is to be lifted");
+    let id = world.propose(0, suspend);
+    for who in [0, 1, 3] {
+        world.vote(who, id, Choice::Yes, 0);
+    }
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    let text = shown(&world, reinstate);
+    assert!(text.contains("\n-suspended: no new work, by vote\n"), "{text}");
 }
 
 #[test]

@@ -108,6 +108,7 @@ mod tests {
     fn a_beginning_is_completed_to_the_subcommands_that_begin_so() {
         assert_eq!(offered(&["pro"]), (vec!["propose".into(), "proposal".into(), "proposals".into()], ":4".into()));
         assert_eq!(offered(&["propose", "add-e"]).0, ["add-engine"]);
+        assert_eq!(offered(&["propose", "susp"]).0, ["suspend"]);
         assert!(!offered(&[""]).0.contains(&"complete".to_owned()), "what is not for people is not offered");
     }
 

@@ -3,13 +3,16 @@
 use koinon_core::body::charter::{Charter, Preset};
 use koinon_core::body::proposal::{Action, Choice, Ground, Vote};
 use koinon_core::body::{Anchor, Body};
-use koinon_core::ids::{Seconds, StatementId, UnixSeconds};
+use koinon_core::dsse::SeedSigner;
+use koinon_core::ids::{CoopId, Digest, Seconds, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Commons, State};
 use koinon_core::presets;
 use koinon_core::sealing::{self, Circumstances, Promises};
 use koinon_core::statement::{Draft, Statement};
 use koinon_core::testkit::{Person, T0, charter, found, person};
+
+use crate::cluster::Membership;
 
 pub struct World {
     pub people: Vec<Person>,
@@ -132,4 +135,17 @@ impl World {
         self.now = self.now.plus(Seconds(seconds));
         self.settle();
     }
+}
+
+/// The membership of one of them, as its cluster would tell it.
+pub fn membership(coop: CoopId, person: &Person) -> Membership {
+    let spec = serde_json::json!({"id": coop.to_string(), "member": person.id().as_str(),
+        "site": {"name": "main", "region": "eu-north", "jurisdiction": "DK"}});
+    let resource = koinon_api::Cooperative::new("cooperative", serde_json::from_value(spec).unwrap());
+    Membership { resource, coop, member: person.id(), site: person.member.site.name.clone() }
+}
+
+/// A person's recovery key, which the testkit makes of its name.
+pub fn recovery(person: &Person) -> SeedSigner {
+    SeedSigner::from_seed(&Digest::of(format!("{}/recovery", person.id()).as_bytes()).0)
 }

@@ -1,5 +1,8 @@
 //! `kubectl koinon keys`, `adopt`, `resume`: the operator's key through loss, cloning and restored backups.
 
+mod revoke;
+mod rotate;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,7 +11,7 @@ use clap::Subcommand;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use koinon_api::{Cooperative, labels};
-use koinon_core::dsse::Signer as _;
+use koinon_core::dsse::{SeedSigner, Signer as _};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -16,7 +19,7 @@ use crate::access::Access;
 use crate::cluster::Cluster;
 use crate::keyfile::{self, Protection};
 
-/// Back up and restore the operator's key, and show one's own.
+/// Rotate and take back one's own keys, and back up and restore the operator's.
 #[derive(Debug, clap::Args)]
 #[command(after_help = FILES)]
 pub struct Args {
@@ -28,9 +31,9 @@ pub struct Args {
 const FILES: &str = "\
 Three keys speak for a member, each kept apart from the others:
   governance  DIR/governance.pem, a person's: signs proposals, votes and whatever else people
-              say. In no cluster.
-  recovery    DIR/recovery.pem, offline: replaces the others. Move it away from this machine
-              once it is made.
+              say. In no cluster. `keys rotate` replaces it.
+  recovery    DIR/recovery.pem, offline: takes a governance key back (`keys revoke`), and gives
+              another (`keys rotate --recovery`). Move it away from this machine once it is made.
   operator    the Secret koinon-operator-key of the release: signs seals, offers and grants.
               It cannot vote.
 DIR is --keys, else $KOINON_KEYS, else ~/.koinon; `found` and `join` make both files there.
@@ -43,6 +46,9 @@ at the terminal or read from $KOINON_PASSPHRASE; `found --no-passphrase` and
 enum Command {
     /// Print the public keys of this person's key files; asks for the passphrase of encrypted ones.
     Show,
+    Rotate(rotate::Args),
+    Revoke(revoke::Args),
+    CoSign(revoke::CoSignArgs),
     /// Write the operator's key to an encrypted file.
     Backup {
         /// Where to.
@@ -63,6 +69,9 @@ impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         match self.command {
             Command::Show => show(access),
+            Command::Rotate(args) => args.run(access).await,
+            Command::Revoke(args) => args.run(access).await,
+            Command::CoSign(args) => args.run(access).await,
             Command::Backup { out, no_passphrase } => {
                 let protection = if no_passphrase { Protection::Plain } else { Protection::Passphrase };
                 backup(access, &out, protection).await
@@ -70,6 +79,14 @@ impl Args {
             Command::Restore { file } => restore(access, &file).await,
         }
     }
+}
+
+/// The recovery keys in `files`, or the one of the keys' directory.
+fn recovery_signers(access: &Access, files: &[PathBuf]) -> anyhow::Result<Vec<SeedSigner>> {
+    if files.is_empty() {
+        return Ok(vec![keyfile::read(&access.recovery_key()?)?]);
+    }
+    files.iter().map(|file| Ok(keyfile::read(file)?)).collect()
 }
 
 fn show(access: &Access) -> anyhow::Result<()> {

@@ -35,7 +35,9 @@ impl Args {
             );
             return Ok(());
         }
-        if !say(access, &cluster, &membership, Body::Leave(Leave { reason }), output).await? {
+        let commons = cluster.commons(&membership).await?;
+        let body = Body::Leave(Leave { reason });
+        if !say(access, &cluster, &membership, commons.state(), body, output).await? {
             return Ok(());
         }
         println!("{} asks to leave; watch: kubectl get kmem -n {} -w", membership.member, cluster.namespace);

@@ -94,6 +94,7 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
         Invalid::Proofs(_) => "name the proofs that were weighed".into(),
         Invalid::NoSecondVote(_) => "propose the expulsion anew, as a first vote".into(),
         Invalid::NotOnProbation(_) | Invalid::NotDormant(_) => "see this member's standing with kubectl koinon members".into(),
+        Invalid::Norm(_) => "correct the numbers; the message names the rule that they break".into(),
         Invalid::Engine(_) => "correct the engine's file and propose it again".into(),
         Invalid::WrongScope { .. }
         | Invalid::WrongClass { .. }

@@ -127,6 +127,17 @@ impl Kind {
         KNOWN.iter().find(|(kind, ..)| kind == self).map(|(_, _, place)| *place)
     }
 
+    /// Every kind with a meaning.
+    pub fn known() -> impl Iterator<Item = Self> {
+        KNOWN.into_iter().map(|(kind, ..)| kind)
+    }
+
+    /// Whether people apply it as a `Statement`: it has no resource of its own, and their operator anchors it.
+    pub fn is_said(&self) -> bool {
+        let has_its_own = matches!(self, Self::Charter | Self::Application | Self::Proposal | Self::Vote);
+        self.place() == Some(Place::Human) && !has_its_own
+    }
+
     /// The media type of its envelopes.
     pub fn payload_type(&self) -> String {
         format!("application/vnd.koinon.{self}.v1+json")

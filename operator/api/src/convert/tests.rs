@@ -25,6 +25,14 @@ fn engine() -> serde_json::Value {
     })
 }
 
+fn digest(digit: &str) -> String {
+    format!("sha256:{}", digit.repeat(64))
+}
+
+fn key(digit: &str) -> String {
+    format!("ed25519:{}", digit.repeat(64))
+}
+
 fn placement() -> PlacementSpec {
     read(json!({
         "side": "Home", "home": "aarhus", "host": "bilbao",
@@ -47,11 +55,45 @@ fn an_action_survives_the_way_there_and_back() {
         json!({"addModelRelease": {"uri": "hf://org/tiny", "revision": "abc", "license": "Apache-2.0",
             "manifestDigest": format!("sha256:{}", "a".repeat(64)), "quantization": "f16", "engines": ["llama-cpp"],
             "memoryBytes": 1024}}),
+        json!({"suspend": {"member": "cork"}}),
+        json!({"reinstate": {"member": "cork"}}),
+        json!({"confirm": {"member": "cork"}}),
+        json!({"markDormant": {"member": "cork"}}),
+        json!({"reactivate": {"member": "cork"}}),
+        json!({"liftQuarantine": {"member": "cork", "proofs": [digest("a"), digest("b")]}}),
+        json!({"resetKeys": {"member": "cork", "keys": {"recovery": [key("1")], "governance": [key("2"), key("3")],
+            "operator": key("4")}}}),
+        json!({"expel": {"member": "cork", "evidence": [{"entry": digest("a")},
+            {"document": {"digest": digest("b"), "text": "what the meters showed"}}], "appeal": digest("c")}}),
     ] {
         let typed: Action = read(action);
         let core = core_proposal::Action::try_from(&typed).expect("readable by the core");
         assert_eq!(Action::try_from(&core).expect("readable by the resource"), typed);
     }
+}
+
+/// A resource that drops what it does not know would differ from what was signed, and never be anchored.
+#[test]
+fn what_is_signed_of_the_charter_is_shown_whole() {
+    let deliberation = koinon_core::presets::deliberation();
+    let preset = koinon_core::body::charter::Preset::Standard;
+    let classes = koinon_core::presets::classes(preset);
+    let parameters = koinon_core::body::charter::Parameters {
+        deliberation: Some(deliberation),
+        ..koinon_core::presets::parameters(preset)
+    };
+    for signed in [
+        core_proposal::Action::SetRules(core_proposal::SetRules { rules: 2, deliberation }),
+        core_proposal::Action::ChangeCharter(Box::new(core_proposal::ChangeCharter { parameters, classes })),
+    ] {
+        let shown = Action::try_from(&signed).expect("readable by the resource");
+        let (shown, signed) = (serde_json::to_value(shown).unwrap(), serde_json::to_value(signed).unwrap());
+        assert_eq!(shown, signed);
+    }
+    let silent: crate::charter::Deliberation =
+        read(json!({"delegationMaxSeconds": 1, "delegationCap": {"num": 1, "den": 10}}));
+    let members = serde_json::to_value(silent.members).unwrap();
+    assert_eq!(members, serde_json::to_value(koinon_core::body::charter::MemberPeriods::default()).unwrap());
 }
 
 #[test]

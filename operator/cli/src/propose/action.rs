@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use koinon_core::body::proposal::{AddEngine, CancelProposal, Expel, RemoveEngine, SetRules, WithdrawModelRelease};
+use koinon_core::body::standing::{Reinstate, Suspend};
 use koinon_core::body::{Action, Engine, ModelRelease};
 use koinon_core::ids::{Bytes, EngineName, License, ManifestDigest, MemberId, ModelUri, Quantization, Revision};
-use koinon_core::policy::State;
+use koinon_core::policy::{MemberState, State};
 use koinon_core::presets;
 use kube::ResourceExt as _;
 
@@ -92,6 +93,18 @@ pub enum ActionCommand {
         /// Its id.
         member: MemberId,
     },
+    /// Stop new work of and for a member until another vote; it goes on speaking, voting and sealing.
+    ///
+    /// What runs is drained. To stop it at once, for a short time: kubectl koinon emergency stop-member.
+    Suspend {
+        /// Its id, as `kubectl koinon members` lists it.
+        member: MemberId,
+    },
+    /// Let a suspended member work again.
+    Reinstate {
+        /// Its id, as `kubectl koinon members` lists it.
+        member: MemberId,
+    },
 }
 
 impl ActionCommand {
@@ -138,7 +151,24 @@ impl ActionCommand {
                 Action::CancelProposal(CancelProposal { proposal: id.parse()? })
             }
             Self::Expel { member } => Action::Expel(Expel { member, evidence: Vec::new(), appeal: None }),
+            Self::Suspend { member } => {
+                known(state, &member)?;
+                Action::Suspend(Suspend { member })
+            }
+            Self::Reinstate { member } => {
+                known(state, &member)?;
+                Action::Reinstate(Reinstate { member })
+            }
         })
+    }
+}
+
+/// The member of that id.
+fn known<'a>(state: &'a State, member: &MemberId) -> anyhow::Result<&'a MemberState> {
+    match state.member(member) {
+        Some(known) if !known.standing.is_gone() => Ok(known),
+        Some(_) => bail!("{member} is no member any more: see kubectl koinon members"),
+        None => bail!("{member} is no member: see kubectl koinon members"),
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Source {
     Proposal(String),
     /// A `Vote` of this name.
     Vote(String),
-    /// A `Statement` of this name: a leave.
+    /// A `Statement` of this name: whatever people say that is no proposal and no vote.
     Statement(String),
 }
 
@@ -76,13 +76,11 @@ pub fn of_vote(name: &str, spec: &VoteSpec) -> Option<Candidate> {
     Some(Candidate { source: Source::Vote(name.to_owned()), statement })
 }
 
-/// Reads a `Statement` that a person applied; `None` if it is no leave, which is all that people bring this way.
+/// Reads a `Statement` that a person applied; `None` if it is none that people bring this way.
 #[must_use]
 pub fn of_statement(name: &str, spec: &StatementSpec) -> Option<Candidate> {
-    if Kind::of_payload_type(&spec.envelope.payload_type) != Some(Kind::Leave) {
-        return None;
-    }
-    Some(Candidate { source: Source::Statement(name.to_owned()), statement: verify(&spec.envelope, &Kind::Leave) })
+    let kind = Kind::of_payload_type(&spec.envelope.payload_type).filter(Kind::is_said)?;
+    Some(Candidate { source: Source::Statement(name.to_owned()), statement: verify(&spec.envelope, &kind) })
 }
 
 fn verify(envelope: &koinon_api::Envelope, kind: &Kind) -> Result<Statement, Refusal> {
@@ -199,7 +197,7 @@ fn bare(value: Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use koinon_api::vote::Choice as Shown;
-    use koinon_core::body::proposal::Choice;
+    use koinon_core::body::proposal::{Choice, Recusal};
     use koinon_core::ids::{Digest, StatementId};
     use koinon_core::testkit::{self, T0};
 
@@ -276,6 +274,17 @@ mod tests {
         let other = CoopId(Digest([8; 32]));
         assert_eq!(belongs(&signed, other, &bilbao.id()).unwrap_err().reason, Reason::ForeignCooperative);
         assert_eq!(belongs(&signed, COOP, &cork.id()).unwrap_err().reason, Reason::NotSeat);
+    }
+
+    #[test]
+    fn what_people_say_without_a_resource_of_its_own_is_read_from_a_statement() {
+        let bilbao = testkit::person("bilbao");
+        let signed = bilbao.human(COOP, T0, Body::Recusal(Recusal { proposal: vote().proposal }));
+        let spec = |statement: &Statement| StatementSpec { envelope: to_resource(statement.envelope()) };
+        assert_eq!(of_statement("s", &spec(&signed)).unwrap().statement.unwrap(), signed);
+        let vote = bilbao.human(COOP, T0, Body::Vote(vote()));
+        assert_eq!(of_statement("s", &spec(&vote)), None, "a vote is applied as a Vote");
+        assert_eq!(of_statement("s", &spec(&testkit::Writer::new(&bilbao, COOP).anchor(T0, &signed))), None);
     }
 
     #[test]

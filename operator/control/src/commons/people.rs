@@ -60,7 +60,7 @@ pub fn judge(
             Some(Verdict::Anchored { entry: id, seq, log: *log, at })
         }
         Anchoring::Wait => {
-            let message = "the proposal that it votes on has not arrived here yet";
+            let message = "the proposal or order that it is about has not arrived here yet";
             Some(Verdict::Waiting(Refusal::new(Reason::UnknownProposal, message)))
         }
         Anchoring::Refuse(why) => {

@@ -8,7 +8,7 @@ use koinon_api::conditions::Reason;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::{Cooperative, Statement, labels};
 use koinon_core::ids::{PublicKey, UnixSeconds};
-use koinon_core::kind::Kind;
+use koinon_core::kind::{Kind, Place};
 use koinon_core::recovery::CloneVerdict;
 use koinon_telemetry::{TaskError, Tasks};
 use kube::ResourceExt;
@@ -46,9 +46,10 @@ const LONGEST_LINGER: Duration = Duration::from_secs(10);
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// The kinds of statements that operators store.
-const OPERATORS_KINDS: [Kind; 6] =
-    [Kind::Charter, Kind::Anchor, Kind::CloseSeal, Kind::EnactSeal, Kind::Evidence, Kind::LogResume];
+/// What operators write, by the label that they give it: the charter and everything that stands in a log.
+fn by_operators() -> Vec<Kind> {
+    Kind::known().filter(|kind| *kind == Kind::Charter || kind.place() == Some(Place::Log)).collect()
+}
 
 /// Why the commons side ended.
 #[derive(Debug, Error)]
@@ -72,7 +73,7 @@ pub async fn run(
     let invites =
         follow::<Secret>(&ctx, &mut tasks, &stop, "watch of invites", format!("{}={}", labels::INVITE, labels::TRUE));
     // What operators write is labelled with its kind. What people apply has no label, or the one of what they sign.
-    let by_operators = OPERATORS_KINDS.iter().map(Kind::as_str).collect::<Vec<_>>();
+    let by_operators: Vec<String> = by_operators().iter().map(ToString::to_string).collect();
     let by_people = format!("{} notin ({})", labels::KIND, by_operators.join(","));
     let statements = follow::<Statement>(&ctx, &mut tasks, &stop, "watch of statements", by_people);
     let (running_sender, running) = watch::channel(None);

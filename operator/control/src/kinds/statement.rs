@@ -8,7 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{ConditionType, Reason, Verdict};
 use koinon_api::statement::{Statement, StatementSpec, StatementStatus};
-use koinon_core::kind::Kind;
+use koinon_core::body::Body;
+use koinon_core::kind::{Kind, Place};
 use koinon_core::statement::Statement as Signed;
 use kube::ResourceExt;
 
@@ -58,20 +59,16 @@ pub(crate) fn statuses(
 fn effective(view: &CommonsView, name: &str, object: &Statement) -> Option<Verdict> {
     let payload_type = &object.spec.envelope.payload_type;
     match Kind::of_payload_type(payload_type) {
-        Some(Kind::Leave) => Some(leaving(view, name, object)),
+        Some(kind) if kind.is_said() => Some(said(view, name, object)),
         Some(kind @ Kind::Other(_)) => Some(Verdict::no(
             Reason::UnsupportedRules,
             format!("this version knows no {kind}: it is kept and relayed, and has no effect here"),
         )),
         // Theirs, whatever labels it has: the operator reads it from its store at the next start.
-        Some(Kind::Charter | Kind::Anchor | Kind::CloseSeal | Kind::EnactSeal | Kind::Evidence | Kind::LogResume) => {
-            None
-        }
+        Some(kind) if kind == Kind::Charter || kind.place() == Some(Place::Log) => None,
         Some(kind) => Some(Verdict::no(
             Reason::PayloadMalformed,
-            format!(
-                "people apply a leave as a Statement, and this carries a {kind}: apply a proposal as a Proposal, a vote as a Vote"
-            ),
+            format!("a {kind} is not applied as a Statement: apply a proposal as a Proposal, a vote as a Vote"),
         )),
         None => Some(Verdict::no(
             Reason::PayloadMalformed,
@@ -80,24 +77,32 @@ fn effective(view: &CommonsView, name: &str, object: &Statement) -> Option<Verdi
     }
 }
 
-fn leaving(view: &CommonsView, name: &str, object: &Statement) -> Verdict {
+fn said(view: &CommonsView, name: &str, object: &Statement) -> Verdict {
     match view.verdicts.get(&Source::Statement(name.to_owned())) {
         Some(people::Verdict::Anchored { seq, .. }) => {
             let read = from_resource(&object.spec.envelope).ok().and_then(|envelope| Signed::verify(envelope).ok());
             let anchored = format!("entry {seq} of its author's log");
             match read {
-                Some(signed) if view.state.leaves().contains_key(&signed.id()) => {
-                    Verdict::yes(Reason::Anchored, anchored)
-                }
-                Some(signed) if view.state.member(signed.author()).is_some_and(|one| one.forked_at.is_some()) => {
-                    Verdict::no(Reason::LogForked, format!("{anchored}, which has another entry there"))
-                }
-                _ => Verdict::no(Reason::NotElector, format!("{anchored}, and its author was no member any more")),
+                Some(signed) => effect(view, &signed, anchored),
+                None => Verdict::no(Reason::PayloadMalformed, anchored),
             }
         }
         Some(people::Verdict::Waiting(refusal)) => Verdict::unknown(refusal.reason, refusal.message.clone()),
         Some(people::Verdict::Refused(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
         None => Verdict::unknown(Reason::AwaitingAnchor, "the operator has not looked at it yet"),
+    }
+}
+
+/// What a statement amounts to that stands in a log.
+fn effect(view: &CommonsView, signed: &Signed, anchored: String) -> Verdict {
+    match signed.body() {
+        Body::Leave(_) if !view.state.leaves().contains_key(&signed.id()) => {
+            match view.state.member(signed.author()).and_then(|member| member.forked_at) {
+                Some(_) => Verdict::no(Reason::LogForked, format!("{anchored}, which has another entry there")),
+                None => Verdict::no(Reason::NotElector, format!("{anchored}, and its author was no member any more")),
+            }
+        }
+        _ => Verdict::yes(Reason::Anchored, anchored),
     }
 }
 

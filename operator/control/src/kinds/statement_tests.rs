@@ -100,6 +100,8 @@ fn what_people_do_not_apply_as_a_statement_says_how_it_is_applied() {
     let (status, reason, message) = shown_of(&commons, object.clone(), None).unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("False", "UnsupportedRules"));
     assert!(message.contains("treaty"), "{message}");
-    object.spec.envelope.payload_type = Kind::Anchor.payload_type();
-    assert_eq!(shown_of(&commons, object, None), None, "what operators store shows its effect elsewhere");
+    for kind in [Kind::Anchor, Kind::BoxOffer, Kind::SlotStatus, Kind::NoticeSent, Kind::SealEvidence, Kind::Charter] {
+        object.spec.envelope.payload_type = kind.payload_type();
+        assert_eq!(shown_of(&commons, object.clone(), None), None, "what operators store shows its effect elsewhere");
+    }
 }

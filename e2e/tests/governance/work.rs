@@ -1,0 +1,50 @@
+//! What votes change for work that runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use koinon_e2e::ground::{conditions, ground};
+use koinon_e2e::story::look::{condition, poll, text};
+use koinon_e2e::story::serving::GUEST_NAMESPACE;
+use koinon_e2e::story::{JOB, MEMBERS, TEAM};
+use koinon_e2e::{Fleet, Poll, wait_until};
+use kube::Api;
+use kube::api::ListParams;
+
+use crate::decisions::{all_vote, ends_as, proposed};
+
+/// From the enactment until the last copy is gone.
+const DRAINED: Duration = Duration::from_secs(120);
+
+/// The cooperative no longer wants the model that the story's job serves.
+pub async fn release_withdrawn(fleet: Arc<Fleet>) -> Result<()> {
+    let ground = ground(fleet).await?;
+    let digest = ground.stage.materials.manifest_digest.clone();
+    let proposal = proposed(ground, "cork", &["propose", "withdraw-model-release", &digest]).await?;
+    all_vote(ground, &proposal, &["no", "yes", "yes"]).await?;
+    for member in MEMBERS {
+        ends_as(ground, member, &proposal, "Enacted").await?;
+    }
+    let aarhus = ground.member("aarhus")?;
+    wait_until("the job to say why it is not served any more", DRAINED, || {
+        poll(aarhus, &["kjob", JOB, "--namespace", TEAM], |job| {
+            let approved = condition(job, "Approved").map(|c| text(c, "reason").to_owned()).unwrap_or_default();
+            let ready = condition(job, "Ready").is_some_and(|ready| ready["status"] == "True");
+            Poll::<()>::when(approved == "ReleaseWithdrawn" && !ready, conditions(job))
+        })
+    })
+    .await?;
+    for member in ["bilbao", "cork"] {
+        let host = ground.member(member)?;
+        wait_until(&format!("the copies at {member} to be gone"), DRAINED, || async {
+            match Api::<Pod>::namespaced(host.client(), GUEST_NAMESPACE).list(&ListParams::default()).await {
+                Ok(pods) => Poll::<()>::when(pods.items.is_empty(), format!("{} pods", pods.items.len())),
+                Err(error) => Poll::not_yet(error.to_string()),
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
