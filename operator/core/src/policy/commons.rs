@@ -145,6 +145,18 @@ impl Commons {
         before.difference(&ids(&self.replica)).copied().collect()
     }
 
+    /// This as if a checkpoint of everything that was written up to `before` were in force, and forgotten; nothing where none
+    /// can be made.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn as_if_settled(&self, before: UnixSeconds) -> Option<Self> {
+        let logs = self.state.settleable(&self.replica, before);
+        let settled = checkpoint::settle(&self.founding, &self.replica, &logs).ok()?;
+        let mut forgetful = self.clone();
+        forgetful.replica.settle(Arc::new(settled));
+        forgetful.refold();
+        Some(forgetful)
+    }
+
     /// The founding.
     pub fn founding(&self) -> &Founding {
         &self.founding

@@ -166,12 +166,13 @@ impl State {
     }
 
     /// Conflicts between seals that stand in nobody's log as evidence yet: whoever holds both entries publishes them, so that
-    /// those see them who were shown one branch only.
-    pub fn unreported_seals(&self, replica: &Replica) -> Vec<SealEvidence> {
+    /// those see them who were shown one branch only. Nobody is asked to report its `own` log.
+    pub fn unreported_seals(&self, replica: &Replica, own: &PublicKey) -> Vec<SealEvidence> {
         let known: BTreeSet<Digest> = replica.seal_conflicts().map(|conflict| conflict.proof().id()).collect();
         let proofs = self.members.values().flat_map(|member| member.quarantine.values());
         let unreported =
             proofs.filter(|proof| !matches!(proof.offence, Offence::Fork { .. }) && !known.contains(&proof.id()));
+        let unreported = unreported.filter(|proof| proof.log != *own);
         unreported
             .filter_map(|proof| {
                 let [first, second] = proof.entries.map(|id| replica.get(&id));

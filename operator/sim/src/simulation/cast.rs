@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use koinon_core::body::charter::{Budgets, Charter, Class, Preset};
+use koinon_core::body::charter::{Budgets, Charter, Class, Deliberation, MemberPeriods, Preset};
 use koinon_core::body::{Anchor, Body};
 use koinon_core::dsse::SeedSigner;
 use koinon_core::ids::{CoopId, Seconds, UnixSeconds};
@@ -64,7 +64,9 @@ fn numbers(mut charter: Charter, pace: Pace) -> Charter {
     parameters.sponsors = 1;
     parameters.max_open_proposals = 3;
     parameters.close_when_all_voted = quick;
-    parameters.deliberation = Some(presets::deliberation());
+    // Short, so that checkpoints have something to forget.
+    let members = MemberPeriods { dormant_after_seconds: Seconds(20 * MINUTE), ..MemberPeriods::default() };
+    parameters.deliberation = Some(Deliberation { members, ..presets::deliberation() });
     for (class, rules) in &mut charter.classes {
         let (period, timelock) = match (class, quick) {
             (Class::Cancel, _) => (10, 0),

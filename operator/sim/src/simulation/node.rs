@@ -154,6 +154,9 @@ impl World {
         if let Some(fork) = replica.unreported_forks().into_iter().find(|fork| fork.log != log) {
             return Some(Body::Evidence(Box::new(fork.to_evidence())));
         }
+        if let Some(evidence) = node.state().unreported_seals(replica, &log).into_iter().next() {
+            return Some(Body::SealEvidence(Box::new(evidence)));
+        }
         let circumstances = Circumstances {
             now: node.reads(self.now),
             isolated: self.hears(who) < node.state().quorum(),

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::{Action, Scope};
-use koinon_core::ids::{MemberId, PolicyHash, StatementId};
+use koinon_core::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
 use koinon_core::policy::{Commons, ProposalState, State, Verdict};
+use koinon_core::recovery::resumed_at;
+use koinon_core::sealing::{self, Circumstances, Promises};
 use koinon_core::statement::Statement;
 
 use super::node::Node;
@@ -42,6 +44,9 @@ pub enum Violation {
     /// Two replicas hold the same and conclude different things.
     #[error("members that hold the same entries conclude different things")]
     Unequal,
+    /// Who forgets what a checkpoint settles concludes something else than who does not.
+    #[error("forgetting what was settled up to {0} changes what is decided")]
+    Forgotten(UnixSeconds),
     /// What was signed does not read back.
     #[error("entry {0} does not read back as it was signed")]
     ReadBack(StatementId),
@@ -167,6 +172,35 @@ impl Watch {
         }
     }
 
+    /// Whether whoever forgets what would be settled at `before` decides and seals as whoever holds everything. It forgets
+    /// the way it would in operation: first up to some time, then up to a later one.
+    pub fn forgetful(&mut self, outsider: &Commons, nodes: &[Node], before: [UnixSeconds; 2], now: UnixSeconds) {
+        let mut forgetful = outsider.clone();
+        for before in before {
+            let [full, short] = [outsider, &forgetful].map(|commons| commons.as_if_settled(before));
+            let (Some(full), Some(short)) = (full, short) else { continue };
+            let remains = |commons: &Commons| commons.replica().settled().map(|settled| settled.digest());
+            let mut honest = nodes.iter().filter(|node| !node.lies);
+            let seal_alike = honest.all(|node| {
+                let at = Circumstances {
+                    now,
+                    isolated: false,
+                    clock_in_tolerance: true,
+                    resumed_at: resumed_at(outsider.replica(), &node.log()),
+                    rules_shared: 2,
+                    promises: Promises::KEPT,
+                };
+                let me = &node.who.member.id;
+                sealing::next(outsider.state(), me, &at) == sealing::next(short.state(), me, &at)
+            });
+            let alike = decided(outsider.state()) == decided(short.state());
+            if !alike || !seal_alike || remains(&full) != remains(&short) {
+                self.found(Violation::Forgotten(before));
+            }
+            forgetful = short;
+        }
+    }
+
     /// Notes every version that seals prove, also those that a replica would not take because it has another.
     fn proven(&mut self, proposal: &ProposalState) {
         let (scope, parent) = (proposal.proposal.scope, proposal.proposal.parent);
@@ -206,4 +240,15 @@ impl Watch {
             }
         }
     }
+}
+
+/// What must be the same whether or not entries were forgotten.
+fn decided(state: &State) -> impl PartialEq + use<> {
+    let versions = |scope| state.chain(scope).iter().map(|version| version.hash).collect::<Vec<_>>();
+    let chains: Vec<Vec<PolicyHash>> = Scope::ALL.into_iter().map(versions).collect();
+    // A cancellation of what was forgotten is refused for another reason, and nothing comes of it either way.
+    let open = state.proposals().values().filter(|p| p.invalid.is_none());
+    let open = open.filter(|p| p.proposal.parent == state.head(p.proposal.scope));
+    let open: Vec<ProposalState> = open.cloned().collect();
+    (chains, open, state.members().clone(), state.releases().clone(), state.norms().clone(), *state.parameters())
 }

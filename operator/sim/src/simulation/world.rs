@@ -296,6 +296,8 @@ impl World {
             self.watch.same(who, &self.nodes[who].faces[0], &outsider);
         }
         self.watch.outsider(&outsider, &self.nodes);
+        let times = [0, 0].map(|_| T0.plus(self.dice.between(0, self.now.since(T0).0)));
+        self.watch.forgetful(&outsider, &self.nodes, [times[0].min(times[1]), times[0].max(times[1])], self.now);
         self.outsider = Some(outsider);
     }
 }

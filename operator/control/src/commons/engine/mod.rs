@@ -273,6 +273,9 @@ impl Engine {
             if let Some(fork) = replica.unreported_forks().into_iter().find(|fork| fork.log != log) {
                 return Some(Body::Evidence(Box::new(fork.to_evidence())));
             }
+            if let Some(evidence) = commons.state().unreported_seals(replica, &log).into_iter().next() {
+                return Some(Body::SealEvidence(Box::new(evidence)));
+            }
             let resumed_at = resumed_at(replica, &log);
             let circumstances =
                 Circumstances { now, isolated, clock_in_tolerance, resumed_at, rules_shared, promises: Promises::KEPT };

@@ -170,11 +170,11 @@ fn whoever_was_shown_one_half_learns_of_both_by_the_evidence_of_another() {
     // Only aarhus holds its log.
     world.cut = BTreeSet::from([1, 2]);
     world.sync();
-    let found = world.commons[0].state().unreported_seals(world.commons[0].replica());
+    let found = world.commons[0].state().unreported_seals(world.commons[0].replica(), &world.log(0));
     assert_eq!(found.len(), 1);
     let found = found[0].clone();
     world.append(0, Body::SealEvidence(Box::new(found)));
-    assert!(world.state(0).unreported_seals(world.commons[0].replica()).is_empty());
+    assert!(world.state(0).unreported_seals(world.commons[0].replica(), &world.log(0)).is_empty());
     world.cut = BTreeSet::from([3]);
     let log = world.log(0);
     let entries = world.commons[0].replica().range(&log, Seq(0), 10);
