@@ -45,8 +45,13 @@ pub enum Violation {
     #[error("members that hold the same entries conclude different things")]
     Unequal,
     /// Who forgets what a checkpoint settles concludes something else than who does not.
-    #[error("forgetting what was settled up to {0} changes what is decided")]
-    Forgotten(UnixSeconds),
+    #[error("forgetting what was settled up to {before} changes {what}")]
+    Forgotten {
+        /// Up to when.
+        before: UnixSeconds,
+        /// What differs.
+        what: &'static str,
+    },
     /// What was signed does not read back.
     #[error("entry {0} does not read back as it was signed")]
     ReadBack(StatementId),
@@ -193,9 +198,18 @@ impl Watch {
                 let me = &node.who.member.id;
                 sealing::next(outsider.state(), me, &at) == sealing::next(short.state(), me, &at)
             });
-            let alike = decided(outsider.state()) == decided(short.state());
-            if !alike || !seal_alike || remains(&full) != remains(&short) {
-                self.found(Violation::Forgotten(before));
+            let (all, less) = (outsider.state(), short.state());
+            let versions = |state: &State| Scope::ALL.map(|scope| state.chain(scope).last().map(|v| v.hash));
+            let same = [
+                ("versions", versions(all) == versions(less)),
+                ("members", all.members() == less.members()),
+                ("what is in force", (all.releases(), all.norms()) == (less.releases(), less.norms())),
+                ("open proposals", open(all) == open(less)),
+                ("what is sealed", seal_alike),
+                ("what remains", remains(&full) == remains(&short)),
+            ];
+            for (what, _) in same.into_iter().filter(|(_, same)| !same) {
+                self.found(Violation::Forgotten { before, what });
             }
             forgetful = short;
         }
@@ -242,13 +256,13 @@ impl Watch {
     }
 }
 
-/// What must be the same whether or not entries were forgotten.
-fn decided(state: &State) -> impl PartialEq + use<> {
-    let versions = |scope| state.chain(scope).iter().map(|version| version.hash).collect::<Vec<_>>();
-    let chains: Vec<Vec<PolicyHash>> = Scope::ALL.into_iter().map(versions).collect();
-    // A cancellation of what was forgotten is refused for another reason, and nothing comes of it either way.
-    let open = state.proposals().values().filter(|p| p.invalid.is_none());
-    let open = open.filter(|p| p.proposal.parent == state.head(p.proposal.scope));
-    let open: Vec<ProposalState> = open.cloned().collect();
-    (chains, open, state.members().clone(), state.releases().clone(), state.norms().clone(), *state.parameters())
+/// The proposals that something may still come of.
+fn open(state: &State) -> Vec<&ProposalState> {
+    let is_next = |p: &ProposalState| p.proposal.parent == state.head(p.proposal.scope);
+    let may_follow = |p: &&ProposalState| match &p.proposal.action {
+        // It is over with what it would stop.
+        Action::CancelProposal(cancel) => state.proposals().get(&cancel.proposal).is_some_and(is_next),
+        _ => is_next(p),
+    };
+    state.proposals().values().filter(|p| p.invalid.is_none()).filter(may_follow).collect()
 }
