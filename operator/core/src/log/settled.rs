@@ -29,6 +29,8 @@ pub struct Settled {
 pub struct SettledLog {
     /// Its last entry, which is kept: the next one follows it.
     pub head: Head,
+    /// The latest time of its entries, by its operator's clock.
+    pub last_at: UnixSeconds,
     /// The proposals that are anchored in it. How many of them are open limits how many more there may be.
     pub proposals: Vec<SettledProposal>,
 }

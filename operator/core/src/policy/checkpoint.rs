@@ -19,7 +19,7 @@ use crate::body::norms::Checkpoint;
 use crate::body::proposal::{Action, Scope};
 use crate::founding::Founding;
 use crate::ids::{MemberId, PublicKey, Seconds, StatementId, UnixSeconds};
-use crate::log::{Entry, NoPrefix, Replica, Settled, SettledLog, SettledProposal, SettledVersion};
+use crate::log::{Entry, NoPrefix, Replica, Settled, SettledLog, SettledProposal, SettledVersion, Standing};
 use crate::statement::Statement;
 
 /// The order in which chains are made again: what a version refers to comes before it.
@@ -87,15 +87,19 @@ pub fn settle(
     for (log, head) in heads {
         let owner = before.logs().find(|(known, _)| *known == log).map(|(_, owner)| owner.clone());
         let Some(owner) = owner else { continue };
-        let mut proposals: BTreeSet<SettledProposal> =
-            earlier.and_then(|settled| settled.logs.get(log)).iter().flat_map(|log| log.proposals.clone()).collect();
+        let known = earlier.and_then(|settled| settled.logs.get(log));
+        let mut proposals: BTreeSet<SettledProposal> = known.iter().flat_map(|log| log.proposals.clone()).collect();
+        let mut last_at = known.map_or(UnixSeconds(i64::MIN), |log| log.last_at);
         for entry in before.all(log) {
+            if entry.standing == Standing::Valid {
+                last_at = last_at.max(entry.statement.header().issued_at);
+            }
             proposals.extend(proposal_of(entry, &owner));
             if entry.id() != head.id && needed.needs(entry, log, &owner) {
                 settled.kept.insert(entry.id());
             }
         }
-        settled.logs.insert(*log, SettledLog { head: *head, proposals: proposals.into_iter().collect() });
+        settled.logs.insert(*log, SettledLog { head: *head, last_at, proposals: proposals.into_iter().collect() });
     }
     Ok(settled)
 }
@@ -125,7 +129,7 @@ fn versions(state: &State) -> Vec<SettledVersion> {
 
 fn proposal_of(entry: &Entry, owner: &MemberId) -> Option<SettledProposal> {
     let inner = entry.statement.nested().filter(|inner| inner.author() == owner)?;
-    let proposal = as_proposal(inner).filter(|_| entry.standing == crate::log::Standing::Valid)?;
+    let proposal = as_proposal(inner).filter(|_| entry.standing == Standing::Valid)?;
     Some(SettledProposal { seq: entry.seq(), id: inner.id(), closes_at: proposal.closes_at })
 }
 

@@ -154,6 +154,9 @@ pub(super) fn gather(replica: &Replica) -> Gathered {
         entries.sort_by_key(|e| (e.seq(), e.id()));
         let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
         let settled = replica.settled().and_then(|settled| settled.logs.get(log));
+        if let Some(settled) = settled.filter(|settled| settled.last_at != UnixSeconds(i64::MIN)) {
+            gathered.last_at.insert(*log, settled.last_at);
+        }
         let mut ancestries = Ancestries::new(settled);
         for entry in entries {
             let ancestry = ancestries.of(entry, owner);
