@@ -30,7 +30,7 @@ pub fn charter(random: &mut Random, founders: &[&Person], complete: bool) -> Cha
         let periods = &mut deliberation.members;
         periods.dormant_after_seconds = Seconds(random.between(60, 400));
         periods.notice_seconds = Seconds(random.between(0, 150));
-        periods.emergency_seconds = Seconds(random.between(1, 600));
+        periods.emergency_seconds = Seconds(if random.once_in(2) { 50_000 } else { random.between(1, 600) });
         let again = 2 * periods.emergency_seconds.0;
         periods.emergency_again_seconds = Seconds(random.between(again, again + 600));
         if random.once_in(3) {

@@ -174,6 +174,9 @@ pub fn reset(world: &mut World) {
         world.append(who, Body::LogResume(LogResume { old_log, old_head }));
     }
     world.wait(1);
+    for _ in 0..world.random.below(4) {
+        thief(world);
+    }
 }
 
 /// Whoever holds replaced keys says something new with them, or anchors anew what their owner has said since.

@@ -71,14 +71,21 @@ pub fn probation(world: &mut World) {
 pub fn dormancy(world: &mut World) {
     let whom = world.anybody();
     let member = world.id(whom);
-    let silent = world.random.between(0, 700);
+    let after = world.state(0).parameters().deliberation.map_or(0, |rules| rules.members.dormant_after_seconds.0);
+    let silent = after + if world.random.once_in(3) { world.random.between(-60, 5) } else { 1 };
     world.wait(silent);
-    if world.random.once_in(3) {
+    if !world.random.once_in(3) {
         world.silent.push(whom);
     }
     decide(world, Action::MarkDormant(MarkDormant { member: member.clone() }));
     if !world.random.once_in(4) {
         world.silent.clear();
+    }
+    match world.random.below(4) {
+        0 => return,
+        1 => drop(decide(world, Action::Expel(document_against(member.clone())))),
+        2 => drop(world.say(whom, Body::Leave(koinon_core::body::Leave::default()))),
+        _ => {}
     }
     if world.random.once_in(2) {
         let proposal = StatementId(Digest::of(b"any"));
@@ -128,10 +135,15 @@ pub fn hearing(world: &mut World) {
     agree(world, proposal);
     let queued = until_queued(world, proposal);
     world.silent.clear();
-    if queued && !world.random.once_in(4) {
-        appeal(world, whom, proposal, &expel, first, second);
+    if queued && !world.random.once_in(4) && appeal(world, whom, proposal, &expel, first, second).is_none() {
+        return;
     }
     pass_time(world);
+}
+
+fn document_against(member: MemberId) -> Expel {
+    let evidence = vec![EvidenceRef::Entry(StatementId(Digest::of(b"entry")))];
+    Expel { member, evidence, appeal: None }
 }
 
 fn reply(world: &mut World, who: usize, proposal: StatementId) -> Option<StatementId> {
@@ -158,11 +170,15 @@ fn appeal(
     world.anchor(author, &appeal);
     world.settle();
     let appeal = if world.random.once_in(8) { StatementId(Digest::of(b"none")) } else { appeal.id() };
+    if world.random.once_in(3) {
+        return None;
+    }
     let again = Expel { evidence: vec![new], appeal: Some(appeal), ..expel.clone() };
-    let again = decide(world, Action::Expel(again))?;
-    if world.random.once_in(4) {
-        let third = Expel { appeal: Some(again), ..expel.clone() };
-        decide(world, Action::Expel(third));
+    decide(world, Action::Expel(again.clone()))?;
+    if world.random.once_in(3) {
+        let other = world.anybody();
+        let member = if world.random.once_in(2) { world.id(other) } else { expel.member.clone() };
+        decide(world, Action::Expel(Expel { member, ..again }));
     }
     Some(())
 }
@@ -278,7 +294,14 @@ pub fn third_branch(world: &mut World) {
 
 /// A few order something, perhaps too few, too late or again.
 pub fn order(world: &mut World) {
-    let (who, whom) = (world.anybody(), world.anybody());
+    let whom = world.anybody();
+    for _ in 0..1 + world.random.below(3) {
+        order_against(world, whom);
+    }
+}
+
+fn order_against(world: &mut World, whom: usize) {
+    let who = world.anybody();
     let state = world.state(who);
     let (membership, charter) = (state.head(Scope::Membership), state.head(Scope::Charter));
     let versions: Vec<_> = state.chain(Scope::Membership).iter().map(|version| version.hash).collect();
@@ -301,11 +324,11 @@ pub fn order(world: &mut World) {
     let Ok(order) = draft.sign(signer, &[]) else { return };
     world.anchor(who, &order);
     for other in 0..world.people.len() {
-        if world.random.once_in(3) {
+        if world.random.once_in(6) {
             let later = world.random.between(0, 300);
             world.wait(later);
         }
-        if world.random.once_in(2) {
+        if !world.random.once_in(3) {
             world.say(other, Body::CoSignature(CoSignature { order: order.id() }));
         }
     }

@@ -47,7 +47,7 @@ pub fn key(name: &str) -> SeedSigner {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let (complete, many) = (random.once_in(2), random.once_in(2));
+        let (complete, many) = (!random.once_in(3), !random.once_in(3));
         let count = match (complete, many) {
             (true, true) => random.between(4, 7),
             _ => random.between(1, 3),
