@@ -130,7 +130,9 @@ impl World {
     }
 
     pub fn votes(&mut self, whose: &[usize], proposal: StatementId, choice: Choice) {
-        whose.iter().for_each(|who| drop(self.vote(*who, proposal, choice).unwrap()));
+        for who in whose {
+            self.vote(*who, proposal, choice).unwrap();
+        }
     }
 
     /// Everybody asks everybody else for what it lacks, until nobody does.
@@ -169,7 +171,9 @@ impl World {
 
     pub fn seal(&mut self, who: usize) -> bool {
         let mut any = false;
-        while let Some(body) = sealing::next(self.state(who), &self.id(who), &self.circumstances(who)).into_iter().next() {
+        while let Some(body) =
+            sealing::next(self.state(who), &self.id(who), &self.circumstances(who)).into_iter().next()
+        {
             self.append(who, body);
             any = true;
         }
@@ -179,8 +183,8 @@ impl World {
     /// Entries travel and operators seal until nothing moves any more.
     pub fn settle(&mut self) {
         self.sync();
-        let all = self.commons.len();
-        while (0..all).filter(|who| !self.cut.contains(who)).filter(|who| self.seal(*who)).count() > 0 {
+        let acting: Vec<usize> = (0..self.commons.len()).filter(|who| !self.cut.contains(who)).collect();
+        while acting.iter().filter(|who| self.seal(**who)).count() > 0 {
             self.sync();
         }
     }
