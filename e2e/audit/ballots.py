@@ -4,16 +4,13 @@ import hashlib
 from dataclasses import dataclass, field, replace
 
 import shapes
-from wire import INT_MAX, INT_MIN, raw
+from hearing import Hearing
+from keys import is_taken_back
+from wire import bounded, raw
 
 # Votes of one author on one proposal that a box of rules 2 takes
 MAX_VSEQ = 15
 IN_BOX = ("Counted", "Superseded", "Equivocation")
-
-
-def bounded(number):
-    """Times come from strangers: beyond 64 bits they stop."""
-    return max(INT_MIN, min(INT_MAX, number))
 
 
 def merkle_root(ids):
@@ -50,14 +47,18 @@ def ceil(number, share):
 
 @dataclass
 class Vote:
-    """A vote and what became of it."""
+    """A vote where it stands, and what became of it."""
 
-    anchored: object
+    spoken: object
     verdict: str
 
     @property
     def statement(self):
-        return self.anchored.statement
+        return self.spoken.statement
+
+    @property
+    def place(self):
+        return self.spoken.place
 
     @property
     def id(self):
@@ -89,6 +90,7 @@ class Box:
     min_yes: int
     outcome: str
     withdrawn: bool = False
+    objection: str | None = None
     votes: list = field(default_factory=list)
 
     @property
@@ -99,37 +101,31 @@ class Box:
 class Poll:
     """One proposal with everything that is fixed for every vote on it."""
 
-    def __init__(self, name, author, body, members, numbers):
-        self.id, self.author, self.body, self.members = name, author, body, members
+    def __init__(self, name, author, body, pinned, numbers, keys, gathered):
+        self.id, self.author, self.body, self.pinned = name, author, body, pinned
+        self.pinned_quorum = seal_quorum(len(pinned.members))
+        self.keys, self.gathered = keys, gathered
         self.parameters, self.rules = numbers.parameters, numbers.classes[body["class"]]
         self.complete = shapes.proposal_rules(body) >= 2
-        self.groups = self._groups()
+        self.groups = pinned.groups(body["interested"] | ({body["subject"]} if body["subject"] else set()))
         self.group_of = {member: group for group, several in self.groups.items() for member in several}
+        self.hearing = Hearing(self, gathered)
 
-    def _groups(self):
-        """Who votes: members by their owner, without the owners of those whom it concerns."""
-        concerned = self.body["interested"] | ({self.body["subject"]} if self.body["subject"] else set())
-        left_out = {self.members[member]["controlGroup"] for member in concerned if member in self.members}
-        groups = {}
-        for member in self.members.values():
-            if member["controlGroup"] not in left_out:
-                groups.setdefault(member["controlGroup"], set()).add(member["id"])
-        return groups
+    def governs(self, spoken):
+        """Whether a key signed that may speak for the author: under rules 1 keys do not change."""
+        if self.complete:
+            return self.keys.governs(spoken.statement, spoken.place, self.pinned)
+        return self.pinned.is_governance(spoken.statement)
 
-    def may_sign(self, statement):
-        """Whether a governance key of its author signed, as the pinned membership knows it."""
-        member = self.members.get(statement.author)
-        return member is not None and statement.key in member["keys"]["governance"]
-
-    def judge(self, anchored):
+    def judge(self, spoken):
         """Whether a vote counts, looking at nothing but itself."""
-        vote, body = anchored.statement, self.body
+        vote, body = spoken.statement, self.body
         tolerance, grace = self.parameters["clockToleranceSeconds"], self.parameters["graceSeconds"]
-        if anchored.void:
-            return anchored.void
+        if spoken.place.void:
+            return spoken.place.void
         if vote.author not in self.group_of:
             return "NotElector"
-        if not self.may_sign(vote):
+        if not self.governs(spoken):
             return "WrongKeyRole"
         if vote.issued_at < bounded(body["opensAt"] - tolerance):
             return "TooEarly"
@@ -141,14 +137,18 @@ class Poll:
             return "TooManyVotes" if vote.body["vseq"] > MAX_VSEQ else "Counted"
         # By rules 1 the box is what was anchored in time; by rules 2 what enough operators held.
         latest = bounded(bounded(body["closesAt"] + grace) + tolerance)
-        return "AnchoredTooLate" if anchored.at > latest else "Counted"
+        return "AnchoredTooLate" if spoken.place.at > latest else "Counted"
 
-    def count(self, anchored, recused=frozenset(), delegated=()):
+    def count(self, spoken, recused=frozenset(), delegated=(), revoked=()):
         """The box that votes make. `delegated`: (from, to) in the order in which they are used."""
-        votes = [Vote(found, self.judge(found)) for found in anchored]
+        votes = [Vote(found, self.judge(found)) for found in spoken]
+        for vote in votes:
+            if vote.verdict == "Counted" and is_taken_back(vote.statement, vote.place, revoked):
+                vote.verdict = "Revoked"
         if self.parameters["closeWhenAllVoted"]:
-            keep_first(votes)
+            self._keep_first(votes)
         else:
+            self._keep_newest_log(votes)
             void_equivocation(votes)
         # An interest is the owner's, whichever of its members declares it.
         interested = {self.group_of[member] for member in recused if member in self.group_of}
@@ -159,6 +159,30 @@ class Poll:
         self._stand_in(choices, votes, recused, delegated)
         votes.sort(key=lambda vote: (vote.author, vote.vseq, vote.id))
         return self._close(choices, votes)
+
+    def _keep_first(self, votes):
+        """Where votes are final the first one of its author counts: its logs have no gaps for an earlier one."""
+
+        def order(vote):
+            return self.keys.generation(vote.place), vote.place.order
+
+        first = {}
+        for vote in votes:
+            if vote.verdict == "Counted":
+                first[vote.author] = min(first.get(vote.author, order(vote)), order(vote))
+        for vote in votes:
+            if vote.verdict == "Counted" and order(vote) != first[vote.author]:
+                vote.verdict = "AlreadyFinal"
+
+    def _keep_newest_log(self, votes):
+        """Who got other keys in the middle of a vote is heard by the log that it has now."""
+        newest = {}
+        for vote in votes:
+            if vote.verdict == "Counted":
+                newest[vote.author] = max(newest.get(vote.author, 0), self.keys.generation(vote.place))
+        for vote in votes:
+            if vote.verdict == "Counted" and self.keys.generation(vote.place) < newest[vote.author]:
+                vote.verdict = "Superseded"
 
     def _one_each(self, votes):
         """The newest vote of every owner; among equal numbers the one with the smallest id."""
@@ -198,7 +222,7 @@ class Poll:
         voted = {vote.author for vote in inside}
         # All members, not only all owners: a second member of one owner could still add to a closed box.
         all_voted = self.parameters["closeWhenAllVoted"] and all(member in voted for member in self.group_of)
-        last = max((max(v.statement.issued_at, v.anchored.at) for v in inside), default=closes)
+        last = max((max(v.statement.issued_at, v.place.at) for v in inside), default=closes)
         counts = {choice: sum(c == choice for c in choices.values()) for choice in ("yes", "no", "abstain", "veto")}
         electors = len(self.groups)
         return Box(
@@ -215,8 +239,13 @@ class Poll:
 
     # Rules 2: the box is what enough operators offered
 
-    def belongs(self, statement):
-        """Whether a human statement belongs into the box, whoever offers it."""
+    def belongs(self, entry):
+        """Whether an entry belongs into the box, whoever offers it."""
+        if self.hearing.bears(entry):
+            return True
+        if entry not in self.gathered.said:
+            return False
+        statement, place = self.gathered.said[entry].statement, self.gathered.said[entry].place
         body, elector = statement.body, statement.author in self.group_of
         if statement.kind == "vote":
             return elector and body["proposal"] == self.id and body["vseq"] <= MAX_VSEQ
@@ -224,22 +253,40 @@ class Poll:
             return elector and body["proposal"] == self.id
         if statement.kind == "withdrawal":
             return body["proposal"] == self.id and statement.author == self.author
-        return elector and self.rules["delegation"] and self.body["class"] in body["classes"]
+        if statement.kind == "key-revocation":
+            # What it takes back was signed for this vote, so not before it opened.
+            opened = bounded(self.body["opensAt"] - self.parameters["clockToleranceSeconds"])
+            good = elector and statement.issued_at >= opened
+            return good and self.keys.takes_back(statement, place) is not None
+        if statement.kind == "delegation":
+            return elector and self.rules["delegation"] and self.body["class"] in body["classes"]
+        return False
 
-    def count_box(self, said, entries):
+    def taken_back(self, several):
+        """What the revocations among these take back."""
+        return [t for t in (self.keys.takes_back(s.statement, s.place) for s in several) if t]
+
+    def count_box(self, entries):
         """What a box of these log entries amounts to."""
-        inside = [said[entry] for entry in sorted(entries) if entry in said and self.belongs(said[entry].statement)]
-        heard = [found.statement for found in inside if self.may_sign(found.statement)]
+        said = self.gathered.said
+        inside = [said[entry] for entry in sorted(entries) if entry in said and self.belongs(entry)]
+        revoked = self.taken_back(inside)
+
+        def stands(spoken):
+            return self.governs(spoken) and not is_taken_back(spoken.statement, spoken.place, revoked)
+
+        heard = [spoken.statement for spoken in inside if stands(spoken)]
         recused = {s.author for s in heard if s.kind == "recusal" and s.issued_at <= self.body["closesAt"]}
-        # One vote that was anchored twice is one vote, where it came first.
+        # One vote that was anchored twice is one vote, where it came first; where it does not stand others may have put it.
         votes = {}
-        for found in inside:
-            if found.statement.kind == "vote":
-                known = votes.setdefault(found.statement.id, found)
-                votes[found.statement.id] = min(known, found, key=lambda anchored: anchored.place)
-        box = self.count(list(votes.values()), recused, self._delegated(heard))
+        for spoken in (spoken for spoken in inside if spoken.statement.kind == "vote"):
+            known = votes.setdefault(spoken.statement.id, spoken)
+            votes[spoken.statement.id] = min(known, spoken, key=lambda s: (not stands(s), s.place.order))
+        box = self.count(list(votes.values()), recused, self._delegated(heard), revoked)
         in_time = [s for s in heard if s.kind == "withdrawal" and s.issued_at <= self.body["closesAt"]]
-        return replace(box, ids=frozenset(entries), withdrawn=bool(in_time))
+        box = replace(box, ids=frozenset(entries), withdrawn=bool(in_time), objection=self.hearing.objection(entries))
+        self.hearing.closes(box, entries)
+        return box
 
     def _delegated(self, heard):
         """From whom to whom: each member's newest delegation, if it covers this vote, in the order of their ids."""
@@ -259,17 +306,6 @@ class Poll:
             if covers and in_bounds and body["to"] not in (None, statement.author):
                 good.append((statement.id, statement.author, body["to"]))
         return [(giver, taker) for _, giver, taker in sorted(good)]
-
-
-def keep_first(votes):
-    """Where votes are final the first one in its author's log counts: a log has no gaps for an earlier one."""
-    first = {}
-    for vote in votes:
-        if vote.verdict == "Counted":
-            first[vote.author] = min(first.get(vote.author, vote.anchored.place), vote.anchored.place)
-    for vote in votes:
-        if vote.verdict == "Counted" and vote.anchored.place != first[vote.author]:
-            vote.verdict = "AlreadyFinal"
 
 
 def void_equivocation(votes):

@@ -19,7 +19,6 @@ BOUNDS = {
     "keepServingMaxSeconds": (60, 365 * DAY),
     "inviteHours": (1, 720),
     "sponsors": (1, 3),
-    "probationSeconds": (0, 0),
     "maxOpenProposals": (1, 100),
 }
 
@@ -37,8 +36,18 @@ def class_holds(rules):
 
 def deliberation_holds(rules):
     cap = rules["delegationCap"]
-    in_time = 0 <= rules["delegationMaxSeconds"] <= 365 * DAY
-    return in_time and 1 <= cap["den"] <= 1000 and cap["num"] <= cap["den"] // 2
+    periods = rules["members"]
+    again = 2 * periods["emergencySeconds"]
+    return (
+        0 <= rules["delegationMaxSeconds"] <= 365 * DAY
+        and 60 <= periods["dormantAfterSeconds"] <= 365 * DAY
+        and 0 <= periods["noticeSeconds"] <= 30 * DAY
+        and 1 <= periods["emergencySeconds"] <= 30 * DAY
+        # An order that may follow itself would never end.
+        and again <= periods["emergencyAgainSeconds"] <= 365 * DAY
+        and 1 <= cap["den"] <= 1000
+        and cap["num"] <= cap["den"] // 2
+    )
 
 
 def numbers_hold(parameters, classes):
@@ -48,6 +57,8 @@ def numbers_hold(parameters, classes):
         set(classes) == set(CLASSES)
         and all(map(class_holds, classes.values()))
         and all(least <= p[name] <= most for name, (least, most) in BOUNDS.items())
+        # Who is new is counted by a vote that rules 1 do not have.
+        and 0 <= p["probationSeconds"] <= (365 * DAY if p["deliberation"] else 0)
         and 64 * 1024 <= budgets["bytesPerDay"] <= 1 << 30
         and 16 <= budgets["entriesPerDay"] <= 100_000
         and p["beaconSeconds"] < p["freshSeconds"] < p["lostSeconds"]

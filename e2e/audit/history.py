@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, field
 
-import charter
+import emergency
+import hearing
+import quarantine
 import shapes
 import validity
 from ballots import Poll, Vote, seal_quorum
 from gather import Gathered
-from logs import forks_of
+from keys import Keys, turn
+from logs import forks_of, reported
+from members import Membership, Standing, probation
 from seals import Leaving, Sealing, genesis, triple
-from wire import INT_MIN
 
 # Chains with versions, in the order in which two decisions at once are taken
-CHAINS = ("membership", "releases", "engines", "charter")
+CHAINS = ("membership", "releases", "engines", "charter", "standing")
 
 
 @dataclass
@@ -22,41 +25,6 @@ class Numbers:
     parameters: dict
     classes: dict
     rules: int
-
-
-@dataclass
-class Membership:
-    """The members of one version."""
-
-    hash: str
-    number: int
-    members: dict
-    used_ids: frozenset
-    used_keys: frozenset
-    settled_at: int
-
-    def with_member(self, member):
-        keys = self.used_keys | set(charter.keys_of(member))
-        members = {**self.members, member["id"]: member}
-        return Membership(self.hash, self.number, members, self.used_ids | {member["id"]}, keys, self.settled_at)
-
-    def without(self, name):
-        members = {known: member for known, member in self.members.items() if known != name}
-        return Membership(self.hash, self.number, members, self.used_ids, self.used_keys, self.settled_at)
-
-    def is_governance(self, statement):
-        member = self.members.get(statement.author)
-        return member is not None and statement.key in member["keys"]["governance"]
-
-
-@dataclass
-class Standing:
-    """A member, present or past."""
-
-    member: dict
-    standing: str
-    since: str
-    left: str | None = None
 
 
 @dataclass
@@ -87,6 +55,7 @@ class Proposal:
     enacted: object | None = None
     superseded_by: str | None = None
     cancelled_by: str | None = None
+    appealed_by: str | None = None
     stale: bool = False
 
     @property
@@ -111,14 +80,20 @@ class History:
 
     def __post_init__(self):
         self.forks, self.proofs = forks_of(self.bundle, self.owners)
+        self._read_reports()
         self.gathered = Gathered(self.bundle, self.owners, self.forks)
         self._begin()
+        self._read_keys()
         while decided := self._next():
             self._enact(*decided)
+            self._read_keys()
         self._read_proposals()
         self._read_leaves()
+        self._read_key_changes()
         self._read_stray_votes()
         self._read_faults()
+        self._read_quarantine()
+        self.orders = emergency.orders(self)
 
     # From the charter on
 
@@ -129,15 +104,21 @@ class History:
         body = self.bundle.founding.body
         self.rules = self.bundle.founding.rules
         self.parameters, self.classes = body["parameters"], body["classes"]
-        first = Membership(self.genesis("membership"), 0, {}, frozenset(), frozenset(), INT_MIN)
+        first, self.keys, self.lifted = Membership(self.genesis("membership")), Keys(), {}
         for founder in body["founders"]:
-            first = first.with_member(founder)
+            first = first.founded(founder)
+            self.keys.begin(founder["id"], founder["keys"])
         self.memberships = {first.hash: first}
         self.numbers = {self.genesis("charter"): Numbers(self.parameters, self.classes, self.rules)}
         self.chains = {scope: [Version(self.genesis(scope), None, None)] for scope in CHAINS}
         self.members = {name: Standing(member, "Active", first.hash) for name, member in first.members.items()}
         self.releases = {r["manifestDigest"]: Release(self.genesis("releases")) for r in body["releases"]}
         self.engines = {engine["name"]: engine for engine in body["engines"]}
+
+    def heads(self):
+        """The newest version of every chain. One that came with rules 2 is named once something was decided there."""
+        named = [scope for scope in CHAINS if scope != "standing" or len(self.chains[scope]) > 1]
+        return {scope: self.head(scope) for scope in named}
 
     def head(self, scope):
         return self.chains[scope][-1].hash if scope in self.chains else self.genesis(scope)
@@ -174,8 +155,8 @@ class History:
             return invalid, None
         statement, body = anchored.statement, anchored.statement.body
         numbers = self.numbers[body["charter"] or self.genesis("charter")]
-        members = self.memberships[body["membership"]].members
-        poll = Poll(statement.id, statement.author, body, members, numbers)
+        pinned = self.memberships[body["membership"]]
+        poll = Poll(statement.id, statement.author, body, pinned, numbers, self.keys, self.gathered)
         return None, Sealing(self, poll, statement.issued_at, self.gathered)
 
     def _next(self):
@@ -183,7 +164,8 @@ class History:
         found = []
         for anchored in self.gathered.proposals.values():
             body = anchored.statement.body
-            if body["scope"] in CHAINS and body["parent"] == self.head(body["scope"]):
+            follows = body["scope"] in CHAINS and body["parent"] == self.head(body["scope"])
+            if follows and anchored.statement.id in self.gathered.seals["enact-seal"]:
                 _, sealing = self._sealing(anchored)
                 if sealing and sealing.enactment:
                     found.append((body["scope"], sealing.enactment, anchored.statement))
@@ -215,12 +197,42 @@ class History:
         self.engines.pop(change["name"], None)
 
     def _apply_admit(self, enacted, _, statement):
-        member = statement.nested.body["member"]
-        self._next_membership(enacted, self.membership.with_member(member))
-        self.members[member["id"]] = Standing(member, "Active", enacted.version)
+        member, body = statement.nested.body["member"], statement.body
+        parameters = self.numbers[body["charter"] or self.genesis("charter")].parameters
+        until = probation(body, shapes.proposal_rules(body), parameters)
+        self._change_members(self.membership.admitted(enacted, member, until))
+        self._begin_log(member["id"], member["keys"])
+        standing = "Active" if until is None else "Probationary"
+        self.members[member["id"]] = Standing(member, standing, enacted.version)
 
     def _apply_expel(self, enacted, change, _):
         self._part(enacted, change["member"], "Expelled")
+
+    def _apply_confirm(self, enacted, change, _):
+        self._change_members(self.membership.counted(enacted, change["member"]))
+        self.members[change["member"]].standing = "Active"
+
+    _apply_reactivate = _apply_confirm
+
+    def _apply_markDormant(self, enacted, change, statement):
+        since = statement.body["closesAt"]
+        self._change_members(self.membership.set_aside(enacted, change["member"], since))
+        self.members[change["member"]].standing = "Dormant"
+
+    def _apply_resetKeys(self, enacted, change, _):
+        name, keys = change["member"], change["keys"]
+        self._change_members(self.membership.rekeyed(enacted, name, keys))
+        self.members[name].member = {**self.members[name].member, "keys": keys}
+        self._begin_log(name, keys)
+
+    def _apply_suspend(self, enacted, change, _):
+        self.members[change["member"]].suspended = enacted.version
+
+    def _apply_reinstate(self, _, change, __):
+        self.members[change["member"]].suspended = None
+
+    def _apply_liftQuarantine(self, _, change, __):
+        self.lifted[change["member"]] = self.lifted.get(change["member"], frozenset()) | change["proofs"]
 
     def _apply_setRules(self, enacted, change, _):
         self.rules = change["rules"]
@@ -232,13 +244,26 @@ class History:
         self.numbers[enacted.version] = Numbers(self.parameters, self.classes, self.rules)
 
     def _part(self, enacted, name, how):
-        self._next_membership(enacted, self.membership.without(name))
+        self._change_members(self.membership.parted(enacted, name))
         if name in self.members:
             self.members[name].standing, self.members[name].left = how, enacted.version
 
-    def _next_membership(self, enacted, changed):
-        changed.hash, changed.number, changed.settled_at = enacted.version, changed.number + 1, enacted.settled_at
-        self.memberships[enacted.version] = changed
+    def _change_members(self, changed):
+        self.memberships[changed.hash], self._newest = changed, changed.number
+
+    def _begin_log(self, name, keys):
+        self.keys.begin(name, keys, self._newest)
+
+    def _read_keys(self):
+        """What is known of keys with the logs that are known so far."""
+        self.appealed = hearing.appealed(self.gathered, self.keys)
+
+    def keys_ever(self, log):
+        return self.keys.ever(log, self.gathered.trails.get(log, ())) if log in self.keys.logs else set()
+
+    def ring(self, log):
+        """The keys in force at the end of a log."""
+        return self.keys.ring(log, self.gathered.ends.get(log, ()))
 
     # What became of everything
 
@@ -249,7 +274,7 @@ class History:
             if sealing:
                 votes = sealing.votes
             else:
-                votes = [Vote(found, "NoProposal") for found in self.gathered.votes.get(name, {}).values()]
+                votes = [Vote(found.spoken, "NoProposal") for found in self.gathered.votes.get(name, {}).values()]
             proposal = Proposal(anchored, invalid, sealing, votes)
             child = self._child(proposal.body)
             if child and child.child == name:
@@ -259,6 +284,13 @@ class History:
             head = self.head("membership")
             stale = self.is_stale(proposal.body["membership"], anchored.statement.issued_at, head)
             proposal.stale = bool(stale)
+            if sealing:
+                best = sealing.certificates[0] if sealing.certificates else None
+                eta = sealing.eta(best.closed_at) if best else proposal.body["eta"]
+                pinned = self.memberships[proposal.body["membership"]]
+                proposal.appealed_by = hearing.appeal_against(
+                    name, proposal.body, eta, pinned, self.gathered, self.keys
+                )
             self.proposals[name] = proposal
         for proposal in self.proposals.values():
             if not proposal.enacted:
@@ -281,33 +313,54 @@ class History:
         enacted = {v.enacted.child: v.hash for v in self.chains["membership"] if v.enacted}
         for name, anchored in sorted(self.gathered.leaves.items()):
             leaving = Leaving(self, anchored, self.gathered)
-            if name not in enacted and not (leaving.is_anchored and leaving.is_member):
+            if name not in enacted and not leaving.may_leave:
                 continue
             member = self.members.get(anchored.statement.author)
-            if member and member.standing == "Active":
+            if member and member.standing in ("Active", "Dormant"):
                 member.standing = "Leaving"
             self.leaves.append((leaving, enacted.get(name)))
 
     def _read_stray_votes(self):
         for name, votes in self.gathered.votes.items():
             if name not in self.proposals:
-                self.stray += [(name, Vote(found, "NoProposal")) for found in votes.values()]
+                self.stray += [(name, Vote(found.spoken, "NoProposal")) for found in votes.values()]
 
     def _read_faults(self):
         first = {}
         for _, seals in sorted(self.gathered.seals["close-seal"].items()):
             for seal in seals:
-                said = {**seal.body, "basis": None}
-                known = first.setdefault((seal.by, seal.body["proposal"], seal.body["round"]), (seal.id, said))
+                said = quarantine.says(seal.body)
+                known = first.setdefault((seal.log, seal.body["proposal"], seal.body["round"]), (seal.id, said))
                 if known[1] != said:
                     self.faults.append(("TwoCloseSeals", seal.by, seal.body["proposal"], known[0], seal.id))
         first = {}
         for _, seals in sorted(self.gathered.seals["enact-seal"].items()):
             for seal in seals:
                 slot = triple(seal.body["slot"])
-                known = first.setdefault((seal.by, slot), (seal.id, seal.body))
+                known = first.setdefault((seal.log, slot), (seal.id, seal.body))
                 if known[1] != seal.body:
                     self.faults.append(("TwoEnactSeals", seal.by, slot[0], known[0], seal.id))
+
+    def _read_reports(self):
+        """What other members have shown of two seals."""
+        pairs = [(pair, quarantine.of_statements(*pair, self.bundle.coop)) for pair in reported(self.bundle, self.owners)]
+        self.reported = [proof for _, shown in pairs for proof in shown]
+        self.proofs += [pair for pair, shown in pairs if shown]
+
+    def _read_key_changes(self):
+        """Every statement about keys, with what became of it."""
+        self.key_changes = {}
+        for log, trails in self.gathered.trails.items():
+            if log in self.keys.logs:
+                for *earlier, said in trails:
+                    before, began = self.keys.ring(log, tuple(earlier)), self.keys.logs[log].keys
+                    self.key_changes[said.carrier] = (said.statement, turn(before, began, said.statement)[1])
+
+    def _read_quarantine(self):
+        by_log = quarantine.against(self)
+        for name, member in self.members.items():
+            lifted = self.lifted.get(name, frozenset())
+            member.proofs = {i: proof for i, proof in by_log.get(member.log, {}).items() if i not in lifted}
 
     # Slots
 
@@ -328,13 +381,13 @@ class History:
 
     def slots(self):
         """What operators have said of each slot that they ended, by the newest membership."""
-        members = self.membership.members
-        return {slot: self._slot(slot, members) for slot in {triple(s.body["slot"]) for s in self.gathered.statuses}}
+        ended = {triple(status.body["slot"]) for status in self.gathered.statuses}
+        return {slot: self._slot(slot, self.membership) for slot in ended}
 
-    def _slot(self, slot, members):
-        said = {}
+    def _slot(self, slot, membership):
+        said, members = {}, membership.members
         for status in self.gathered.statuses:
-            if triple(status.body["slot"]) == slot and status.by in members:
+            if triple(status.body["slot"]) == slot and membership.is_of(status):
                 said.setdefault(status.by, status.body["signed"])
         checked = []
         for child in said.values():
@@ -355,10 +408,10 @@ class History:
             return "open"
         return min(named, key=lambda child: (-named[child], child))
 
-    def open_term(self, scope, parent, members):
+    def open_term(self, scope, parent, membership):
         """The first term that is not over, and the child that is bound to it: the one that the last term came to."""
         term, bound = 0, None
-        while (what := self._slot((scope, parent, term), members)) != "open":
+        while (what := self._slot((scope, parent, term), membership)) != "open":
             term, bound = term + 1, bound if what == "free" else what
         return term, bound
 
@@ -368,7 +421,7 @@ def follow(bundle):
     owners = {founder["keys"]["operator"]: founder["id"] for founder in bundle.founding.body["founders"]}
     while True:
         history = History(bundle, owners)
-        found = {standing.member["keys"]["operator"]: name for name, standing in history.members.items()}
+        found = {log: began.owner for log, began in history.keys.logs.items()}
         if found.keys() <= owners.keys():
             return history
         owners = {**found, **owners}

@@ -157,14 +157,24 @@ class Bundle:
             if entry.author != owners[entry.key]:
                 raise Finding(line, "OtherAuthor")
 
-    def check_listed(self, owners, proofs):
-        """What a proof of a fork carries is an entry like any other: it must have its line."""
+    def unlisted(self, owners, proofs):
+        """The entries in proofs without a line: those that could have one, and those on branches that nobody gave."""
+        missing, branches = [], set()
         for statement in (statement for proof in proofs for statement in proof):
             if owners.get(statement.key) != statement.author:
                 continue
-            chain = self.chains.get(statement.key) or Chain(statement.key)
-            if chain.refusal(statement, self.coop) is None:
-                raise Finding(self.end, "Unlisted")
+            refusal = self.chains.get(statement.key, Chain(statement.key)).refusal(statement, self.coop)
+            if refusal is None:
+                missing.append(statement)
+            elif refusal != "Repeated":
+                branches.add((statement.key, statement.seq, statement.id))
+        return missing, branches
+
+    def check_listed(self, owners, proofs):
+        """What a proof carries is an entry like any other: where it follows what is there it must have its line."""
+        missing, _ = self.unlisted(owners, proofs)
+        if missing:
+            raise Finding(self.end, "Unlisted")
 
     def check_claims(self, policy):
         if self.claims["policy"] != policy:
@@ -187,13 +197,31 @@ def proof_of(evidence, coop):
     return (one, two) if same and named and one.place == LOG and one.id != two.id else None
 
 
+def reported(bundle, owners):
+    """The two entries of every report of two seals; in another's name a log proves nothing."""
+    found = []
+    for chain in (chain for log, chain in sorted(bundle.chains.items()) if log in owners):
+        for entry in chain.entries():
+            body = entry.statement.body
+            if entry.statement.kind != "seal-evidence" or body is None or not entry.within_budget:
+                continue
+            try:
+                one, two = statements.read(body["first"]), statements.read(body["second"])
+            except Refused:
+                continue
+            if owners.get(one.key) == one.author:
+                found.append((one, two))
+    return found
+
+
 def forks_of(bundle, owners):
     """For every log that forked: where, and the two payloads there, the smaller id first; and every proof."""
     found, proofs = {}, []
 
     def note(log, seq, ids):
-        if log not in found or seq < found[log][0]:
-            found[log] = (seq, *sorted(ids))
+        # Of several proofs of one position the one with the smallest ids, so that all show the same.
+        place = (seq, *sorted(ids))
+        found[log] = min(found.get(log, place), place)
 
     for log, chain in bundle.chains.items():
         if log not in owners:

@@ -32,6 +32,8 @@ def phase(history, proposal, now):
         return after_deadline(history, proposal, certificate)
     if sealing.poll.complete and not certificate and now > sealing.seal_by():
         return "Stalled", None
+    if proposal.appealed_by and certificate and certificate.term == body["term"]:
+        return "Appealed", proposal.appealed_by
     if certificate:
         signed = len(sealing.signed_on(certificate))
         return "Queued", f"{signed}/{sealing.enact_quorum}@{sealing.eta(certificate.closed_at)}"
@@ -45,8 +47,8 @@ def phase(history, proposal, now):
 def after_deadline(history, proposal, certificate):
     """What passed may have been enacted unseen: until operators have said what they signed, nobody can know."""
     if certificate and proposal.sealing.poll.complete and certificate.scope in CHAINS:
-        members = history.memberships[proposal.body["membership"]].members
-        term, bound = history.open_term(certificate.scope, certificate.parent, members)
+        pinned = history.memberships[proposal.body["membership"]]
+        term, bound = history.open_term(certificate.scope, certificate.parent, pinned)
         if term <= certificate.term or bound == proposal.id:
             return "AwaitingSlot", term
     return "Expired", None
@@ -72,11 +74,44 @@ def of_proposal(history, proposal, now):
         quorums = f"{len(sealing.sealers)} {sealing.quorum}/{sealing.enact_quorum}"
         yield f" slot {scope} {parent} {term} {quorums}"
         box, counts = sealing.box, sealing.box.counts
-        yield f" box {box.root} {len(box.ids)} {box.closed_at} {'early' if box.all_voted else 'late'}"
+        closed = "early" if box.all_voted else "late"
+        yield f" box {box.root} {len(box.ids)} {box.closed_at} {closed} {sealing.outcome}"
         counted = "/".join(str(counts[choice]) for choice in ("yes", "no", "abstain", "veto"))
         yield f" tally {box.electors} {counted} {box.turnout_needed} {box.min_yes} {box.outcome}"
+    about = [seal for seal in history.gathered.notices.values() if seal.body["proposal"] == proposal.id]
+    yield from sorted(f" notice {s.id} {s.by} {s.at} {s.body['notice'].capitalize()}" for s in about)
+    if sealing:
         yield from of_certificates(sealing.certificates)
     yield from sorted(f" vote {of_vote(vote)}" for vote in proposal.votes)
+
+
+def of_member(history, name, m):
+    fork, ring = history.forks.get(m.log), history.ring(m.log)
+    yield f"member {name} {m.standing} {m.since} {or_dash(m.left)} {or_dash(fork[0] if fork else None)}"
+    aside = history.membership.aside.get(name)
+    when = or_dash(aside.time if aside else None)
+    yield f" aside {when} suspended {or_dash(m.suspended)} keys {ring.number} {names(ring.governance)}"
+    logs = [(began.generation, log, began.replaced) for log, began in history.keys.logs.items() if began.owner == name]
+    yield from (f" log {log} {generation} {or_dash(replaced)}" for generation, log, replaced in sorted(logs))
+    for proof in (m.proofs[known] for known in sorted(m.proofs)):
+        yield f" proof {proof.id} {' '.join(map(str, proof.offence))} {' '.join(proof.entries)}"
+
+
+def of_key_change(history, entry):
+    statement, problem = history.key_changes[entry]
+    body = statement.body
+    if statement.kind == "key-update":
+        said = f"update {body['number']} {','.join(body['governance']) or '-'}"
+    else:
+        said = f"revoke {body['key']} {body['log']} {body['sinceSeq']}"
+    return f"keys {entry} {statement.author} {statement.id} {said} {problem or 'Holds'}"
+
+
+def of_order(order, now):
+    stop = " ".join(order.stop)
+    yield f"order {order.id} {order.author} {stop} {order.cause} {order.issued_at} {order.until}"
+    barred = or_dash(order.barred_by)
+    yield f" signed {names(order.signed)} {order.owners}/{order.needed} barred {barred} {order.standing(now)}"
 
 
 def lines_of(history):
@@ -86,15 +121,15 @@ def lines_of(history):
     yield f"rules {history.rules}"
     yield f"entries {bundle.count}"
     for scope in CHAINS:
-        yield f"head {scope} {history.head(scope)}"
+        yield f"head {scope} {or_dash(history.heads().get(scope))}"
     for scope in CHAINS:
         for number, version in enumerate(history.chains[scope]):
             if e := version.enacted:
                 yield f"version {scope} {number} {version.hash} {e.child} {e.root} {e.term}"
                 yield f" settled {e.settled_at} close {names(e.close_seals)} enact {names(e.enact_seals)}"
-    for name, m in sorted(history.members.items()):
-        fork = history.forks.get(m.member["keys"]["operator"])
-        yield f"member {name} {m.standing} {m.since} {or_dash(m.left)} {or_dash(fork[0] if fork else None)}"
+    for name, member in sorted(history.members.items()):
+        yield from of_member(history, name, member)
+    yield from sorted(of_key_change(history, entry) for entry in history.key_changes)
     for name, release in sorted(history.releases.items()):
         yield f"release {name} {release.since} {or_dash(release.withdrawn)}"
     for name, engine in sorted(history.engines.items()):
@@ -110,4 +145,8 @@ def lines_of(history):
     yield from sorted({f"fault {' '.join(fault)}" for fault in history.faults})
     for log, (seq, first, second) in sorted(history.forks.items()):
         yield f"fork {log} {seq} {first} {second}"
+    _, branches = bundle.unlisted(history.owners, history.proofs)
+    yield from sorted(f"branch {log} {seq} {name}" for log, seq, name in branches)
+    for _, order in sorted(history.orders.items()):
+        yield from of_order(order, bundle.as_of)
     yield "holds"

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import ballots
-from ballots import bounded
+import members
+from keys import is_taken_back
 from shapes import OUTCOMES
-from wire import digest
+from wire import bounded, digest
 
 
 # Of one author and kind: so many of the newest numbers, and so many of each
@@ -89,24 +90,24 @@ class Sealing:
         self.history, self.poll, self.issued_at = history, poll, issued_at
         self.id, self.body = poll.id, poll.body
         self.slot = triple(self.body)
-        self.sealers = frozenset(poll.members)
+        self.sealers = frozenset(poll.pinned.members)
         self.quorum = ballots.seal_quorum(len(self.sealers))
-        change = {"admit": 1, "expel": -1}.get(self.body["action"][0], 0)
-        self.enact_quorum = ballots.membership_quorum(len(self.sealers), max(0, len(self.sealers) + change))
+        after = members.counted_after(self.body, 2 if poll.complete else 1, poll.pinned, poll.parameters)
+        self.enact_quorum = ballots.membership_quorum(len(self.sealers), after)
         votes = gathered.votes.get(self.id, {})
         anchored = [votes[name] for name in sorted(votes)]
         if poll.complete:
             self._read_complete(gathered, anchored)
         else:
-            self._read_first_rules(gathered, anchored)
+            self._read_first_rules(gathered, [vote.spoken for vote in anchored])
         self.enactment = next(filter(None, map(self._enacted_on, self.certificates)), None)
 
     # Rules 1: operators may fail, and do not lie
 
-    def _read_first_rules(self, gathered, anchored):
+    def _read_first_rules(self, gathered, votes):
         body, parameters = self.body, self.poll.parameters
-        self.box = self.poll.count(anchored)
-        self.votes = self.box.votes
+        self.box = self.poll.count(votes)
+        self.votes, self.outcome = self.box.votes, self.box.outcome
 
         def holds(seal):
             at = seal.body["closedAt"]
@@ -119,7 +120,7 @@ class Sealing:
         self.certificates = certificates(self.close_seals, self.quorum, lambda _: self.slot)
         # The largest box first; what else they say only breaks ties.
         self.certificates.sort(key=lambda c: (c.count, c.root, *c.order), reverse=True)
-        self._read_enact_seals(gathered, lambda slot: slot == self.slot)
+        self._read_enact_seals(gathered, lambda seal, slot: slot == self.slot and seal.by in self.sealers)
 
     # Rules 2: up to a third of the operators may lie
 
@@ -127,30 +128,40 @@ class Sealing:
         offers = gathered.seals["box-offer"].get(self.id, ())
         first = {}
         for offer in offers:
-            if offer.by in self.sealers:
+            if self.poll.pinned.is_of(offer):
                 first.setdefault(offer.by, offer)
         held = self._held(gathered)
         enough = len(first) >= self.quorum
         entries = self._vouched(first.values()) if enough else held
-        self.box = self.poll.count_box(gathered.said, entries)
+        self.box = self.poll.count_box(entries)
+        self.outcome = self._outcome(self.box, self.history.head("membership")) or "stale"
         self.votes = self._explain(gathered, held, anchored, enough)
         by_id = {offer.id: offer for offer in offers}
         close = gathered.seals["close-seal"].get(self.id, ())
-        self.close_seals = [seal for seal in close if seal.by in self.sealers and self._follows(seal, by_id, gathered)]
+        own = [seal for seal in close if self.poll.pinned.is_of(seal)]
+        self.close_seals = [seal for seal in own if self._follows(seal, by_id, gathered)]
         self.certificates = certificates(self.close_seals, self.quorum, lambda body: triple(body["basis"]["slot"]))
         self.certificates.sort(key=by_size, reverse=True)
         scope, parent, term = self.slot
-        self._read_enact_seals(gathered, lambda slot: slot[:2] == (scope, parent) and slot[2] >= term)
+
+        def fits(seal, slot):
+            return slot[:2] == (scope, parent) and slot[2] >= term and self.poll.pinned.is_of(seal)
+
+        self._read_enact_seals(gathered, fits)
 
     def _held(self, gathered):
         """What an operator would offer: of every author the newest, so that nobody fills an offer alone."""
-        found = {}
-        for entry, anchored in gathered.said.items():
-            statement = anchored.statement
-            if self.poll.belongs(statement):
+        found, poll = {}, self.poll
+        revoked = poll.taken_back(gathered.said.values())
+        for entry, spoken in gathered.said.items():
+            if poll.belongs(entry):
+                statement, place = spoken.statement, spoken.place
                 number = statement.body.get("vseq", 0)
-                found.setdefault((statement.author, statement.kind), []).append((-number, statement.id, entry))
-        held = set()
+                # What a stolen key signed must not take the place of what its owner said.
+                stands = poll.governs(spoken) and not is_taken_back(statement, place, revoked)
+                sort = (statement.author, statement.kind, stands)
+                found.setdefault(sort, []).append((-number, statement.id, entry))
+        held = poll.hearing.to_offer()
         for several in found.values():
             several.sort()
             numbers = sorted({number for number, _, _ in several})[:NUMBERS_OFFERED]
@@ -169,14 +180,17 @@ class Sealing:
 
     def _explain(self, gathered, held, anchored, enough):
         """Every vote that is known, with what became of it in the box."""
-        votes = self.poll.count_box(gathered.said, held).votes
+        votes = self.poll.count_box(held).votes
         told = {vote.id for vote in votes}
-        for found in anchored:
-            if found.statement.id not in told:
+        on_this = {vote.statement.id for vote in anchored}
+        said = [gathered.said[entry] for entry in sorted(gathered.said) if entry not in held]
+        beyond = [vote.spoken for vote in anchored if vote.first.void == "OverBudget"]
+        for spoken in [s for s in said if s.statement.id in on_this] + beyond:
+            if spoken.statement.id not in told:
+                told.add(spoken.statement.id)
                 # What would count and is offered by nobody has two newer ones of its author before it.
-                said = next((s for s in gathered.said.values() if s.statement.id == found.statement.id), found)
-                verdict = self.poll.judge(said)
-                votes.append(ballots.Vote(found, "Superseded" if verdict == "Counted" else verdict))
+                verdict = self.poll.judge(spoken)
+                votes.append(ballots.Vote(spoken, "Superseded" if verdict == "Counted" else verdict))
         boxed = {vote.id: vote.verdict for vote in self.box.votes}
         for vote in votes:
             missing = enough and vote.verdict == "Counted"
@@ -190,12 +204,13 @@ class Sealing:
             return False
         named = [offers[name] for name in basis["offers"]]
         authors = {offer.by for offer in named}
-        if len(authors) != len(named) or not authors <= self.sealers or len(authors) < self.quorum:
+        own = all(map(self.poll.pinned.is_of, named))
+        if len(authors) != len(named) or not own or len(authors) < self.quorum:
             return False
         entries = self._vouched(named)
-        if not entries <= gathered.said.keys():
+        if not all(map(gathered.holds, entries)):
             return False
-        box = self.poll.count_box(gathered.said, entries)
+        box = self.poll.count_box(entries)
         scope, parent, term = triple(basis["slot"])
         # Offers are signed one grace after the close, and have another one to travel.
         earliest = bounded(said["closedAt"] + 2 * self.poll.parameters["graceSeconds"])
@@ -211,7 +226,7 @@ class Sealing:
         if box.withdrawn:
             return "withdrawn"
         stale = self.history.is_stale(self.body["membership"], self.issued_at, head)
-        return None if stale is None else "stale" if stale else box.outcome
+        return None if stale is None else "stale" if stale else box.objection or box.outcome
 
     # Enactment
 
@@ -220,7 +235,7 @@ class Sealing:
 
         def holds(seal):
             made = version(scope, parent, self.id, seal.body["root"])
-            return fits(triple(seal.body["slot"])) and seal.body["version"] == made and seal.by in self.sealers
+            return fits(seal, triple(seal.body["slot"])) and seal.body["version"] == made
 
         self.enact_seals = [seal for seal in gathered.seals["enact-seal"].get(self.id, ()) if holds(seal)]
 
@@ -243,9 +258,8 @@ class Sealing:
         """The members that signed the enactment of a certified box in time, with their last such seal."""
         slot = (certificate.scope, certificate.parent, certificate.term)
         eta, latest = self.eta(certificate.closed_at), self.deadline(certificate.term)
-        name, change = self.body["action"]
-        # From four members to three all that stay must sign: who is expelled does not stay.
-        parts = change["member"] if name == "expel" and len(self.sealers) == 4 else None
+        # From four members to three all that stay must sign: who parts does not stay.
+        parts = members.parting(self.body) if len(self.sealers) == 4 else None
         return {
             seal.by: seal.id
             for seal in self.enact_seals
@@ -283,17 +297,24 @@ class Leaving:
     def __init__(self, history, anchored, gathered):
         self.history, self.statement = history, anchored.statement
         current = history.membership
-        self.is_member = current.is_governance(self.statement)
-        # Under rules 2 also where the log forked, or its author could come back by a fork.
-        self.is_anchored = not anchored.void or (anchored.void == "LogForked" and history.rules >= 2)
-        self.valid = self.is_anchored and self.is_member and len(current.members) > 1
-        self.anchored, self.root = anchored, ballots.merkle_root([self.statement.id])
+        self.may_leave = self._may_leave(current, anchored)
+        self.root = ballots.merkle_root([self.statement.id])
         close = gathered.seals["close-seal"].get(self.statement.id, ())
         quorum = ballots.seal_quorum(len(current.members))
-        good = [seal for seal in close if seal.by in current.members and self._binds(seal.body, current)]
+        good = [seal for seal in close if current.is_of(seal) and self._binds(seal.body, current)]
         self.certificates = certificates(good, quorum, lambda body: triple(body["basis"]["slot"]))
         self.certificates.sort(key=by_size, reverse=True)
-        self.enactment = self._enactment(gathered, current) if self.valid else None
+        valid = self.may_leave and current.may_part(self.statement.author)
+        self.enactment = self._enactment(gathered, current) if valid else None
+
+    def _may_leave(self, current, anchored):
+        """Whether it stands anywhere signed by who may speak for a member."""
+        if self.history.rules < 2:
+            return any(not place.void for place in anchored.places) and current.is_governance(self.statement)
+        # A later fork of the log does not take it away, or its author could come back by one.
+        places, governs = anchored.within_budget(), self.history.keys.governs
+        member = current.get(self.statement.author) is not None
+        return member and any(governs(self.statement, place, current) for place in places)
 
     def _binds(self, body, current):
         basis = body["basis"]
@@ -302,20 +323,28 @@ class Leaving:
         says = (body["root"], body["count"], body["outcome"], body["closedAt"])
         return says == (self.root, 1, "passed", self.statement.issued_at)
 
+    def _signs(self, seal, current):
+        """Whether a member's enact seal counts: under rules 2 in its operator's own log, and from four to three not its own."""
+        if self.history.rules < 2:
+            return seal.by in current.members
+        stays = len(current.members) != 4 or seal.by != self.statement.author
+        return current.is_of(seal) and stays
+
     def _enactment(self, gathered, current):
         child, size = self.statement.id, len(current.members)
         made = version("membership", current.hash, child, self.root)
         terms = {}
         for seal in gathered.seals["enact-seal"].get(child, ()):
             scope, parent, term = triple(seal.body["slot"])
-            fits = (scope, parent) == ("membership", current.hash) and seal.by in current.members
+            fits = (scope, parent) == ("membership", current.hash) and self._signs(seal, current)
             if fits and (seal.body["root"], seal.body["version"]) == (self.root, made):
                 terms.setdefault(term, {})[seal.by] = seal.id
+        after = size - (self.statement.author in current.members)
         for term, signers in sorted(terms.items()):
             held = [certificate for certificate in self.certificates if certificate.term == term]
             # Under rules 2 a slot is bound to it first, so that it has no second child.
             bound = self.history.rules < 2 or held
-            if len(signers) >= ballots.membership_quorum(size, size - 1) and bound:
+            if len(signers) >= ballots.membership_quorum(size, after) and bound:
                 return Enactment(
                     child=child,
                     root=self.root,

@@ -150,12 +150,23 @@ def envelope(value):
 
 # The charter and the catalogue
 
-SCOPES = ("membership", "releases", "engines", "charter", "cancellations")
+SCOPES = ("membership", "releases", "engines", "charter", "standing", "cancellations")
 CLASSES = ("Routine", "Economic", "Admit", "Charter", "Expel", "Recall", "Cancel", "Emergency")
 scope, class_name = word(*SCOPES), word(*CLASSES)
 
 fraction = closed({"num": u32, "den": u32})
-deliberation = closed({"delegationMaxSeconds": i64, "delegationCap": fraction})
+DAY = 86_400
+MEMBER_PERIODS = {
+    "dormantAfterSeconds": 30 * DAY,
+    "noticeSeconds": 3 * DAY,
+    "emergencySeconds": 3 * DAY,
+    "emergencyAgainSeconds": 30 * DAY,
+}
+member_periods = closed({}, defaults={name: (i64, lambda days=days: days) for name, days in MEMBER_PERIODS.items()})
+deliberation = closed(
+    {"delegationMaxSeconds": i64, "delegationCap": fraction},
+    defaults={"members": (member_periods, lambda: dict(MEMBER_PERIODS))},
+)
 class_rules = closed(
     {
         "delaySeconds": i64,
@@ -186,13 +197,14 @@ parameters = closed(
 classes = mapping(class_name, class_rules)
 
 endpoints = (sequence(string(is_endpoint)), list)
+member_keys = closed({"governance": sequence(key), "operator": key}, defaults={"recovery": (sequence(key), list)})
 member = closed(
     {
         "id": label30,
         "owner": line,
         "controlGroup": label63,
         "site": closed({"name": label30, "region": label63, "jurisdiction": matching(r"[A-Z]{2}")}),
-        "keys": closed({"governance": sequence(key), "operator": key}, defaults={"recovery": (sequence(key), list)}),
+        "keys": member_keys,
         "endpoints": closed({}, defaults={"peer": endpoints, "gateway": endpoints}),
     }
 )
@@ -230,6 +242,11 @@ engine = closed(
     },
 )
 
+# What a decision about a member rests on
+
+evidence = sequence(variant({"entry": digest, "document": closed({"digest": digest, "text": line})}))
+of_member = closed({"member": label30})
+
 # What can be proposed: where it is decided, how, since which rules, and what it looks like
 
 ACTIONS = {
@@ -241,12 +258,24 @@ ACTIONS = {
     "setRules": ("charter", "Charter", 1, closed({"rules": u32, "deliberation": deliberation})),
     "changeCharter": ("charter", "Charter", 2, closed({"parameters": parameters, "classes": classes})),
     "cancelProposal": ("cancellations", "Cancel", 2, closed({"proposal": digest})),
-    "expel": ("membership", "Expel", 2, closed({"member": label30})),
+    "expel": (
+        "membership",
+        "Expel",
+        2,
+        closed({"member": label30}, {"appeal": digest}, {"evidence": (evidence, list)}),
+    ),
+    "resetKeys": ("membership", "Admit", 2, closed({"member": label30, "keys": member_keys})),
+    "confirm": ("membership", "Admit", 2, of_member),
+    "markDormant": ("membership", "Routine", 2, of_member),
+    "reactivate": ("membership", "Routine", 2, of_member),
+    "liftQuarantine": ("standing", "Routine", 2, closed({"member": label30, "proofs": collection(digest)})),
+    "suspend": ("standing", "Recall", 2, of_member),
+    "reinstate": ("standing", "Recall", 2, of_member),
 }
 
 slot = closed({"scope": scope, "parent": digest, "term": u32})
 head = closed({"seq": u64, "id": digest})
-OUTCOMES = ("passed", "rejected", "quorumNotMet", "vetoed", "stale", "withdrawn")
+OUTCOMES = ("passed", "rejected", "quorumNotMet", "vetoed", "stale", "withdrawn", "refuted", "unheard")
 
 BODIES = {
     "charter": closed(
@@ -282,6 +311,20 @@ BODIES = {
     "withdrawal": closed({"proposal": digest}),
     "delegation": closed({"classes": collection(class_name), "vseq": u32, "notAfter": i64}, {"to": label30}),
     "recusal": closed({"proposal": digest}),
+    "key-update": closed({"number": u32, "governance": sequence(key)}),
+    "key-revocation": closed({"key": key, "log": key, "sinceSeq": u64}),
+    "reply": closed({"proposal": digest, "text": prose}),
+    "appeal": closed({"proposal": digest, "evidence": evidence, "text": prose}),
+    "emergency-order": closed(
+        {
+            "stop": variant({"member": label30, "release": digest, "key": key}),
+            "cause": word("keyCompromise", "safety", "fraud", "legal"),
+            "membership": digest,
+            "charter": digest,
+        },
+        defaults={"text": (prose, str)},
+    ),
+    "co-signature": closed({"order": digest}),
     "anchor": closed({"statement": envelope}),
     "box-offer": closed({"proposal": digest, "entries": collection(digest)}),
     "close-seal": closed(
@@ -298,6 +341,8 @@ BODIES = {
     ),
     "enact-seal": closed({"slot": slot, "proposal": digest, "root": digest, "version": digest}),
     "slot-status": closed({"slot": slot}, {"signed": digest}),
+    "notice-sent": closed({"proposal": digest, "notice": word("received", "delivered", "tried")}),
+    "seal-evidence": closed({"first": envelope, "second": envelope}),
     "evidence": closed(
         {"log": key, "seq": u64, "first": digest, "second": digest},
         defaults={"envelopes": (sequence(envelope), list)},
@@ -307,7 +352,11 @@ BODIES = {
 
 # Fields of rules 2: under rules 1 even null has no meaning
 LATER_FIELDS = {"proposal": ("charter", "interested"), "close-seal": ("basis",)}
-LATER_KINDS = ("withdrawal", "delegation", "recusal", "box-offer", "slot-status")
+LATER_OUTCOMES = ("withdrawn", "refuted", "unheard")
+LATER_KINDS = (
+    "withdrawal delegation recusal key-update key-revocation reply appeal emergency-order co-signature "
+    "box-offer slot-status notice-sent seal-evidence"
+).split()
 
 
 def proposal_rules(body):
@@ -322,7 +371,7 @@ def since_rules(kind, body):
     if kind == "proposal":
         return proposal_rules(body)
     if kind == "close-seal":
-        return 2 if body["basis"] or body["outcome"] == "withdrawn" else 1
+        return 2 if body["basis"] or body["outcome"] in LATER_OUTCOMES else 1
     if kind == "charter":
         return 2 if body["parameters"]["deliberation"] else 1
     return 2 if kind in LATER_KINDS else 1

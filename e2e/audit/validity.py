@@ -2,27 +2,37 @@
 
 import charter
 import shapes
-from ballots import bounded
+from hearing import is_evidence
+from members import DORMANT, PROBATION
+from wire import bounded
 
 LAST_TERM = 1_000
+MOST_PROOFS = 64
 
 
 def judge(history, anchored):
-    """The name of the first rule that a proposal breaks, or None."""
+    """The name of the first rule that a proposal breaks where it is told, or None if it holds at any of its places."""
+    first = _judge_at(history, anchored, anchored.first)
+    others = [place for place in anchored.places if place is not anchored.first]
+    held = first is None or any(_judge_at(history, anchored, place) is None for place in others)
+    return None if held else first
+
+
+def _judge_at(history, anchored, place):
     statement, body = anchored.statement, anchored.statement.body
-    if anchored.void:
+    if place.void:
         return "AnchorVoid"
     numbers = history.numbers.get(body["charter"] or history.genesis("charter"))
     if numbers is None:
         return "UnknownCharter"
-    if anchored.open_before >= numbers.parameters["maxOpenProposals"]:
+    if place.open_before >= numbers.parameters["maxOpenProposals"]:
         return "TooManyOpen"
     pinned = history.memberships.get(body["membership"])
     if pinned is None:
         return "UnknownMembership"
     if statement.author not in pinned.members:
         return "AuthorNotActive"
-    if statement.key not in pinned.members[statement.author]["keys"]["governance"]:
+    if not _is_signed(history, statement, place, pinned):
         return "WrongKeyRole"
     scope, class_name, _, _ = shapes.ACTIONS[body["action"][0]]
     if body["scope"] != scope:
@@ -41,8 +51,24 @@ def judge(history, anchored):
     return _judge_action(history, anchored, numbers, pinned)
 
 
+def _is_signed(history, statement, place, pinned):
+    """By a key that may speak for its author there; by rules 1 keys do not change."""
+    complete = shapes.proposal_rules(statement.body) >= 2
+    if not complete or history.keys.in_force(statement, place) is None:
+        return pinned.is_governance(statement)
+    return history.keys.governs(statement, place, pinned)
+
+
+def pace(rules, action):
+    """The periods of a class: a second vote takes place while the first one would wait, and has an effect at once."""
+    name, change = action
+    if name != "expel" or change["appeal"] is None:
+        return rules
+    return {**rules, "delaySeconds": 0, "periodSeconds": max(1, rules["timelockSeconds"]), "timelockSeconds": 0}
+
+
 def _times_hold(body, issued_at, numbers):
-    rules, parameters = numbers.classes[body["class"]], numbers.parameters
+    rules, parameters = pace(numbers.classes[body["class"]], body["action"]), numbers.parameters
     after_close = parameters["graceSeconds"] + rules["timelockSeconds"]
     return (
         body["opensAt"] >= bounded(issued_at + rules["delaySeconds"])
@@ -57,13 +83,9 @@ def _judge_action(history, anchored, numbers, pinned):
     name, change = body["action"]
     if name == "admit":
         return _judge_admission(history, anchored, numbers, pinned)
-    if name == "expel":
-        if body["parent"] != body["membership"]:
-            return "PinnedElsewhere"
-        if body["subject"] != change["member"] or change["member"] not in pinned.members:
-            return "WrongSubject"
-        # Two members part; neither can put the other out.
-        return "TooFewMembers" if len(pinned.members) < 3 else None
+    if name in ABOUT_MEMBERS:
+        follows = body["scope"] == "standing" or body["parent"] == body["membership"]
+        return ABOUT_MEMBERS[name](history, anchored, pinned, change) if follows else "PinnedElsewhere"
     if body["subject"] is not None:
         return "WrongSubject"
     if name == "addEngine":
@@ -93,10 +115,106 @@ def _judge_admission(history, anchored, numbers, pinned):
     member = anchored.statement.nested.body["member"]
     if body["subject"] not in (None, member["id"]):
         return "WrongSubject"
-    if len(pinned.members) >= charter.MOST_MEMBERS[history.rules]:
+    if len(pinned.members) + len(pinned.aside) >= charter.MOST_MEMBERS[history.rules]:
         return "TooManyMembers"
     if member["id"] in pinned.used_ids or pinned.used_keys & set(charter.keys_of(member)):
         return "IdOrKeyUsed"
     needed = min(numbers.parameters["sponsors"], len(pinned.members))
-    sponsors = [m for m in pinned.members.values() if anchored.signers & set(m["keys"]["governance"])]
+    complete = shapes.proposal_rules(body) >= 2
+
+    def sponsor_keys(sponsor):
+        # What a sponsor signs has no place in its own log, so any key that it ever had there does.
+        log = sponsor["keys"]["operator"]
+        return set(sponsor["keys"]["governance"]) | (history.keys_ever(log) if complete else set())
+
+    sponsors = [m for m in pinned.members.values() if anchored.signers & sponsor_keys(m)]
     return "TooFewSponsors" if len(sponsors) < needed else None
+
+
+# Decisions about single members
+
+
+def _is_subject(body, pinned, name):
+    """Whether a proposal says whom it is about: neither it nor its owner's other members vote."""
+    return body["subject"] == name and pinned.get(name) is not None
+
+
+def _judge_expulsion(history, anchored, pinned, change):
+    body, name = anchored.statement.body, change["member"]
+    if not _is_subject(body, pinned, name):
+        return "WrongSubject"
+    if not is_evidence(change["evidence"]):
+        return "NoEvidence"
+    if change["appeal"] is not None:
+        appeal = history.appealed.get(change["appeal"])
+        if appeal is None:
+            return "UnknownTarget"
+        member, eta, is_first = appeal
+        if member != name or not is_first or anchored.statement.issued_at > eta:
+            return "NoSecondVote"
+    return _with_two(pinned, name)
+
+
+def _with_two(pinned, name):
+    """Two members part; neither can decide alone about the other."""
+    return "TooFewMembers" if name in pinned.members and len(pinned.members) < 3 else None
+
+
+def _judge_reset(_, anchored, pinned, change):
+    body, name, keys = anchored.statement.body, change["member"], change["keys"]
+    if not _is_subject(body, pinned, name):
+        return "WrongSubject"
+    if _with_two(pinned, name):
+        return "TooFewMembers"
+    member = {**pinned.get(name), "keys": keys}
+    if not charter.member_holds(member):
+        return "InvalidKeys"
+    if pinned.used_keys & set(charter.keys_of(member)):
+        return "IdOrKeyUsed"
+    proved = keys["operator"] in anchored.signers and anchored.signers & set(keys["governance"])
+    return None if proved else "KeyNotProved"
+
+
+def _judge_confirmation(_, anchored, pinned, change):
+    body, aside = anchored.statement.body, pinned.aside.get(change["member"])
+    if body["subject"] is not None:
+        return "WrongSubject"
+    if aside is None or aside.why != PROBATION:
+        return "NotOnProbation"
+    return "WrongTime" if body["opensAt"] < aside.time else None
+
+
+def _judge_dormancy(_, anchored, pinned, change):
+    # Its own vote would be a sign of life: it keeps it.
+    if anchored.statement.body["subject"] is not None or change["member"] not in pinned.members:
+        return "WrongSubject"
+    return _with_two(pinned, change["member"])
+
+
+def _judge_return(_, anchored, pinned, change):
+    if anchored.statement.body["subject"] is not None:
+        return "WrongSubject"
+    aside = pinned.aside.get(change["member"])
+    return None if aside is not None and aside.why == DORMANT else "NotDormant"
+
+
+def _judge_lifting(_, anchored, pinned, change):
+    if not _is_subject(anchored.statement.body, pinned, change["member"]):
+        return "WrongSubject"
+    return None if 1 <= len(change["proofs"]) <= MOST_PROOFS else "NoProofs"
+
+
+def _judge_subject(_, anchored, pinned, change):
+    return None if _is_subject(anchored.statement.body, pinned, change["member"]) else "WrongSubject"
+
+
+ABOUT_MEMBERS = {
+    "expel": _judge_expulsion,
+    "resetKeys": _judge_reset,
+    "confirm": _judge_confirmation,
+    "markDormant": _judge_dormancy,
+    "reactivate": _judge_return,
+    "liftQuarantine": _judge_lifting,
+    "suspend": _judge_subject,
+    "reinstate": _judge_subject,
+}

@@ -32,7 +32,7 @@ def audit(lines):
     found = history.follow(bundle)
     bundle.check_owners(found.owners)
     bundle.check_listed(found.owners, found.proofs)
-    bundle.check_claims({scope: found.head(scope) for scope in history.CHAINS})
+    bundle.check_claims(found.heads())
     return "".join(f"{line}\n" for line in outcome.lines_of(found))
 
 
@@ -70,8 +70,24 @@ def tally_of(text):
                 yield f"fails: {category}"
             case ["version", *_]:
                 yield "decisions"
-            case [("fork" | "fault") as word, *_]:
-                yield f"{word}s"
+            case [("fork" | "fault" | "branch") as word, *_]:
+                yield word
+            case ["box", *_, outcome]:
+                yield f"boxes {outcome}"
+            case ["member", _, standing, *_]:
+                yield f"members {standing}"
+            case ["aside", _, "suspended", version, *_] if version != "-":
+                yield "members suspended"
+            case ["log", *_, replaced] if replaced != "-":
+                yield "logs replaced"
+            case ["proof", _, offence, *_]:
+                yield f"proofs: {offence}"
+            case ["keys", _, _, _, what, *_, verdict]:
+                yield f"keys {what} {verdict}"
+            case ["signed", *_, standing]:
+                yield f"orders {standing}"
+            case ["notice", *_, what]:
+                yield f"notices {what}"
 
 
 def histories(path, jobs):

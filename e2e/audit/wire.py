@@ -24,7 +24,9 @@ INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 HUMAN, LOG, LATEST = "human", "log", "latest"
 PLACES = {
     **dict.fromkeys("charter application proposal vote leave withdrawal delegation recusal".split(), HUMAN),
-    **dict.fromkeys("anchor box-offer close-seal enact-seal slot-status evidence log-resume".split(), LOG),
+    **dict.fromkeys("key-update key-revocation reply appeal emergency-order co-signature".split(), HUMAN),
+    **dict.fromkeys("anchor box-offer close-seal enact-seal slot-status notice-sent".split(), LOG),
+    **dict.fromkeys("evidence seal-evidence log-resume".split(), LOG),
     **dict.fromkeys("beacon offer requests grants".split(), LATEST),
 }
 
@@ -109,6 +111,11 @@ SUBJECT = re.compile(r"[a-z0-9/-]{1,80}")
 
 def is_label(text, most):
     return isinstance(text, str) and len(text) <= most and LABEL.fullmatch(text) is not None
+
+
+def bounded(number):
+    """Times come from strangers: beyond 64 bits they stop."""
+    return max(INT_MIN, min(INT_MAX, number))
 
 
 def digest(data):

@@ -68,7 +68,7 @@ fn two_audits_agree_on_every_outcome_of_generated_histories() -> Result<()> {
     let told = command::run(audit()?.arg("--histories").arg(&file))?;
     ensure!(told.contains("250 histories with "), "not all histories were compared: {told}");
     for rule in
-        ["proposals Enacted", "proposals Cancelled", "votes NotInBox", "votes Equivocation", "forks", "fails: Gap"]
+        ["proposals Enacted", "proposals Cancelled", "votes NotInBox", "votes Equivocation", "fork", "fails: Gap"]
     {
         ensure!(told.contains(rule), "no history shows {rule}: {told}");
     }

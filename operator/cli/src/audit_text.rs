@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use koinon_core::audit::{Decision, ProposalReport, Report, Signed, VoteReport};
+use koinon_core::audit::{
+    Decision, MemberReport, OrderReport, OrderStanding, ProposalReport, Report, Signed, VoteReport,
+};
+use koinon_core::body::Notice;
 
 use crate::cluster::time;
 use crate::output::or_dash;
@@ -34,7 +37,10 @@ pub fn text(report: &Report) -> String {
         others.into_iter().for_each(|proposal| write_proposal(&mut out, proposal));
     }
     write_members(&mut out, report);
+    write_keys(&mut out, report);
+    write_orders(&mut out, report);
     write_wrongs(&mut out, report);
+    write_branches(&mut out, report);
     line!(out, "\nHEADS, to be compared with those that members quote");
     for (scope, head) in &report.heads {
         line!(out, "{scope} {head}");
@@ -85,6 +91,17 @@ fn write_count(out: &mut String, proposal: &ProposalReport) {
         );
     }
     proposal.votes.iter().for_each(|vote| write_vote(out, vote));
+    for notice in &proposal.notices {
+        line!(out, "    {} says that the member {} ({})", notice.by.by, told(notice.notice), notice.by.id);
+    }
+}
+
+fn told(notice: Notice) -> &'static str {
+    match notice {
+        Notice::Received => "has it, and is the member",
+        Notice::Delivered => "was told",
+        Notice::Tried => "could not be reached",
+    }
 }
 
 fn write_vote(out: &mut String, vote: &VoteReport) {
@@ -114,11 +131,67 @@ fn write_proposal(out: &mut String, proposal: &ProposalReport) {
 fn write_members(out: &mut String, report: &Report) {
     line!(out, "\nMEMBERS");
     for member in &report.members {
-        let forked = member.forked_at.map(|seq| format!(", its log forked at entry {seq}")).unwrap_or_default();
-        line!(out, "{} ({}): {}{forked}", member.id, member.owner, member.standing);
+        write_member(out, member);
     }
     for leave in report.leaves.iter().filter(|leave| leave.enacted.is_none()) {
         line!(out, "{} asked to leave, {} ({})", leave.author, time(leave.issued_at), leave.id);
+    }
+}
+
+fn write_member(out: &mut String, member: &MemberReport) {
+    let forked = member.forked_at.map(|seq| format!(", its log forked at entry {seq}")).unwrap_or_default();
+    let suspended = member.suspended.map(|by| format!(", suspended by {by}")).unwrap_or_default();
+    line!(out, "{} ({}): {}{suspended}{forked}", member.id, member.owner, member.standing);
+    for log in member.logs.iter().filter(|log| log.replaced.is_some()) {
+        line!(out, "  log {} was replaced by membership version {}", log.log, or_dash(log.replaced));
+    }
+    for proof in &member.quarantine {
+        line!(out, "  no new work: {} by {} and {} (proof {})", proof.offence, proof.first, proof.second, proof.id);
+    }
+}
+
+fn write_keys(out: &mut String, report: &Report) {
+    if report.keys.is_empty() {
+        return;
+    }
+    line!(out, "\nKEYS");
+    for key in &report.keys {
+        let why = key.why.as_ref().map(|why| format!(", without effect: {why}")).unwrap_or_default();
+        line!(out, "{} {}{why} ({}, anchored by {})", key.member, key.change, key.id, key.entry);
+    }
+}
+
+fn write_orders(out: &mut String, report: &Report) {
+    if report.orders.is_empty() {
+        return;
+    }
+    line!(out, "\nEMERGENCY ORDERS");
+    for order in &report.orders {
+        let (issued, until) = (time(order.issued_at), time(order.until));
+        line!(out, "stop {} for {}: by {}, {issued} to {until} ({})", order.stop, order.cause, order.author, order.id);
+        let signed: Vec<String> = order.signed.iter().map(ToString::to_string).collect();
+        line!(out, "  {}; behind it {}", became(order), signed.join(", "));
+    }
+}
+
+fn became(order: &OrderReport) -> String {
+    match order.standing {
+        OrderStanding::Holds => "it holds".to_owned(),
+        OrderStanding::Lapsed => "it has lapsed".to_owned(),
+        OrderStanding::Short => format!("no effect: {} of the {} owners that are needed", order.owners, order.needed),
+        OrderStanding::Barred => format!("no effect: it repeats {} too soon", or_dash(order.barred_by)),
+    }
+}
+
+fn write_branches(out: &mut String, report: &Report) {
+    if report.branches.is_empty() {
+        return;
+    }
+    line!(out, "\nBRANCHES THAT THIS FILE DOES NOT HOLD");
+    line!(out, "Members keep two branches of a forked log. Of these there are more: whoever was shown others than");
+    line!(out, "this exporter may conclude something else from what their authors said there. Audit its export, too.");
+    for branch in &report.branches {
+        line!(out, "{} entry {} of log {}: {}", branch.member, branch.seq, branch.log, branch.entry);
     }
 }
 

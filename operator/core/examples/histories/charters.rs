@@ -27,6 +27,15 @@ pub fn charter(random: &mut Random, founders: &[&Person], complete: bool) -> Cha
     if complete {
         let mut deliberation = presets::deliberation();
         deliberation.delegation_cap = Fraction { num: random.between(0, 5) as u32, den: 10 };
+        let periods = &mut deliberation.members;
+        periods.dormant_after_seconds = Seconds(random.between(60, 400));
+        periods.notice_seconds = Seconds(random.between(0, 150));
+        periods.emergency_seconds = Seconds(if random.once_in(2) { 50_000 } else { random.between(1, 600) });
+        let again = 2 * periods.emergency_seconds.0;
+        periods.emergency_again_seconds = Seconds(random.between(again, again + 600));
+        if random.once_in(3) {
+            parameters.probation_seconds = Seconds(random.between(1, 300));
+        }
         parameters.deliberation = Some(deliberation);
     }
     for rules in charter.classes.values_mut() {

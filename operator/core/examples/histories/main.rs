@@ -5,9 +5,11 @@
 
 mod charters;
 mod damage;
+mod keys;
 mod people;
 mod random;
 mod seals;
+mod standing;
 mod stories;
 mod strange;
 mod world;
@@ -26,7 +28,21 @@ fn history(seed: u64) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(30) {
+        match world.random.below(52) {
+            30..=31 => keys::rotate(&mut world),
+            32 => keys::revoke(&mut world),
+            33..=35 => keys::change_in_a_vote(&mut world),
+            36..=37 => keys::reset(&mut world),
+            38..=39 => keys::thief(&mut world),
+            40..=41 => standing::probation(&mut world),
+            42 => standing::dormancy(&mut world),
+            43..=44 => standing::hearing(&mut world),
+            45 => standing::suspension(&mut world),
+            46 => standing::lift(&mut world),
+            47 => standing::report(&mut world),
+            48 => standing::third_branch(&mut world),
+            49..=50 => standing::order(&mut world),
+            51 => standing::again(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),

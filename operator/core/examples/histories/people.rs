@@ -205,9 +205,12 @@ pub fn votes(world: &mut World) {
     let mut draft =
         world.draft(who, Position::Human, Body::Vote(Vote { proposal, choice, vseq, ground, reason: None }));
     draft.issued_at = draft.issued_at.plus(Seconds(late));
-    let signer: &dyn Signer = match world.random.below(12) {
-        0 => &world.people[who].operator,
-        1 => &world.people[stranger].governance,
+    let former = world.former.iter().find(|(whose, _)| *whose == who).map(|(_, key)| key as &dyn Signer);
+    let draw = world.random.below(12);
+    let signer: &dyn Signer = match (draw, former) {
+        (0, _) => &world.people[who].operator,
+        (1, _) => &world.people[stranger].governance,
+        (2..=4, Some(former)) => former,
         _ => &world.people[who].governance,
     };
     let Ok(statement) = draft.sign(signer, &[]) else { return };

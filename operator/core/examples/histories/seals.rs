@@ -34,6 +34,10 @@ pub fn lie(world: &mut World) {
         return;
     }
     let honest = world.next_seals(who, Promises::KEPT).into_iter().next();
+    if let Some(honest) = honest.clone().filter(|_| world.random.once_in(2)) {
+        // It signs what it should, and then what it should not.
+        world.append(who, honest);
+    }
     let body = match honest {
         Some(body) if !world.random.once_in(3) => bend(world, body),
         _ => made_up(world, who),
@@ -47,7 +51,9 @@ fn bend(world: &mut World, body: Body) -> Option<Body> {
     let random = &mut world.random;
     Some(match body {
         Body::CloseSeal(mut seal) => {
-            match random.below(7) {
+            let another = random.pick(&world.proposals).copied();
+            match random.below(8) {
+                7 => seal.proposal = another?,
                 0 => seal.outcome = other(seal.outcome),
                 1 => seal.count += 1,
                 2 => seal.closed_at = seal.closed_at.plus(Seconds(random.between(-2, 2))),
@@ -61,7 +67,8 @@ fn bend(world: &mut World, body: Body) -> Option<Body> {
             Body::CloseSeal(seal)
         }
         Body::EnactSeal(mut seal) => {
-            match random.below(3) {
+            match random.below(4) {
+                3 => seal.proposal = random.pick(&world.proposals).copied()?,
                 0 => seal.slot.term += 1,
                 1 => seal.version = koinon_core::ids::PolicyHash(Digest::of(b"nowhere")),
                 _ => seal.root = BoxRoot(Digest::of(b"no box")),

@@ -3,37 +3,45 @@
 use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::{Action, CancelProposal, Choice, Vote};
+use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::StatementId;
 use koinon_core::statement::Position;
 
 use crate::people;
 use crate::world::World;
 
-fn propose(world: &mut World, who: usize, action: Action) -> Option<StatementId> {
+/// A proposal as it should be, with further signatures.
+pub fn propose(world: &mut World, who: usize, action: Action, signers: &[&SeedSigner]) -> Option<StatementId> {
     let draft = world.state(who).draft_proposal(action, "A step".parse().ok()?, Default::default(), world.now)?;
     let draft = world.draft(who, Position::Human, Body::Proposal(Box::new(draft)));
-    let statement = draft.sign(&world.people[who].governance, &[]).ok()?;
+    let signers: Vec<&dyn Signer> = signers.iter().map(|signer| *signer as &dyn Signer).collect();
+    let statement = draft.sign(&world.people[who].governance, &signers).ok()?;
     world.anchor(who, &statement);
     world.proposals.push(statement.id());
     Some(statement.id())
 }
 
 /// Everybody but a few says yes once the vote has opened.
-fn agree(world: &mut World, proposal: StatementId) {
-    let somebody = world.anybody();
-    let known = world.state(somebody).proposals().get(&proposal);
-    if let Some(opens_at) = known.map(|p| p.proposal.opens_at).filter(|opens_at| *opens_at > world.now) {
-        world.now = opens_at;
-    }
+pub fn agree(world: &mut World, proposal: StatementId) {
+    until_open(world, proposal);
     for who in 0..world.people.len() {
-        if !world.random.once_in(10) {
+        if !world.silent.contains(&who) && !world.random.once_in(10) {
             world.say(who, Body::Vote(Vote { proposal, choice: Choice::Yes, vseq: 0, ground: None, reason: None }));
         }
     }
 }
 
+/// Lets time pass until the vote opens.
+pub fn until_open(world: &mut World, proposal: StatementId) {
+    let somebody = world.anybody();
+    let known = world.state(somebody).proposals().get(&proposal);
+    if let Some(opens_at) = known.map(|p| p.proposal.opens_at).filter(|opens_at| *opens_at > world.now) {
+        world.now = opens_at;
+    }
+}
+
 /// Lets time pass until a box of `proposal` is certified as passed.
-fn until_queued(world: &mut World, proposal: StatementId) -> bool {
+pub fn until_queued(world: &mut World, proposal: StatementId) -> bool {
     for _ in 0..8 {
         world.settle();
         let state = world.state(0);
@@ -50,16 +58,16 @@ fn until_queued(world: &mut World, proposal: StatementId) -> bool {
 pub fn cancel(world: &mut World) {
     let who = world.anybody();
     let Some(action) = people::release_of_any(world) else { return };
-    let Some(proposal) = propose(world, who, action) else { return };
+    let Some(proposal) = propose(world, who, action, &[]) else { return };
     agree(world, proposal);
     if !until_queued(world, proposal) {
         return;
     }
-    let Some(cancel) = propose(world, who, Action::CancelProposal(CancelProposal { proposal })) else { return };
+    let Some(cancel) = propose(world, who, Action::CancelProposal(CancelProposal { proposal }), &[]) else { return };
     agree(world, cancel);
     until_queued(world, cancel);
     if world.random.once_in(3) {
-        propose(world, who, Action::CancelProposal(CancelProposal { proposal: cancel }));
+        propose(world, who, Action::CancelProposal(CancelProposal { proposal: cancel }), &[]);
     }
     pass_time(world);
 }
@@ -68,7 +76,7 @@ pub fn cancel(world: &mut World) {
 pub fn carry(world: &mut World) {
     let who = world.anybody();
     let Some(action) = people::release_of_any(world) else { return };
-    let Some(proposal) = propose(world, who, action) else { return };
+    let Some(proposal) = propose(world, who, action, &[]) else { return };
     agree(world, proposal);
     if !until_queued(world, proposal) {
         return;
@@ -84,7 +92,7 @@ pub fn carry(world: &mut World) {
     world.wait(200);
     world.settle();
     pass_time(world);
-    if let Some(other) = people::release_of_any(world).and_then(|action| propose(world, who, action)) {
+    if let Some(other) = people::release_of_any(world).and_then(|action| propose(world, who, action, &[])) {
         agree(world, other);
         until_queued(world, other);
         pass_time(world);
@@ -94,7 +102,7 @@ pub fn carry(world: &mut World) {
 /// The others expel a member, which may seal as well.
 pub fn expel(world: &mut World) {
     let (who, whom) = (world.anybody(), world.anybody());
-    let Some(proposal) = people::expel(world, whom).and_then(|action| propose(world, who, action)) else { return };
+    let Some(proposal) = people::expel(world, whom).and_then(|action| propose(world, who, action, &[])) else { return };
     agree(world, proposal);
     until_queued(world, proposal);
     if world.random.once_in(2) {
@@ -102,7 +110,7 @@ pub fn expel(world: &mut World) {
     }
 }
 
-fn pass_time(world: &mut World) {
+pub fn pass_time(world: &mut World) {
     for _ in 0..4 {
         let Some(next) = world.state(0).next_change(world.now) else { break };
         world.now = next;

@@ -1,8 +1,8 @@
 //! A small cooperative whose members are on one or two sides of a cut.
 
 use koinon_core::body::{Anchor, Body};
-use koinon_core::dsse::{Envelope, Signer as _};
-use koinon_core::ids::{MemberId, Seconds, Seq, StatementId, UnixSeconds};
+use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
+use koinon_core::ids::{Digest, MemberId, Seconds, Seq, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Commons, State};
 use koinon_core::recovery::resumed_at;
@@ -28,12 +28,26 @@ pub struct World {
     pub forked: Vec<usize>,
     /// What these members tend to say.
     pub mood: usize,
+    /// Governance keys that were replaced, and whose they were.
+    pub former: Vec<(usize, SeedSigner)>,
+    /// Whoever holds all keys that a member had before it was given others.
+    pub thieves: Vec<Person>,
+    /// Everything that was signed by people, with its author: somebody may anchor it again.
+    pub spoken: Vec<(usize, Statement)>,
+    /// Whose operator is down: it seals and says nothing.
+    pub silent: Vec<usize>,
+    keys_made: usize,
+}
+
+/// A key that follows from a name.
+pub fn key(name: &str) -> SeedSigner {
+    SeedSigner::from_seed(&Digest::of(name.as_bytes()).0)
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let (complete, many) = (random.once_in(2), random.once_in(2));
+        let (complete, many) = (!random.once_in(3), !random.once_in(3));
         let count = match (complete, many) {
             (true, true) => random.between(4, 7),
             _ => random.between(1, 3),
@@ -50,7 +64,21 @@ impl World {
         let founding = found(&founders, charter);
         let commons = Commons::new(founding, Limits::default());
         let side_of = vec![0; people.len()];
-        Self { random, people, sides: vec![commons], side_of, now: T0, proposals: Vec::new(), forked: Vec::new(), mood }
+        Self {
+            random,
+            people,
+            sides: vec![commons],
+            side_of,
+            now: T0,
+            proposals: Vec::new(),
+            forked: Vec::new(),
+            mood,
+            former: Vec::new(),
+            thieves: Vec::new(),
+            spoken: Vec::new(),
+            silent: Vec::new(),
+            keys_made: 0,
+        }
     }
 
     pub fn commons(&self, who: usize) -> &Commons {
@@ -97,7 +125,31 @@ impl World {
         }
     }
 
+    /// A key that nobody has had.
+    pub fn new_key(&mut self) -> SeedSigner {
+        self.keys_made += 1;
+        key(&format!("key {}", self.keys_made))
+    }
+
+    /// The key with which `who` takes others back.
+    pub fn recovery(&self, who: usize) -> SeedSigner {
+        key(&format!("{}/recovery", self.people[who].id()))
+    }
+
+    /// Whoever holds the keys that somebody had before writes on in the log that was replaced.
+    pub fn append_as_thief(&mut self, thief: usize, body: Body) {
+        let Some(person) = self.thieves.get(thief) else { return };
+        let Some(who) = self.people.iter().position(|known| known.id() == person.id()) else { return };
+        let position = self.commons(who).replica().next_position(&person.operator.public_key());
+        if let Ok(entry) = self.draft(who, position, body).sign(&person.operator, &[]) {
+            self.take(who, entry);
+        }
+    }
+
     pub fn anchor(&mut self, who: usize, statement: &Statement) {
+        if self.spoken.len() < 200 {
+            self.spoken.push((who, statement.clone()));
+        }
         self.append(who, Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
     }
 
@@ -127,6 +179,9 @@ impl World {
     /// Signs what `who` would sign now.
     pub fn seal(&mut self, who: usize) -> bool {
         let mut any = false;
+        if self.silent.contains(&who) {
+            return false;
+        }
         // A member signs a handful at a time; what is beyond its day's budget has no effect, so that it would never end.
         for _ in 0..12 {
             let log = self.people[who].operator.public_key();

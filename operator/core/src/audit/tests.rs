@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::body::charter::Preset;
 use crate::body::entry::LogResume;
-use crate::body::proposal::{Action, Choice, RemoveEngine, Vote};
-use crate::body::{Anchor, Body};
+use crate::body::proposal::{Action, Choice, RemoveEngine, Scope, Vote};
+use crate::body::{Anchor, Body, Cause, EmergencyOrder, EnactSeal, KeyUpdate, Slot, Stop};
 use crate::dsse::Signer as _;
 use crate::founding::Founding;
-use crate::ids::{Seq, StatementId};
+use crate::ids::{BoxRoot, Digest, PolicyHash, Seq, StatementId};
 use crate::log::{ForkProof, Limits};
 use crate::policy::Commons;
 use crate::presets;
@@ -211,6 +211,67 @@ fn both_branches_of_a_fork_are_in_the_file_and_a_proof_without_them_is_found() {
         .collect();
     claims(&mut without).entries = 1;
     assert_eq!(problem(&without).1, "Unlisted");
+}
+
+#[test]
+fn a_third_branch_that_only_a_proof_shows_is_told_and_makes_nobody_s_file_wrong() {
+    let mut coop = Cooperative::new(&["aarhus", "bilbao"]);
+    let [first, second, third] = [0, 1, 2].map(|note| {
+        let old_head =
+            (note > 0).then_some(crate::body::entry::Head { seq: Seq(note), id: StatementId(Digest::of(b"x")) });
+        coop.entry(0, Body::LogResume(LogResume { old_log: coop.people[0].operator.public_key(), old_head }))
+    });
+    for entry in [&first, &second] {
+        coop.commons.insert(entry.clone()).unwrap();
+    }
+    // Bilbao was shown another one, and proves the fork by it.
+    let proof = ForkProof::of(&second, &third).unwrap();
+    coop.append(1, Body::Evidence(Box::new(proof.to_evidence())));
+    let lines = coop.lines();
+    let report = audit(&written(&lines)).unwrap();
+    let told: Vec<(Seq, StatementId)> = report.branches.iter().map(|branch| (branch.seq, branch.entry)).collect();
+    assert_eq!(told, [(Seq(0), third.id())]);
+    assert!(canonical(&report).contains(&format!(
+        "branch {} 0 {}\n",
+        coop.people[0].operator.public_key(),
+        third.id()
+    )));
+    // In the file itself it has no place.
+    let mut more = lines;
+    more.insert(3, Line::Entry(Box::new(third.envelope().clone())));
+    claims(&mut more).entries += 1;
+    assert_eq!(problem(&more), (4, "ThirdBranch"));
+}
+
+#[test]
+fn rotations_orders_and_proofs_are_told_with_what_shows_them() {
+    let mut coop = Cooperative::new(&["aarhus", "bilbao", "cork", "delft"]);
+    let next = crate::dsse::SeedSigner::from_seed(&Digest::of(b"next").0);
+    let update = KeyUpdate { number: 1, governance: vec![next.public_key()] };
+    let update = coop.people[1].draft_for_tests(coop.founding.coop(), Body::KeyUpdate(update));
+    let own = &coop.people[1].governance;
+    let signed = [update.sign(&next, &[]).unwrap(), update.sign(own, &[&next]).unwrap()];
+    for statement in signed {
+        coop.append(1, Body::Anchor(Box::new(Anchor { statement: statement.envelope().clone() })));
+    }
+    let (membership, charter) =
+        (coop.commons.state().head(Scope::Membership), coop.commons.state().head(Scope::Charter));
+    let stop = Stop::Member(coop.people[3].id());
+    let order = EmergencyOrder { stop, cause: Cause::Fraud, membership, charter, text: Default::default() };
+    let order = coop.say(0, Body::EmergencyOrder(Box::new(order)));
+    for name in [&b"one"[..], b"two"] {
+        let (proposal, root) = (StatementId(Digest::of(name)), BoxRoot(Digest::of(name)));
+        let slot = Slot { scope: Scope::Releases, parent: PolicyHash(Digest::of(b"any")), term: 0 };
+        coop.append(3, Body::EnactSeal(EnactSeal { slot, proposal, root, version: PolicyHash(Digest::of(name)) }));
+    }
+    let report = audit(&written(&coop.lines())).unwrap();
+    let keys: Vec<(&str, bool)> = report.keys.iter().map(|key| (key.verdict, key.why.is_some())).collect();
+    assert_eq!(BTreeSet::from_iter(keys), BTreeSet::from([("NotAllowed", true), ("Holds", false)]));
+    assert_eq!(report.members[1].governance, BTreeSet::from([next.public_key()]));
+    let [told] = &report.orders[..] else { panic!("there is one order") };
+    assert_eq!((told.id, told.owners, told.needed, told.standing), (order, 1, 2, OrderStanding::Short));
+    let [proof] = &report.members[3].quarantine[..] else { panic!("there is one proof") };
+    assert!(proof.offence.starts_with("enacted releases "));
 }
 
 #[test]

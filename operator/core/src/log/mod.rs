@@ -347,7 +347,8 @@ impl Replica {
         let others = self.noted.values().filter(|entry| !self.contains(&entry.id()));
         others.filter_map(|entry| {
             let chain = self.chains.get(&entry.header().key).filter(|chain| chain.owner() == entry.author())?;
-            Some((&**entry, chain.takes(entry)))
+            let begins = matches!(*entry.position(), Position::Log { seq: Seq(0), prev } if prev != self.coop.0);
+            Some((&**entry, chain.takes(entry) && !begins))
         })
     }
 
