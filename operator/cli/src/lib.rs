@@ -18,6 +18,7 @@ mod cordon;
 mod digest;
 mod doctor;
 mod effect;
+mod evidence;
 mod explain;
 mod explain_vote;
 #[cfg(test)]
