@@ -122,8 +122,18 @@ super::closed_set! {
         NeverHeard,
         /// Active in the current membership.
         Active,
-        /// Suspended by a vote.
+        /// Suspended, by a vote or for a short time by an order.
         Suspended,
+        /// New: it works within limits, and neither votes nor seals until it is confirmed.
+        Probationary,
+        /// It had fallen silent: it neither votes nor seals until a vote counts it again.
+        Dormant,
+        /// It has said that it leaves.
+        Leaving,
+        /// There are proofs against its operator that no vote has lifted.
+        Quarantined,
+        /// Nothing is proved against its operator.
+        NothingProved,
         /// The local owner cordoned it.
         Cordoned,
         /// The log is whole.
@@ -266,6 +276,16 @@ super::closed_set! {
         SupersededByVote,
 
         // ---- ModelRelease, PolicyVersion, Statement
+        /// The order waits for further members to sign.
+        AwaitingSignatures,
+        /// The order's time is over.
+        Lapsed,
+        /// Another order has stopped the same for the same cause.
+        Barred,
+        /// The keys of its author stay as they are.
+        KeysUnchanged,
+        /// There is nothing to appeal against, or nothing new in it.
+        NothingToAppeal,
         /// The local owner denies it.
         DeniedLocally,
 
