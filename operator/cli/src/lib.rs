@@ -21,6 +21,7 @@ mod effect;
 mod emergency;
 mod evidence;
 mod explain;
+mod explain_said;
 mod explain_vote;
 #[cfg(test)]
 mod fixture;

@@ -26,7 +26,7 @@ pub fn all(commons: &Commons) -> Vec<Utterance<'_>> {
         // In another log it is a copy, which has no effect.
         all.extend(anchored.filter(|one| one.said.kind().is_said() && one.said.author() == owner));
     }
-    all.sort_by_key(|one| (one.entry.statement.header().issued_at, one.entry.id()));
+    all.sort_by_key(|one| (one.entry.statement.header().issued_at, one.entry.statement.header().key, one.entry.seq()));
     let mut seen = std::collections::BTreeSet::new();
     all.retain(|one| seen.insert(one.said.id()));
     all
