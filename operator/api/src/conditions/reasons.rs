@@ -122,18 +122,8 @@ super::closed_set! {
         NeverHeard,
         /// Active in the current membership.
         Active,
-        /// Suspended, by a vote or for a short time by an order.
+        /// Suspended by a vote.
         Suspended,
-        /// New: it works within limits, and neither votes nor seals until it is confirmed.
-        Probationary,
-        /// It had fallen silent: it neither votes nor seals until a vote counts it again.
-        Dormant,
-        /// It has said that it leaves.
-        Leaving,
-        /// There are proofs against its operator that no vote has lifted.
-        Quarantined,
-        /// Nothing is proved against its operator.
-        NothingProved,
         /// The local owner cordoned it.
         Cordoned,
         /// The log is whole.
