@@ -1,4 +1,5 @@
-//! `kubectl koinon explain`: why a job is where it is, or nowhere; why a vote counts, or does not.
+//! `kubectl koinon explain`: why a job is where it is, or nowhere; why a vote, or anything else that people said, counts or
+//! does not.
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -9,22 +10,24 @@ use kube::core::DeserializeGuard;
 
 use crate::access::Access;
 use crate::cluster::{Cluster, now, readable};
-use crate::explain_vote;
 use crate::output::{age, or_dash, print_table};
 use crate::proposal;
+use crate::{explain_said, explain_vote};
 
-/// Say why a job is Ready or not, why a vote counts or not, where a proposal stands.
+/// Say why a job is Ready or not, why a vote counts or not, where a proposal stands, and why anything else that people said
+/// has its effect or none.
 ///
 /// Of a job: each condition with its reason and numbers, and each of its placements. Of a vote: its key, its times, its
 /// place in its author's log, who holds it for the ballot box, and what to do if it does not count. Of a proposal: what
-/// `kubectl koinon proposal` shows.
+/// `kubectl koinon proposal` shows. Of a statement - new keys, an emergency order, a co-signature, an appeal: who signed it,
+/// where it was anchored, what became of it, and what to do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The name of the InferenceJob, or job/NAME, vote/NAME or proposal/NAME.
+    /// The name of the InferenceJob, or job/NAME, vote/NAME, proposal/NAME or statement/NAME.
     #[arg(value_name = "JOB|KIND/NAME")]
     what: String,
-    /// The name, where the kind stands alone; of a vote or proposal its name or id, or the beginning of either.
+    /// The name, where the kind stands alone; of all but a job its name or id, or the beginning of either.
     name: Option<String>,
 }
 
@@ -34,7 +37,8 @@ Examples:
   kubectl koinon explain chat --namespace research
   kubectl koinon explain vote/v-3f2a
   kubectl koinon explain vote sha256:3f2a
-  kubectl koinon explain proposal/p-91c0";
+  kubectl koinon explain proposal/p-91c0
+  kubectl koinon explain statement/sha256:77ab";
 
 /// What is to be explained.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ enum Subject {
     Job(String),
     Vote(String),
     Proposal(String),
+    Statement(String),
 }
 
 impl Args {
@@ -56,7 +61,8 @@ impl Args {
             "job" | "jobs" | "inferencejob" | "kjob" => Subject::Job(name.to_owned()),
             "vote" | "votes" | "kvote" => Subject::Vote(name.to_owned()),
             "proposal" | "proposals" | "kprop" => Subject::Proposal(name.to_owned()),
-            other => bail!("{other} is explained by kubectl describe; here: a job, a vote or a proposal"),
+            "statement" | "statements" | "kstmt" | "order" => Subject::Statement(name.to_owned()),
+            other => bail!("{other} is explained by kubectl describe; here: a job, a vote, a proposal or a statement"),
         })
     }
 
@@ -71,6 +77,7 @@ impl Args {
         let job = match subject {
             Subject::Job(job) => job,
             Subject::Vote(vote) => return explain_vote::run(&cluster, &vote).await,
+            Subject::Statement(wanted) => return explain_said::run(&cluster, &wanted).await,
             Subject::Proposal(wanted) => {
                 let membership = cluster.membership().await?;
                 let commons = cluster.commons(&membership).await?;
@@ -150,6 +157,7 @@ mod tests {
         assert_eq!(subject("vote", None).unwrap(), Subject::Job("vote".to_owned()), "a job may be called so");
         assert_eq!(subject("vote/v-1", None).unwrap(), Subject::Vote("v-1".to_owned()));
         assert_eq!(subject("vote", Some("v-1")).unwrap(), Subject::Vote("v-1".to_owned()));
+        assert_eq!(subject("order", Some("sha256:1")).unwrap(), Subject::Statement("sha256:1".to_owned()));
         assert_eq!(subject("kprop/p-1", None).unwrap(), Subject::Proposal("p-1".to_owned()));
         assert!(subject("member/cork", None).unwrap_err().to_string().contains("kubectl describe"));
     }

@@ -2,7 +2,7 @@
 
 use koinon_core::body::charter::{Charter, Preset};
 use koinon_core::body::proposal::{Action, Choice, Ground, Vote};
-use koinon_core::body::{Anchor, Body};
+use koinon_core::body::{Anchor, Body, Reply};
 use koinon_core::dsse::SeedSigner;
 use koinon_core::ids::{CoopId, Digest, Seconds, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
@@ -84,6 +84,27 @@ impl World {
         let ground = (choice == Choice::Veto).then_some(Ground::Legal);
         let reason = Some("as agreed".parse().unwrap());
         self.say(who, Body::Vote(Vote { proposal, choice, vseq, ground, reason }))
+    }
+
+    /// Two entries at one position of its log, told to everybody.
+    pub fn fork(&mut self, who: usize) {
+        let (person, coop) = (&self.people[who], self.commons[0].founding().coop());
+        let position = self.commons[who].replica().next_position(&person.member.keys.operator);
+        for branch in ["one", "two"] {
+            let text = branch.parse().unwrap();
+            let said =
+                person.human(coop, self.now, Body::Reply(Reply { proposal: StatementId(Digest::of(b"")), text }));
+            let draft = Draft {
+                coop: Some(coop),
+                author: person.id(),
+                site: person.member.site.name.clone(),
+                issued_at: self.now,
+                position: position.clone(),
+                body: Body::Anchor(Box::new(Anchor { statement: said.envelope().clone() })),
+            };
+            let entry = draft.sign(&person.operator, &[]).unwrap();
+            self.commons.iter_mut().for_each(|commons| assert!(commons.insert_all([entry.clone()]).is_empty()));
+        }
     }
 
     pub fn sync(&mut self) {

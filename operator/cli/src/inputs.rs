@@ -195,7 +195,11 @@ pub fn read_yaml_documents<T: DeserializeOwned>(path: &Path, what: &str) -> anyh
         .collect()
 }
 
-fn read_text(path: &Path) -> anyhow::Result<String> {
+/// Reads a file as text; `-` is standard input.
+///
+/// # Errors
+/// Where it cannot be read or is too large.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
     let read = if path == Path::new("-") {

@@ -91,12 +91,24 @@ pub fn create(path: &Path, protection: Protection) -> Result<SeedSigner, Error> 
 /// # Errors
 /// See [`Error`]; an existing file is never replaced.
 pub fn store_pem(path: &Path, pem: &[u8], protection: Protection) -> Result<SeedSigner, Error> {
-    let malformed = |reason: String| Error::Malformed { path: path.to_owned(), reason };
-    let text = std::str::from_utf8(pem).map_err(|e| malformed(e.to_string()))?;
-    let (_, document) = SecretDocument::from_pem(text).map_err(|e| malformed(e.to_string()))?;
+    let document = plain(path, pem)?;
     let signer = signer_of(path, &document)?;
     store(path, document, protection)?;
     Ok(signer)
+}
+
+/// Reads a PKCS#8 key in PEM that is no file; `name` is what it is called in errors.
+///
+/// # Errors
+/// See [`Error`].
+pub fn from_pem(name: &Path, pem: &[u8]) -> Result<SeedSigner, Error> {
+    signer_of(name, &plain(name, pem)?)
+}
+
+fn plain(name: &Path, pem: &[u8]) -> Result<SecretDocument, Error> {
+    let malformed = |reason: String| Error::Malformed { path: name.to_owned(), reason };
+    let text = std::str::from_utf8(pem).map_err(|e| malformed(e.to_string()))?;
+    SecretDocument::from_pem(text).map(|(_, document)| document).map_err(|e| malformed(e.to_string()))
 }
 
 fn signer_of(path: &Path, plain: &SecretDocument) -> Result<SeedSigner, Error> {

@@ -11,12 +11,14 @@ use clap::Subcommand;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use koinon_api::{Cooperative, labels};
+use koinon_core::body::member::MemberKeys;
 use koinon_core::dsse::{SeedSigner, Signer as _};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::access::Access;
 use crate::cluster::Cluster;
+use crate::inputs::PersonKeys;
 use crate::keyfile::{self, Protection};
 
 /// Rotate and take back one's own keys, and back up and restore the operator's.
@@ -46,6 +48,14 @@ at the terminal or read from $KOINON_PASSPHRASE; `found --no-passphrase` and
 enum Command {
     /// Print the public keys of this person's key files; asks for the passphrase of encrypted ones.
     Show,
+    /// Make the key files that are not there, and print this member's three public keys.
+    ///
+    /// For a member that lost its keys: another one proposes them with kubectl koinon propose reset-keys.
+    New {
+        /// Make key files without a passphrase, for machines that protect the files themselves.
+        #[arg(long)]
+        no_passphrase: bool,
+    },
     Rotate(rotate::Args),
     Revoke(revoke::Args),
     CoSign(revoke::CoSignArgs),
@@ -69,6 +79,7 @@ impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         match self.command {
             Command::Show => show(access),
+            Command::New { no_passphrase } => new(access, no_passphrase).await,
             Command::Rotate(args) => args.run(access).await,
             Command::Revoke(args) => args.run(access).await,
             Command::CoSign(args) => args.run(access).await,
@@ -79,6 +90,16 @@ impl Args {
             Command::Restore { file } => restore(access, &file).await,
         }
     }
+}
+
+async fn new(access: &Access, no_passphrase: bool) -> anyhow::Result<()> {
+    let cluster = Cluster::connect(access).await?;
+    let operator = cluster.operator_key().await?;
+    let PersonKeys { governance, recovery } = PersonKeys::read_or_create(access, no_passphrase)?;
+    let keys =
+        MemberKeys { recovery: vec![recovery.public_key()], governance: vec![governance.public_key()], operator };
+    print!("{}", serde_yaml::to_string(&keys)?);
+    Ok(())
 }
 
 /// The recovery keys in `files`, or the one of the keys' directory.

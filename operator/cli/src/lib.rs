@@ -18,11 +18,15 @@ mod cordon;
 mod digest;
 mod doctor;
 mod effect;
+mod emergency;
+mod evidence;
 mod explain;
+mod explain_said;
 mod explain_vote;
 #[cfg(test)]
 mod fixture;
 mod found;
+mod hearing;
 mod inputs;
 mod invite;
 mod join;
@@ -39,6 +43,7 @@ mod prospect;
 mod say;
 mod settings;
 mod show;
+mod utterance;
 mod vote;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -64,6 +69,11 @@ enum Command {
     Withdraw(ballot::Withdraw),
     Recuse(ballot::Recuse),
     Delegate(ballot::Delegate),
+    Reply(hearing::ReplyArgs),
+    Appeal(hearing::AppealArgs),
+    Emergency(emergency::Args),
+    Cosign(emergency::CoSignArgs),
+    Emergencies(emergency::ListArgs),
     Charter(charter::Args),
     Explain(explain::Args),
     Audit(audit::Args),
@@ -125,6 +135,11 @@ impl Cli {
             Command::Withdraw(args) => args.run(&access).await,
             Command::Recuse(args) => args.run(&access).await,
             Command::Delegate(args) => args.run(&access).await,
+            Command::Reply(args) => args.run(&access).await,
+            Command::Appeal(args) => args.run(&access).await,
+            Command::Emergency(args) => args.run(&access).await,
+            Command::Cosign(args) => args.run(&access).await,
+            Command::Emergencies(args) => args.run(&access).await,
             Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
             Command::Audit(args) => args.run(&access).await,

@@ -21,6 +21,11 @@ impl Refused {
     pub fn lacks_sponsors(&self) -> bool {
         matches!(self.why, Invalid::Sponsors { .. })
     }
+
+    /// Whether nothing but the signatures of the new keys is missing.
+    pub fn lacks_proof(&self) -> bool {
+        matches!(self.why, Invalid::KeyNotProved(_))
+    }
 }
 
 /// Judges a proposal as its author's operator and all others will.
@@ -87,13 +92,23 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
         }
         Invalid::Keys(_) => "correct the keys; the message names the rule that they break".into(),
         Invalid::KeyNotProved(_) => {
-            "have the file co-signed with the new operator key and with a new governance key: kubectl koinon propose --co-sign FILE --keys DIR".into()
+            "the member proves that it holds the keys\n    \
+             1. here: kubectl koinon propose --out reset.yaml reset-keys …\n    \
+             2. send reset.yaml to that member, who runs: kubectl koinon propose --co-sign reset.yaml\n    \
+             3. here again, with the file that comes back: kubectl koinon propose --signed reset.yaml"
+                .into()
         }
         Invalid::NotSilent { .. } => "it is there: nothing needs to be done".into(),
-        Invalid::Evidence(_) => "name what it rests on: log entries, or documents by their digests".into(),
-        Invalid::Proofs(_) => "name the proofs that were weighed".into(),
-        Invalid::NoSecondVote(_) => "propose the expulsion anew, as a first vote".into(),
-        Invalid::NotOnProbation(_) | Invalid::NotDormant(_) => "see this member's standing with kubectl koinon members".into(),
+        Invalid::Evidence(_) => "name what it rests on, at most 16 pieces: --evidence ENTRY or --evidence FILE:TEXT".into(),
+        Invalid::Proofs(_) => {
+            "name the proofs that were weighed with --proof, at most 64; kubectl get kmem ID -o yaml shows them".into()
+        }
+        Invalid::NoSecondVote(_) => {
+            "a second vote is proposed before the expulsion would have taken effect, once: propose the expulsion anew".into()
+        }
+        Invalid::NotOnProbation(_) | Invalid::NotDormant(_) => {
+            "see this member's standing with kubectl koinon members".into()
+        }
         Invalid::Norm(_) => "correct the numbers; the message names the rule that they break".into(),
         Invalid::Engine(_) => "correct the engine's file and propose it again".into(),
         Invalid::WrongScope { .. }

@@ -1,5 +1,6 @@
 //! `kubectl koinon proposal`: one proposal, its vote and what is still to come, from the cluster's own log.
 
+pub mod hearing;
 pub mod steps;
 pub mod text;
 pub mod thresholds;

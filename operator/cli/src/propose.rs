@@ -1,6 +1,8 @@
 //! `kubectl koinon propose`: a change for the cooperative to vote about, signed by a governance key.
 
 mod action;
+mod member;
+mod reset;
 
 use std::path::{Path, PathBuf};
 
@@ -117,6 +119,11 @@ impl Args {
             bail!("--co-sign and --signed take the proposal from their file: leave the subcommand out");
         }
         let cluster = Cluster::connect(access).await?;
+        if let Some(path) = co_sign.as_ref()
+            && reset::of(&read_signed(path)?).is_some()
+        {
+            return reset::co_sign(access, &cluster, path, yes).await;
+        }
         let membership = cluster.membership().await?;
         let commons = cluster.commons(&membership).await?;
         let state = commons.state();
@@ -179,6 +186,10 @@ impl Args {
                 ),
                 Err(refused) if refused.lacks_sponsors() => format!(
                     "the charter wants another sponsor: send the file to another member, who runs: kubectl koinon propose --co-sign {}",
+                    path.display()
+                ),
+                Err(refused) if refused.lacks_proof() => format!(
+                    "the member that gets the keys proves that it holds them: send it the file, and it runs: kubectl koinon propose --co-sign {}",
                     path.display()
                 ),
                 Err(refused) => return Err(refused.into()),

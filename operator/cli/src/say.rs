@@ -8,6 +8,7 @@ use koinon_api::conditions::{self, ConditionType};
 use koinon_api::{Statement as Resource, labels, names};
 use koinon_core::body::Body;
 use koinon_core::dsse::{SeedSigner, Signer};
+use koinon_core::ids::UnixSeconds;
 use koinon_core::policy::{KeyProblem, NotAnchored, State};
 use koinon_core::statement::{Draft, Position, Statement};
 
@@ -57,7 +58,15 @@ pub fn signed(membership: &Membership, body: Body, signers: &[&SeedSigner]) -> a
 /// # Errors
 /// Where it would not give the statement a place in its log, with what to do.
 pub fn check(state: &State, membership: &Membership, statement: &Statement) -> anyhow::Result<()> {
-    match state.may_anchor(&membership.member, statement, now()) {
+    check_at(state, membership, statement, now())
+}
+
+/// The same at another time.
+///
+/// # Errors
+/// See [`check`].
+pub fn check_at(state: &State, membership: &Membership, statement: &Statement, now: UnixSeconds) -> anyhow::Result<()> {
+    match state.may_anchor(&membership.member, statement, now) {
         Ok(()) => Ok(()),
         Err(NotAnchored::UnknownProposal) => {
             eprintln!("this cluster's log does not hold what it is about yet: the operator waits for it");

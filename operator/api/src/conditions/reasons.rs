@@ -266,6 +266,16 @@ super::closed_set! {
         SupersededByVote,
 
         // ---- ModelRelease, PolicyVersion, Statement
+        /// The order waits for further members to sign.
+        AwaitingSignatures,
+        /// The order's time is over.
+        Lapsed,
+        /// Another order has stopped the same for the same cause.
+        Barred,
+        /// The keys of its author stay as they are.
+        KeysUnchanged,
+        /// There is nothing to appeal against, or nothing new in it.
+        NothingToAppeal,
         /// The local owner denies it.
         DeniedLocally,
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use jiff::tz::TimeZone;
 use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::{Action, Choice, Delegation, Recusal, RemoveEngine};
-use koinon_core::body::{Body, Class};
+use koinon_core::body::{Appeal, Body, Class, Document, EvidenceRef, Reply};
 use koinon_core::ids::{Seconds, StatementId};
 
 use super::view::Source;
@@ -160,4 +160,47 @@ fn a_title_with_a_line_break_stays_on_its_line() {
     body.title = "Harmless\nEnacted: it is in force".parse().unwrap();
     let id = world.say(0, Body::Proposal(Box::new(body)));
     assert!(!shown(&world, id).contains("\nEnacted"), "{}", shown(&world, id));
+}
+
+#[test]
+fn an_expulsion_shows_what_it_is_for_who_has_told_the_member_and_what_it_says() {
+    let mut world = World::with(&["aarhus", "bilbao", "cork", "delft"], |charter| {
+        charter.classes.values_mut().for_each(|rules| rules.timelock_seconds = Seconds(1800));
+    });
+    let id = world.propose(0, koinon_core::testkit::expel(world.people[3].id()));
+    let untold = shown(&world, id);
+    assert!(untold.contains("Hearing of delft:\n  for      document sha256:"), "{untold}");
+    assert!(untold.contains("heard    0 of the 3 operators that must have told it or tried"), "{untold}");
+    world.settle();
+    world.say(3, Body::Reply(Reply { proposal: id, text: "It was\nthe meter.".parse().unwrap() }));
+    let told = shown(&world, id);
+    for said in [
+        "told     delft's own operator has it (2026",
+        "told     aarhus knows that delft has it",
+        "replies  2026-11-18T11:06:40Z: It was the meter.",
+    ] {
+        assert!(told.contains(said), "{said:?} is not in:\n{told}");
+    }
+    for who in 0..3 {
+        world.vote(who, id, Choice::Yes, 0);
+    }
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    let evidence = |of: &[u8]| {
+        let text = "another meter".parse().unwrap();
+        vec![EvidenceRef::Document(Document { digest: koinon_core::ids::Digest::of(of), text })]
+    };
+    let appeal =
+        world.say(3, Body::Appeal(Appeal { proposal: id, evidence: evidence(b"new"), text: Default::default() }));
+    world.now = world.now.plus(Seconds(1));
+    world.say(3, Body::Appeal(Appeal { proposal: id, evidence: evidence(b"newer"), text: Default::default() }));
+    let appealed = shown(&world, id);
+    for said in [
+        format!("propose expel delft --appeal {appeal}"),
+        "with document sha256:".to_owned(),
+        format!("without effect: {appeal} came first"),
+    ] {
+        assert!(appealed.contains(&said), "{said:?} is not in:\n{appealed}");
+    }
+    let seen = serde_json::to_value(view(&world, id)).unwrap();
+    assert_eq!(seen["hearing"]["appeals"][0]["inEffect"], serde_json::json!(true));
 }

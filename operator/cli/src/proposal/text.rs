@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use koinon_core::body::entry::Outcome;
 use koinon_core::ids::{MemberId, UnixSeconds};
 
+use super::hearing;
 use super::steps::Signed;
 use super::thresholds::{Bar, Thresholds};
 use super::view::{Ballot, Source, View};
@@ -18,6 +19,7 @@ pub fn text(view: &View, now: UnixSeconds) -> String {
     tally(&mut out, view);
     voices(&mut out, view);
     uncounted(&mut out, view);
+    out.push_str(&view.hearing.as_ref().map(hearing::text).unwrap_or_default());
     ways(&mut out, view);
     seals(&mut out, view);
     if !view.next.is_empty() {

@@ -13,6 +13,7 @@ use koinon_core::policy::{
 use koinon_core::statement::Statement;
 use serde::Serialize;
 
+use super::hearing::{Hearing, hearing};
 use super::steps::{Seals, Step, seals, steps};
 use super::thresholds::{Thresholds, thresholds};
 use crate::advice::advice;
@@ -68,6 +69,9 @@ pub struct View {
     pub delegations: Vec<Delegated>,
     /// Who has declared an interest.
     pub recusals: BTreeSet<MemberId>,
+    /// Whether the member that it is about was heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hearing: Option<Hearing>,
     /// What would still change the result.
     pub ways: Vec<Way>,
     /// What operators have signed.
@@ -207,7 +211,7 @@ impl View {
             term: body.term,
             rules: proposal.rules,
             state: phase.name(),
-            meaning: meaning(state, &phase),
+            meaning: meaning(state, proposal, &phase),
             version,
             ballot: ballot(proposal),
             thresholds: electorate.as_ref().map(|electorate| thresholds(&electorate.rules, &proposal.ballot.tally)),
@@ -216,6 +220,7 @@ impl View {
             votes,
             delegations: delegations(&proposal.ballot),
             recusals: recusals(commons, proposal),
+            hearing: hearing(commons, proposal, now, zone),
             ways: standing.filter(|_| counting).map(|standing| standing.ways()).unwrap_or_default(),
             seals: seals(proposal),
             next: steps(proposal, &phase, now, zone),
@@ -331,7 +336,7 @@ fn recusals(commons: &Commons, proposal: &ProposalState) -> BTreeSet<MemberId> {
     entries.filter(|said| matches!(said.body(), Body::Recusal(_))).map(|said| said.author().clone()).collect()
 }
 
-fn meaning(state: &State, phase: &Phase) -> String {
+fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
     let title = |id: &StatementId| {
         state
             .proposals()
@@ -356,7 +361,10 @@ fn meaning(state: &State, phase: &Phase) -> String {
         Phase::QuorumNotMet => "too few took part".to_owned(),
         Phase::Vetoed => "enough vetoes blocked it".to_owned(),
         Phase::Appealed { by } => {
-            format!("it has passed, and the member that it is about has appealed ({by}): propose the second vote")
+            let member = on.proposal.subject.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!(
+                "it has passed, and {member} has appealed: propose the second vote: kubectl koinon propose expel {member} --appeal {by}"
+            )
         }
         Phase::Refuted => "the member that it is about has shown that it is there".to_owned(),
         Phase::Unheard => "the member that it is about was not heard: propose it again".to_owned(),

@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use koinon_core::body::proposal::{AddEngine, CancelProposal, Expel, RemoveEngine, SetRules, WithdrawModelRelease};
-use koinon_core::body::standing::{Reinstate, Suspend};
+use koinon_core::body::proposal::{AddEngine, CancelProposal, RemoveEngine, SetRules, WithdrawModelRelease};
 use koinon_core::body::{Action, Engine, ModelRelease};
-use koinon_core::ids::{Bytes, EngineName, License, ManifestDigest, MemberId, ModelUri, Quantization, Revision};
-use koinon_core::policy::{MemberState, State};
+use koinon_core::ids::{Bytes, EngineName, License, ManifestDigest, ModelUri, Quantization, Revision};
+use koinon_core::policy::State;
 use koinon_core::presets;
 use kube::ResourceExt as _;
 
 use crate::charter;
 use crate::cluster::Cluster;
 use crate::inputs::{read_yaml, read_yaml_documents};
+use crate::propose::member::MemberCommand;
 use crate::settings::{self, Setting};
 
 #[derive(Debug, Subcommand)]
@@ -88,23 +88,8 @@ pub enum ActionCommand {
         /// Its name or id, or the beginning of either.
         proposal: String,
     },
-    /// Expel a member.
-    Expel {
-        /// Its id.
-        member: MemberId,
-    },
-    /// Stop new work of and for a member until another vote; it goes on speaking, voting and sealing.
-    ///
-    /// What runs is drained. To stop it at once, for a short time: kubectl koinon emergency stop-member.
-    Suspend {
-        /// Its id, as `kubectl koinon members` lists it.
-        member: MemberId,
-    },
-    /// Let a suspended member work again.
-    Reinstate {
-        /// Its id, as `kubectl koinon members` lists it.
-        member: MemberId,
-    },
+    #[command(flatten)]
+    Member(MemberCommand),
 }
 
 impl ActionCommand {
@@ -150,25 +135,8 @@ impl ActionCommand {
                 let id = id.with_context(|| format!("{} is not signed: delete the draft", found.name_any()))?;
                 Action::CancelProposal(CancelProposal { proposal: id.parse()? })
             }
-            Self::Expel { member } => Action::Expel(Expel { member, evidence: Vec::new(), appeal: None }),
-            Self::Suspend { member } => {
-                known(state, &member)?;
-                Action::Suspend(Suspend { member })
-            }
-            Self::Reinstate { member } => {
-                known(state, &member)?;
-                Action::Reinstate(Reinstate { member })
-            }
+            Self::Member(command) => command.action(state)?,
         })
-    }
-}
-
-/// The member of that id.
-fn known<'a>(state: &'a State, member: &MemberId) -> anyhow::Result<&'a MemberState> {
-    match state.member(member) {
-        Some(known) if !known.standing.is_gone() => Ok(known),
-        Some(_) => bail!("{member} is no member any more: see kubectl koinon members"),
-        None => bail!("{member} is no member: see kubectl koinon members"),
     }
 }
 
@@ -183,6 +151,7 @@ pub fn describe(action: &Action) -> String {
         Action::SetRules(set) => format!("Decide by rules {}", set.rules),
         Action::ChangeCharter(_) => "Change the charter".to_owned(),
         Action::CancelProposal(cancel) => format!("Cancel proposal {}", cancel.proposal),
+        Action::Expel(expel) if expel.appeal.is_some() => format!("Expel {}, after its appeal", expel.member),
         Action::Expel(expel) => format!("Expel {}", expel.member),
         Action::ResetKeys(reset) => format!("Give {} other keys", reset.member),
         Action::Confirm(confirm) => format!("Confirm {}", confirm.member),

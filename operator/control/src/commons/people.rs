@@ -3,7 +3,7 @@
 use koinon_api::conditions::Reason;
 use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use koinon_core::kind::Kind;
-use koinon_core::policy::{Anchoring, Commons, Invalid, NotAnchored, State, Verdict as Ballot};
+use koinon_core::policy::{Anchoring, Commons, Invalid, NotAnchored, OrderProblem, State, Verdict as Ballot};
 use koinon_core::statement::Statement;
 
 use super::candidate::{Candidate, Refusal, belongs};
@@ -96,9 +96,11 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
-        NotAnchored::Keys(_) | NotAnchored::NoAppeal | NotAnchored::Order(_) | NotAnchored::OrderOver => {
-            Reason::ActionInvalid
-        }
+        NotAnchored::Keys(_) => Reason::KeysUnchanged,
+        NotAnchored::NoAppeal => Reason::NothingToAppeal,
+        NotAnchored::Order(OrderProblem::Again(_)) => Reason::Barred,
+        NotAnchored::Order(_) => Reason::ActionInvalid,
+        NotAnchored::OrderOver => Reason::Lapsed,
         NotAnchored::Proposal(why) => invalid(why, key),
     }
 }

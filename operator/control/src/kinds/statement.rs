@@ -8,8 +8,10 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{ConditionType, Reason, Verdict};
 use koinon_api::statement::{Statement, StatementSpec, StatementStatus};
-use koinon_core::body::Body;
+use koinon_api::time;
+use koinon_core::ids::UnixSeconds;
 use koinon_core::kind::{Kind, Place};
+use koinon_core::policy::Said;
 use koinon_core::statement::Statement as Signed;
 use kube::ResourceExt;
 
@@ -48,7 +50,7 @@ pub(crate) fn statuses(
 ) -> BTreeMap<String, StatementStatus> {
     let status = |object: &Arc<Statement>| {
         let name = object.name_any();
-        let verdict = effective(view, &name, object)?;
+        let verdict = effective(view, &name, object, moment)?;
         let mut status = object.status.clone().unwrap_or_default();
         set(&mut status.conditions, ConditionType::Effective, verdict, object.metadata.generation, moment);
         Some((name, status))
@@ -56,10 +58,10 @@ pub(crate) fn statuses(
     all.iter().filter_map(status).collect()
 }
 
-fn effective(view: &CommonsView, name: &str, object: &Statement) -> Option<Verdict> {
+fn effective(view: &CommonsView, name: &str, object: &Statement, moment: &Moment) -> Option<Verdict> {
     let payload_type = &object.spec.envelope.payload_type;
     match Kind::of_payload_type(payload_type) {
-        Some(kind) if kind.is_said() => Some(said(view, name, object)),
+        Some(kind) if kind.is_said() => Some(said(view, name, object, moment)),
         Some(kind @ Kind::Other(_)) => Some(Verdict::no(
             Reason::UnsupportedRules,
             format!("this version knows no {kind}: it is kept and relayed, and has no effect here"),
@@ -77,13 +79,16 @@ fn effective(view: &CommonsView, name: &str, object: &Statement) -> Option<Verdi
     }
 }
 
-fn said(view: &CommonsView, name: &str, object: &Statement) -> Verdict {
+fn said(view: &CommonsView, name: &str, object: &Statement, moment: &Moment) -> Verdict {
     match view.verdicts.get(&Source::Statement(name.to_owned())) {
-        Some(people::Verdict::Anchored { seq, .. }) => {
+        Some(people::Verdict::Anchored { seq, at, .. }) => {
             let read = from_resource(&object.spec.envelope).ok().and_then(|envelope| Signed::verify(envelope).ok());
             let anchored = format!("entry {seq} of its author's log");
             match read {
-                Some(signed) => effect(view, &signed, anchored),
+                Some(signed) => match view.state.said(&signed, *at, moment.now) {
+                    Some(said) => effect(view, &signed, &said, anchored),
+                    None => Verdict::no(Reason::PayloadMalformed, anchored),
+                },
                 None => Verdict::no(Reason::PayloadMalformed, anchored),
             }
         }
@@ -94,15 +99,33 @@ fn said(view: &CommonsView, name: &str, object: &Statement) -> Verdict {
 }
 
 /// What a statement amounts to that stands in a log.
-fn effect(view: &CommonsView, signed: &Signed, anchored: String) -> Verdict {
-    match signed.body() {
-        Body::Leave(_) if !view.state.leaves().contains_key(&signed.id()) => {
-            match view.state.member(signed.author()).and_then(|member| member.forked_at) {
-                Some(_) => Verdict::no(Reason::LogForked, format!("{anchored}, which has another entry there")),
-                None => Verdict::no(Reason::NotElector, format!("{anchored}, and its author was no member any more")),
-            }
+fn effect(view: &CommonsView, signed: &Signed, said: &Said, anchored: String) -> Verdict {
+    let at = |at: UnixSeconds| time::from_unix(at.0).map_or_else(|| at.to_string(), |time| time.0.to_string());
+    let told = format!("{anchored}; {said}");
+    match said {
+        Said::InEffect => Verdict::yes(Reason::Anchored, anchored),
+        Said::InEffectUntil(until) => {
+            Verdict::yes(Reason::Anchored, format!("{anchored}; it holds until {}", at(*until)))
         }
-        _ => Verdict::yes(Reason::Anchored, anchored),
+        Said::Awaits { until, .. } => Verdict::no(
+            Reason::AwaitingSignatures,
+            format!("{told}; it lapses at {}; sign with: kubectl koinon cosign {}", at(*until), signed.id()),
+        ),
+        Said::Lapsed(since) => Verdict::no(Reason::Lapsed, format!("{told}, at {}", at(*since))),
+        Said::Barred(_) => Verdict::no(Reason::Barred, told),
+        Said::Keys(_) => Verdict::no(Reason::KeysUnchanged, told),
+        Said::TooLate(end) => Verdict::no(Reason::TooLate, format!("{told}, after {}", at(*end))),
+        Said::UnknownTarget => Verdict::unknown(Reason::UnknownProposal, told),
+        Said::NoFirstVote | Said::NoNews | Said::NotPassed | Said::Second(_) => {
+            Verdict::no(Reason::NothingToAppeal, told)
+        }
+        Said::NoOrder | Said::NoSubject => Verdict::no(Reason::ActionInvalid, told),
+        Said::Void if view.state.member(signed.author()).is_some_and(|member| member.forked_at.is_some()) => {
+            Verdict::no(Reason::LogForked, format!("{anchored}, which has another entry there"))
+        }
+        Said::OwnSubject | Said::NotCoSigned | Said::NotItsPlace(_) | Said::Void => {
+            Verdict::no(Reason::NotElector, told)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use koinon_api::conditions;
 use koinon_core::body::charter::Preset;
-use koinon_core::body::{Body, Leave};
+use koinon_core::body::{Body, Cause, EmergencyOrder, KeyUpdate, Leave, Scope, Stop};
 use koinon_core::ids::Seq;
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
@@ -104,4 +104,47 @@ fn what_people_do_not_apply_as_a_statement_says_how_it_is_applied() {
         object.spec.envelope.payload_type = kind.payload_type();
         assert_eq!(shown_of(&commons, object.clone(), None), None, "what operators store shows its effect elsewhere");
     }
+}
+
+/// The same three by rules 2, and what `say` of the first one is anchored.
+fn complete(say: impl Fn(&Commons, &Person) -> Body) -> (Commons, Signed) {
+    let people: Vec<Person> = ["aarhus", "bilbao", "cork"].map(testkit::person).into();
+    let everybody: Vec<&Person> = people.iter().collect();
+    let mut charter = testkit::charter(&everybody, Preset::Trial);
+    charter.parameters.deliberation = Some(koinon_core::presets::deliberation());
+    let mut commons = Commons::new(testkit::found(&everybody, charter), Limits::default());
+    let coop = commons.replica().coop();
+    let signed = people[0].human(coop, T0, say(&commons, &people[0]));
+    assert!(commons.insert_all([Writer::new(&people[0], coop).anchor(T0, &signed)]).is_empty());
+    (commons, signed)
+}
+
+#[test]
+fn an_order_says_how_many_must_still_sign_it_and_how() {
+    let (commons, order) = complete(|commons, _| {
+        let state = commons.state();
+        Body::EmergencyOrder(Box::new(EmergencyOrder {
+            stop: Stop::Member("cork".parse().unwrap()),
+            cause: Cause::Safety,
+            membership: state.head(Scope::Membership),
+            charter: state.head(Scope::Charter),
+            text: Default::default(),
+        }))
+    });
+    let (status, reason, message) = shown(&commons, &order, Some(anchored(&commons))).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "AwaitingSignatures"));
+    assert!(message.contains("1 of the 2 owners") && message.contains("kubectl koinon cosign sha256:"), "{message}");
+}
+
+#[test]
+fn keys_that_stay_as_they_are_say_why_although_the_update_is_anchored() {
+    let stranger = testkit::person("stranger").member.keys.governance;
+    let update = KeyUpdate { number: 1, governance: stranger };
+    let (commons, signed) = complete(|_, _| Body::KeyUpdate(update.clone()));
+    let (status, reason, message) = shown(&commons, &signed, Some(anchored(&commons))).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "KeysUnchanged"));
+    assert!(message.contains("has not signed too"), "{message}");
+    let (commons, signed) =
+        complete(|_, me| Body::KeyUpdate(KeyUpdate { number: 1, governance: me.member.keys.governance.clone() }));
+    assert_eq!(shown(&commons, &signed, Some(anchored(&commons))).unwrap().0, "True");
 }

@@ -184,9 +184,7 @@ impl State {
             Action::Reactivate(wake) => self.count(enacted, &wake.member),
             Action::Suspend(suspend) => self.suspend(&suspend.member, Some(enacted.version)),
             Action::Reinstate(reinstate) => self.suspend(&reinstate.member, None),
-            Action::LiftQuarantine(lift) => {
-                self.lifted.entry(lift.member.clone()).or_default().extend(&lift.proofs);
-            }
+            Action::LiftQuarantine(lift) => self.lift(lift),
             Action::ResetKeys(reset) => self.reset_keys(enacted, reset),
             Action::Expel(expel) => self.part(enacted, &expel.member, MemberStanding::Expelled),
             Action::SetRules(set) => {

@@ -276,6 +276,6 @@ impl State {
 }
 
 /// Whether an appeal names something that the proposal does not.
-fn has_news(appeal: &Appeal, expel: &Expel) -> bool {
+pub(super) fn has_news(appeal: &Appeal, expel: &Expel) -> bool {
     judge_evidence(&appeal.evidence).is_ok() && appeal.evidence.iter().any(|piece| !expel.evidence.contains(piece))
 }

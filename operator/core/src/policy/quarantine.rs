@@ -12,6 +12,7 @@ use super::gather::{Gathered, Sealed};
 use super::{Fault, State};
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, SealEvidence, Slot};
 use crate::body::proposal::Scope;
+use crate::body::standing::LiftQuarantine;
 use crate::ids::{Digest, MemberId, PublicKey, Seq, StatementId};
 use crate::log::{Replica, SealConflict};
 
@@ -96,6 +97,14 @@ impl State {
     /// The proofs for which `member` does no new work, by their names.
     pub fn quarantined(&self, member: &MemberId) -> Option<&BTreeMap<Digest, Proof>> {
         self.member(member).map(|state| &state.quarantine).filter(|proofs| !proofs.is_empty())
+    }
+
+    pub(super) fn lift(&mut self, lift: &LiftQuarantine) {
+        self.lifted.entry(lift.member.clone()).or_default().extend(&lift.proofs);
+        // In a fold nothing is there yet; in a preview it is what people are asked about.
+        if let Some(state) = self.members.get_mut(&lift.member) {
+            state.quarantine.retain(|proof, _| !lift.proofs.contains(proof));
+        }
     }
 
     /// Reads the proofs in the logs that members have now, less those that a vote has lifted.

@@ -13,6 +13,7 @@ mod members;
 mod quarantine;
 mod recall;
 mod reference;
+mod said;
 mod shown;
 mod standing;
 mod votes;
