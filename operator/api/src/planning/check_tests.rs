@@ -2,7 +2,7 @@ use koinon_core::body::catalogue::ModelRelease;
 use koinon_core::body::charter::Preset;
 use koinon_core::ids::{Digest, ManifestDigest};
 use koinon_core::log::{Limits, Replica};
-use koinon_core::testkit::{Person, charter, found, person};
+use koinon_core::testkit::{Person, T0, charter, found, person};
 use serde_json::json;
 
 use super::*;
@@ -59,6 +59,7 @@ fn look(job: &InferenceJob, decided: &State) -> Checked {
         namesake: None,
         decided: Some(decided),
         smallest_memory: Some(Bytes(80 << 30)),
+        now: T0,
     };
     check(job, &around)
 }
@@ -80,8 +81,13 @@ fn a_good_job_for_an_approved_model_is_both_accepted_and_approved() {
 #[test]
 fn a_namespace_that_no_admin_allowed_is_refused_with_the_command_that_allows_it() {
     let decided = usual();
-    let around =
-        Surroundings { namespace_allowed: false, namesake: None, decided: Some(&decided), smallest_memory: None };
+    let around = Surroundings {
+        namespace_allowed: false,
+        namesake: None,
+        decided: Some(&decided),
+        smallest_memory: None,
+        now: T0,
+    };
     let checked = check(&job(|_| ()), &around);
     let (status, reason, message) = told(&checked.accepted);
     assert_eq!((status, reason), ("False", Reason::NamespaceNotAllowed));
@@ -110,6 +116,7 @@ fn a_served_name_belongs_to_the_older_job() {
         namesake: namesake(&younger, all),
         decided: None,
         smallest_memory: None,
+        now: T0,
     };
     assert_eq!(check(&younger, &around).accepted.reason, Reason::ServedNameTaken);
 }
@@ -196,7 +203,8 @@ fn gpus_are_computed_from_the_release_where_the_job_does_not_state_them() {
 
 #[test]
 fn before_there_is_a_cooperative_nothing_is_decided() {
-    let around = Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None };
+    let around =
+        Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None, now: T0 };
     let checked = check(&job(|_| ()), &around);
     assert_eq!((checked.accepted.status.as_str(), checked.accepted.reason), ("Unknown", Reason::NotAdmitted));
 }
@@ -226,14 +234,14 @@ fn the_smallest_gpu_of_the_class_is_what_counts() {
 fn the_planner_sees_every_member_of_the_state_and_for_a_local_job_the_own_one_alone() {
     let (decided, me) = (usual(), "bilbao".parse().unwrap());
     let see = |member: &MemberId| Seen { cordoned: member.as_str() != "cork", ..Seen::default() };
-    let all = candidates(&decided, &me, Scope::Cooperative, see);
-    let told: Vec<_> = all.iter().map(|c| (c.member.as_str(), c.liveness, c.cordoned, c.active)).collect();
+    let all = candidates(&decided, &me, Scope::Cooperative, T0, see);
+    let told: Vec<_> = all.iter().map(|c| (c.member.as_str(), c.liveness, c.cordoned, c.halted.is_none())).collect();
     let unheard = Some(Liveness::Suspect);
     assert_eq!(
         told,
         [("aarhus", unheard, true, true), ("bilbao", None, false, true), ("cork", unheard, false, true)],
         "the own member is heard and never cordoned"
     );
-    let local = candidates(&decided, &me, Scope::Local, see);
+    let local = candidates(&decided, &me, Scope::Local, T0, see);
     assert_eq!(local.iter().map(|c| c.member.as_str()).collect::<Vec<_>>(), ["bilbao"]);
 }

@@ -57,7 +57,9 @@ fn report(count: u32, members: &[(&str, u32, u32)]) -> Unplaced {
         .map(|(name, free, node)| Candidate {
             member: name.parse().unwrap(),
             liveness: Some(Liveness::Fresh),
-            active: true,
+            halted: None,
+            home_halted: None,
+            on_probation: None,
             cordoned: false,
             offer: Some((
                 Offer {

@@ -16,6 +16,7 @@ mod reference;
 mod shown;
 mod standing;
 mod votes;
+mod work;
 
 use super::*;
 use crate::body::charter::{Charter, Preset};
