@@ -414,3 +414,24 @@ fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
 pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
     placement.annotations().get(labels::NODE)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use koinon_core::body::Stop;
+
+    use super::*;
+    use crate::placement::fixture::{member, rules, rules_stopping};
+
+    #[test]
+    fn what_runs_for_a_member_that_may_not_work_ends_and_so_does_what_one_runs_for_others() {
+        let stop = || Stop::Member("cork".parse().unwrap());
+        let reason = |me: &str, home: &str| halted(&member(home), &rules_stopping(me, stop())).map(|end| end.reason);
+        assert_eq!(reason("bilbao", "cork"), Some(RefusalReason::HomeHalted));
+        assert_eq!(reason("cork", "bilbao"), Some(RefusalReason::HostHalted));
+        assert_eq!(reason("bilbao", "aarhus"), None);
+        assert_eq!(halted(&member("porto"), &rules("bilbao")).unwrap().reason, RefusalReason::HomeNotActive);
+        // A frozen release ends nothing that runs.
+        let frozen = rules_stopping("bilbao", Stop::Release(crate::placement::fixture::digest()));
+        assert_eq!(halted(&member("aarhus"), &frozen), None);
+    }
+}

@@ -24,6 +24,8 @@ pub struct Bench<'a> {
     pub network_policy: NetworkPolicyState,
     /// Whether others can reach this host's gateway.
     pub reachable: bool,
+    /// Whether others may use only a part of what is offered here.
+    pub on_probation: bool,
     /// What there is.
     pub inventory: &'a Inventory,
     /// What is reserved.
@@ -277,7 +279,7 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
 /// Whether others may use that much more of what this member offers, if it is a new one. Each home sees only what it holds
 /// itself; here all of it is known.
 fn within_probation(gpu: &GpuNeed, bench: &Bench<'_>) -> Result<(), Refused> {
-    if !bench.rules.on_probation() {
+    if !bench.on_probation {
         return Ok(());
     }
     let inventory = bench.inventory;

@@ -59,6 +59,7 @@ impl Court {
             guests: GuestsMode::Accept,
             network_policy: NetworkPolicyState::Enforced,
             reachable: true,
+            on_probation: false,
             inventory: &self.inventory,
             records: &self.cluster.records,
         }
@@ -118,6 +119,27 @@ fn a_suspended_home_and_a_suspended_host_are_refused_with_the_order_also_for_wha
         // An owner's own work on its own GPUs is nobody else's business.
         assert!(judge("cork", Asker::Own, running).is_ok() && judge("cork", Asker::Local, running).is_ok());
     }
+}
+
+#[test]
+fn of_a_host_on_probation_all_homes_together_use_a_quarter() {
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let (aarhus, cork) = (member("aarhus"), member("cork"));
+    let one = GpuNeed { count: 1, ..request().gpu };
+    let ask = |cluster: Cluster, gpu: &GpuNeed, asker| {
+        let court = Court::over(cluster);
+        room(gpu, asker, &Bench { on_probation: true, ..court.bench() }).map(|room| room.len())
+    };
+    assert_eq!(ask(cluster, &request().gpu, Asker::Foreign(&aarhus)), Ok(1));
+    let held = || Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "aarhus", 2));
+    let refused = ask(held(), &one, Asker::Foreign(&cork)).unwrap_err();
+    assert_eq!(
+        (refused.reason, numbers(&refused)),
+        (RefusalReason::HostOnProbation, vec![("asked", 1), ("held", 2), ("limit", 2)])
+    );
+    assert_eq!(ask(held(), &one, Asker::Own), Ok(1), "its own work uses what is its own");
+    let own = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "bilbao", 2));
+    assert_eq!(ask(own, &one, Asker::Foreign(&cork)), Ok(1), "what it uses itself is not what others use");
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Farewells {
 }
 
 /// The last entry of each log that an expelled member may read.
-fn last_words(commons: &Commons, member: &MemberId) -> Heads {
+pub(in crate::commons) fn last_words(commons: &Commons, member: &MemberId) -> Heads {
     let first_hidden = commons.farewell(member).unwrap_or_default();
     let last = |(log, hidden): (PublicKey, Seq)| {
         let seq = Seq(hidden.0.checked_sub(1)?);
@@ -82,7 +82,11 @@ impl Engine {
 }
 
 /// What the holder of `key`, which is or was that member's, may read.
-fn may_read(member: &MemberState, key: &PublicKey, farewells: &BTreeMap<MemberId, Heads>) -> Access {
+pub(in crate::commons) fn may_read(
+    member: &MemberState,
+    key: &PublicKey,
+    farewells: &BTreeMap<MemberId, Heads>,
+) -> Access {
     let id = member.member.id.clone();
     match member.standing {
         MemberStanding::Expelled => Access::Expelled { until: farewells.get(&id).cloned().unwrap_or_default() },

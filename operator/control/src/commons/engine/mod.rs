@@ -3,7 +3,7 @@
 //! The engine is one task with one order of events. It does no I/O but through its [`StatementStore`], so that a test can
 //! run it with a store in memory, and lose answers, kill it and restore it at any point.
 
-mod follow;
+pub(in crate::commons) mod follow;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
