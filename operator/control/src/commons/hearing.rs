@@ -173,6 +173,12 @@ impl Hearing {
         1 + self.counted().filter(able).count()
     }
 
+    /// Whether `member` is one of those of whom a quorum must be heard.
+    #[must_use]
+    pub fn is_counted(&self, member: &MemberId) -> bool {
+        self.membership.counted.contains(member)
+    }
+
     /// The member whose operator key this is.
     #[must_use]
     pub fn member_of(&self, key: &PublicKey) -> Option<&MemberId> {

@@ -299,7 +299,8 @@ impl Engine {
             self.recovery.resume();
         }
         for (key, heads) in &self.heads {
-            if let Some(member) = self.hearing.member_of(key) {
+            // Who is not counted, such as a new member, can hold nobody up with what it tells.
+            if let Some(member) = self.hearing.member_of(key).filter(|member| self.hearing.is_counted(member)) {
                 self.recovery.told(member.clone(), heads.get(&self.parts.author.log()).copied());
             }
         }

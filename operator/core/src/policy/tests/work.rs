@@ -3,7 +3,7 @@
 use super::complete::{FOUR, HOUR, quick};
 use super::*;
 use crate::body::proposal::Leave;
-use crate::body::{Cause, CoSignature, EmergencyOrder, Stop, Suspend};
+use crate::body::{Cause, CoSignature, EmergencyOrder, LiftQuarantine, Stop, Suspend};
 use crate::policy::Halted;
 
 /// An order of the first two, which is enough of four.
@@ -77,4 +77,31 @@ fn whoever_leaves_gets_nothing_new_and_ends_nothing_until_it_has_left() {
     let left = halted(&world, 3).unwrap();
     assert_eq!(left, Halted::Left { version: Some(version) });
     assert!(left.ends_what_runs() && left.is_gone());
+}
+
+#[test]
+fn a_proof_stops_a_member_until_a_vote_has_weighed_it_and_its_fork_stays_one() {
+    let mut world = quick(&FOUR);
+    let (coop, member) = (world.coop(), world.people[3].id());
+    let branches = [Choice::Yes, Choice::No].map(|choice| {
+        let proposal = StatementId(Digest::of(b"none"));
+        let vote = Vote { proposal, choice, vseq: 0, ground: None, reason: None };
+        let vote = world.people[3].human(coop, world.now, Body::Vote(vote));
+        let body = Body::Anchor(Box::new(Anchor { statement: vote.envelope().clone() }));
+        world.people[3].entry(coop, world.now, 0, coop.0, body)
+    });
+    for commons in &mut world.commons {
+        assert!(commons.insert_all(branches.clone()).is_empty());
+    }
+    let Some(Halted::Quarantined { proof, proofs: 1 }) = halted(&world, 3) else { panic!("{:?}", halted(&world, 3)) };
+    let lift = LiftQuarantine { member: member.clone(), proofs: [proof].into() };
+    let proposal = world.propose(0, Action::LiftQuarantine(lift));
+    world.sync();
+    for who in 0..3 {
+        world.vote(who, proposal, Choice::Yes, 0).unwrap();
+    }
+    world.settle();
+    assert_eq!(world.phase(0, proposal).name(), "Enacted");
+    assert_eq!(halted(&world, 3), None);
+    assert!(world.state(0).member(&member).unwrap().forked_at.is_some());
 }
