@@ -11,6 +11,7 @@ use koinon_core::body::member as core_member;
 use koinon_core::body::proposal::{self as core_proposal};
 use koinon_core::dsse;
 use koinon_core::ids::IdError;
+use koinon_core::policy::Halted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -154,6 +155,10 @@ impl From<RefusalReason> for Reason {
             RefusalReason::UnknownClass => Self::ClassUnknown,
             RefusalReason::StaleEpoch => Self::StaleEpoch,
             RefusalReason::HomeNotActive => Self::HomeNotActive,
+            RefusalReason::HomeHalted => Self::HomeHalted,
+            RefusalReason::HostHalted => Self::HostHalted,
+            RefusalReason::ReleaseFrozen => Self::ReleaseFrozen,
+            RefusalReason::HostOnProbation => Self::OnProbation,
             RefusalReason::HostIsolated => Self::Isolated,
             RefusalReason::WeightsFailed => Self::WeightsFailed,
             RefusalReason::DigestMismatch => Self::DigestMismatch,
@@ -163,6 +168,20 @@ impl From<RefusalReason> for Reason {
             RefusalReason::Reclaimed => Self::Reclaimed,
             RefusalReason::InvalidRequest => Self::InvalidRequest,
             RefusalReason::Other => Self::Other,
+        }
+    }
+}
+
+impl From<Halted> for Reason {
+    fn from(halted: Halted) -> Self {
+        match halted {
+            Halted::NoMember => Self::MemberNotUsable,
+            Halted::Left { .. } => Self::Left,
+            Halted::Expelled { .. } => Self::Expelled,
+            Halted::Suspended { .. } | Halted::Ordered { .. } => Self::Suspended,
+            Halted::KeyBlocked { .. } => Self::KeyBlocked,
+            Halted::Quarantined { .. } => Self::Quarantined,
+            Halted::Leaving => Self::Leaving,
         }
     }
 }

@@ -74,7 +74,7 @@ pub struct MemberStatus {
     /// The version of the membership that this is taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership_version: Option<String>,
-    /// Reachable, LogIntact, Usable, Ready.
+    /// Reachable, LogIntact, MayWork, Usable, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -103,8 +103,16 @@ pub enum MemberState {
     Applying,
     /// It takes part.
     Active,
-    /// It may speak and vote, and does no work.
+    /// It is new: it works within limits, and has no vote until it is confirmed.
+    Probationary,
+    /// It fell silent: it works while it is heard, and has no vote until a vote counts it again.
+    Dormant,
+    /// It has said that it leaves: it gets nothing new.
+    Leaving,
+    /// It may speak and vote, and does no work: a vote or an order says so.
     Suspended,
+    /// It may speak and vote, and does no work: its operator's own signatures prove what an honest one does not do.
+    Quarantined,
     /// It left.
     Left,
     /// It was expelled.

@@ -11,6 +11,7 @@ use koinon_api::{GPUOffer, InferenceJob, Member, labels, planning};
 use koinon_core::body::latest::Offer;
 use koinon_core::ids::{MemberId, Seconds};
 use koinon_core::planner;
+use koinon_core::policy::{Suspension, Utc};
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 
@@ -56,6 +57,7 @@ impl Args {
                 namesake: check::namesake(&job, &all),
                 decided: decided.as_ref().map(|(commons, _)| &**commons.state()),
                 smallest_memory: check::smallest_memory(class, heard.offers.values().map(|(offer, _)| offer)),
+                now: now(),
             },
         );
         print_table(&["CHECK", "", "WHY"], &[row("Accepted", &checked.accepted), row("Approved", &checked.approved)]);
@@ -64,7 +66,13 @@ impl Args {
         };
         let explanation = work.resolved.explanation.as_deref().unwrap_or_default();
         println!("\none replica needs {} {class} on one node ({explanation})\n", work.need.gpu.count);
-        let candidates = check::candidates(commons.state(), &me, work.scope, |member| heard.see(member));
+        if let Some(Suspension::Ordered { order, until }) = work.frozen {
+            bail!(
+                "order {order} lets no new copy of the model begin until {}: the job would stay unplaced",
+                Utc(until)
+            );
+        }
+        let candidates = check::candidates(commons.state(), &me, work.scope, now(), |member| heard.see(member));
         let report = planner::plan(&work.need, &candidates);
         let rows: Vec<Vec<String>> = report
             .findings

@@ -40,6 +40,10 @@ pub struct Metrics {
     pub isolated: IntGauge,
     /// What is proved against members, by kind.
     pub evidence: IntGaugeVec,
+    /// `koinon_member_work{member,state}`.
+    pub member_work: IntGaugeVec,
+    /// `koinon_orders_in_force{stops}`.
+    pub orders: IntGaugeVec,
     /// The fewest owners that together hold more than a part of something.
     pub nakamoto: IntGaugeVec,
     /// In how few hands something is, in thousandths.
@@ -183,6 +187,12 @@ impl Metrics {
             )?,
             isolated: new.gauge("koinon_isolated", "1 while this member hears fewer than a quorum.")?,
             evidence: new.gauges("koinon_evidence", "What is proved against members, by kind.", &["kind"])?,
+            member_work: new.gauges(
+                "koinon_member_work",
+                "Whether the cooperative lets the member work: 1 for what holds (Active, OnProbation, Dormant, Leaving, Suspended, KeyBlocked or Quarantined), 0 for the others.",
+                &["member", "state"],
+            )?,
+            orders: new.gauges("koinon_orders_in_force", "Emergency orders that hold, by what they stop.", &["stops"])?,
             nakamoto: new.gauges(
                 "koinon_nakamoto_owners",
                 "The fewest owners that together hold more than a part (third or half) of something.",

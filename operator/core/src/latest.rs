@@ -51,6 +51,9 @@ pub enum LatestRefused {
         /// The version that is held.
         held: Seq,
     },
+    /// Its author may not work: its sign of life counts, what it asks and offers does not.
+    #[error("the author may not work, so its {0} is not taken")]
+    Halted(Kind),
     /// Its author has too many subjects.
     #[error("the author has {MAX_SUBJECTS} subjects already")]
     TooManySubjects,
@@ -67,6 +70,7 @@ impl LatestRefused {
             Self::NotForMe(_) => "NotForMe",
             Self::Ended { .. } => "Ended",
             Self::Older { .. } => "Older",
+            Self::Halted(_) => "Halted",
             Self::TooManySubjects => "TooManySubjects",
         }
     }

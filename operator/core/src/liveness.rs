@@ -56,6 +56,8 @@ struct Peer {
     /// The last time it was heard, or when it was first waited for.
     since: Instant,
     state: Liveness,
+    /// Whether it is one of those of whom a quorum must be heard.
+    counted: bool,
 }
 
 /// The peers of one member and what it concludes about each.
@@ -63,6 +65,8 @@ struct Peer {
 pub struct Roster {
     times: LivenessTimes,
     peers: BTreeMap<MemberId, Peer>,
+    /// Whether this member is counted itself.
+    own: bool,
     last_loss: Option<Instant>,
 }
 
@@ -70,17 +74,26 @@ impl Roster {
     /// A roster without peers.
     #[must_use]
     pub fn new(times: LivenessTimes) -> Self {
-        Self { times, peers: BTreeMap::new(), last_loss: None }
+        Self { times, peers: BTreeMap::new(), own: true, last_loss: None }
     }
 
     /// Tracks exactly `members`. A new one is Suspect until it is heard: it has proved nothing yet.
     pub fn set_peers<'a>(&mut self, members: impl IntoIterator<Item = &'a MemberId>, now: Instant) {
         let mut kept = BTreeMap::new();
         for member in members {
-            let peer = self.peers.remove(member).unwrap_or(Peer { since: now, state: Liveness::Suspect });
+            let peer =
+                self.peers.remove(member).unwrap_or(Peer { since: now, state: Liveness::Suspect, counted: true });
             kept.insert(member.clone(), peer);
         }
         self.peers = kept;
+    }
+
+    /// Counts only these towards a quorum, this member if `own`: new members and silent ones are heard, and make no quorum.
+    pub fn count(&mut self, counted: impl Fn(&MemberId) -> bool, own: bool) {
+        self.own = own;
+        for (member, peer) in &mut self.peers {
+            peer.counted = counted(member);
+        }
     }
 
     /// Takes over that a peer was already Lost before this process started.
@@ -98,10 +111,11 @@ impl Roster {
         (from != Liveness::Fresh).then(|| Transition { member: member.clone(), from, to: Liveness::Fresh })
     }
 
-    /// How many members are heard directly, this one included.
+    /// How many members that count are heard directly, this one included if it does.
     #[must_use]
     pub fn heard_count(&self) -> usize {
-        1 + self.peers.values().filter(|peer| peer.state == Liveness::Fresh).count()
+        let heard = self.peers.values().filter(|peer| peer.counted && peer.state == Liveness::Fresh).count();
+        usize::from(self.own) + heard
     }
 
     /// Whether this member hears fewer than `quorum` members, itself included: it then keeps what runs, places
@@ -223,5 +237,18 @@ mod tests {
         let mut roster = Roster::new(TIMES);
         roster.set_peers([&bilbao], Instant(0));
         assert_eq!(roster.liveness(&bilbao), Some(Liveness::Suspect));
+    }
+
+    #[test]
+    fn whoever_is_not_counted_is_heard_and_makes_no_quorum() {
+        let (mut roster, bilbao, cork) = two_peers_heard_at_zero();
+        roster.count(|member| *member != cork, true);
+        assert_eq!((roster.heard_count(), roster.isolated(2), roster.isolated(3)), (2, false, true));
+        assert_eq!(roster.liveness(&cork), Some(Liveness::Fresh));
+        // A new member hears the two that count, and does not count itself.
+        roster.count(|_| true, false);
+        assert_eq!((roster.heard_count(), roster.isolated(2)), (2, false));
+        roster.step(Instant(10_000_000), 2);
+        assert_eq!((roster.heard_count(), roster.liveness(&bilbao)), (0, Some(Liveness::Suspect)));
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use crate::body::latest::{EvidenceLevel, GpuNeed, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
 use crate::ids::{Jurisdiction, ManifestDigest, MemberId, Seconds};
 use crate::liveness::Liveness;
+use crate::policy::{Halted, usable_on_probation};
 
 /// What one replica needs, and what its team allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +37,12 @@ pub struct Candidate {
     pub member: MemberId,
     /// How it is heard; `None` for the home itself.
     pub liveness: Option<Liveness>,
-    /// Whether it is an Active member in good standing.
-    pub active: bool,
+    /// What stops it from work, where anything does; `None` for the home itself, whose GPUs are its owner's own.
+    pub halted: Option<Halted>,
+    /// What stops the home from work with others; `None` for the home itself.
+    pub home_halted: Option<Halted>,
+    /// Where it is on probation: GPUs of the class that this home holds there already.
+    pub on_probation: Option<u32>,
     /// Whether the home's owner keeps work away from it.
     pub cordoned: bool,
     /// Its newest offer and the age of that; `None` where none was heard or it has expired.
@@ -51,8 +56,10 @@ pub struct Candidate {
 /// Why a member cannot host the replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// Not an Active member in good standing.
-    NotActive,
+    /// It does no new work.
+    Halted(Halted),
+    /// The home does no new work with others.
+    HomeHalted(Halted),
     /// Not among `placement.members`.
     NotListed,
     /// Among `placement.excludeMembers`.
@@ -93,6 +100,15 @@ pub enum Rejection {
         /// How many are free in all.
         offered: u32,
     },
+    /// It is new, and no more of what it offers is used until it is confirmed.
+    OnProbation {
+        /// How many of its GPUs may be used.
+        usable: u32,
+        /// How many of them this home holds already.
+        held: u32,
+        /// How many are free in all.
+        offered: u32,
+    },
     /// It hosts as many replicas as the job allows.
     MaxPerMember {
         /// How many.
@@ -103,7 +119,8 @@ pub enum Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotActive => f.write_str("is not an Active member"),
+            Self::Halted(halted) => halted.fmt(f),
+            Self::HomeHalted(halted) => write!(f, "gets nothing from this member, which {halted}"),
             Self::NotListed => f.write_str("is not in placement.members"),
             Self::Excluded => f.write_str("is in placement.excludeMembers"),
             Self::Cordoned => f.write_str("is cordoned by this member"),
@@ -118,6 +135,12 @@ impl fmt::Display for Rejection {
             Self::NodeTooSmall { largest_node } => write!(f, "its largest node has {largest_node}"),
             Self::TooFewFree { largest_block, offered } => {
                 write!(f, "has {largest_block} free on one node ({offered} in all)")
+            }
+            Self::OnProbation { usable, held, offered } => {
+                write!(
+                    f,
+                    "is on probation: {usable} of its GPUs may be used until it is confirmed, {held} are, {offered} are free"
+                )
             }
             Self::MaxPerMember { replicas } => write!(f, "hosts {replicas} replicas of the job already"),
         }
@@ -228,8 +251,11 @@ fn find(need: &Need, candidate: &Candidate) -> Finding {
 
 fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
     let member = &candidate.member;
-    if !candidate.active {
-        return Err(Rejection::NotActive);
+    if let Some(halted) = candidate.home_halted {
+        return Err(Rejection::HomeHalted(halted));
+    }
+    if let Some(halted) = candidate.halted {
+        return Err(Rejection::Halted(halted));
     }
     if !need.members.is_empty() && !need.members.contains(member) {
         return Err(Rejection::NotListed);
@@ -259,6 +285,14 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
         return Err(Rejection::NetworkPolicy(offer.network_policy));
     }
     let class = best_class(need, offer)?;
+    if let Some(held) = candidate.on_probation {
+        // What this home holds there was offered too; of what others hold it knows nothing, and the host refuses the rest.
+        let usable = usable_on_probation(u64::from(class.offered) + u64::from(held));
+        if u64::from(held) + u64::from(need.gpu.count) > usable {
+            let usable = u32::try_from(usable).unwrap_or(u32::MAX);
+            return Err(Rejection::OnProbation { usable, held, offered: class.offered });
+        }
+    }
     if need.max_per_member.is_some_and(|most| candidate.replicas_here >= most) {
         return Err(Rejection::MaxPerMember { replicas: candidate.replicas_here });
     }
@@ -328,7 +362,9 @@ mod tests {
         Candidate {
             member: name.parse().unwrap(),
             liveness: Some(Liveness::Fresh),
-            active: true,
+            halted: None,
+            home_halted: None,
+            on_probation: None,
             cordoned: false,
             offer: Some((offer(free, node), Seconds(3))),
             replicas_here: 0,
@@ -375,7 +411,10 @@ mod tests {
     fn each_rule_rejects_with_its_numbers() {
         let plain = || candidate("bilbao", 4, 8);
         assert_eq!(rejection(&need(6), plain()), Rejection::TooFewFree { largest_block: 4, offered: 4 });
-        assert_eq!(rejection(&need(1), Candidate { active: false, ..plain() }), Rejection::NotActive);
+        let halted = Some(Halted::Leaving);
+        assert_eq!(rejection(&need(1), Candidate { halted, ..plain() }), Rejection::Halted(Halted::Leaving));
+        let own = Candidate { home_halted: halted, ..plain() };
+        assert_eq!(rejection(&need(1), own), Rejection::HomeHalted(Halted::Leaving));
         assert_eq!(rejection(&need(1), Candidate { cordoned: true, ..plain() }), Rejection::Cordoned);
         assert_eq!(rejection(&need(1), Candidate { offer: None, ..plain() }), Rejection::NoOffer);
         let suspect = Candidate { liveness: Some(Liveness::Suspect), ..plain() };
@@ -407,5 +446,20 @@ mod tests {
         let mut open = candidate("bilbao", 4, 8);
         open.offer.as_mut().unwrap().0.network_policy = NetworkPolicyState::Unknown;
         assert_eq!(rejection(&need(1), open), Rejection::NetworkPolicy(NetworkPolicyState::Unknown));
+    }
+
+    #[test]
+    fn of_a_new_member_a_quarter_is_used_whatever_this_home_holds_of_it() {
+        let new = |free, held| Candidate { on_probation: Some(held), ..candidate("bilbao", free, 8) };
+        assert!(matches!(find(&need(2), &new(8, 0)), Finding::Fits(_)));
+        assert_eq!(rejection(&need(3), new(8, 0)), Rejection::OnProbation { usable: 2, held: 0, offered: 8 });
+        // The two that it holds are no longer free, and the quarter is still one of eight.
+        let full = rejection(&need(1), new(6, 2));
+        assert_eq!(
+            full.to_string(),
+            "is on probation: 2 of its GPUs may be used until it is confirmed, 2 are, 6 are free"
+        );
+        assert!(matches!(find(&need(1), &new(1, 0)), Finding::Fits(_)), "a small one shows what it is worth");
+        assert_eq!(rejection(&need(1), new(2, 1)), Rejection::OnProbation { usable: 1, held: 1, offered: 2 });
     }
 }

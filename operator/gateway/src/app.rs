@@ -130,6 +130,10 @@ impl App {
                 return Err(ApiError::ModelAmbiguous { names: names.join(", ") });
             }
         };
+        if model.routes.is_empty() && !model.halted.is_empty() {
+            let why: Vec<&str> = model.halted.iter().map(String::as_str).collect();
+            return Err(ApiError::HostHalted { model: head.model, why: why.join("; ") });
+        }
         if model.routes.is_empty() {
             return Err(ApiError::NoRoute { model: head.model });
         }

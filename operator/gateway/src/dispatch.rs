@@ -119,7 +119,7 @@ impl Dispatcher {
             self.failed(route, &missed);
             let said = format!("{}: {}", route.member, missed.why);
             last = match missed.failure {
-                Failure::Connect | Failure::Fenced => ApiError::Unreachable(said),
+                Failure::Connect | Failure::Fenced | Failure::Halted => ApiError::Unreachable(said),
                 Failure::Busy => ApiError::Busy,
                 _ => ApiError::UpstreamFailed(said),
             };
@@ -216,6 +216,7 @@ fn check(route: &Route, answer: &Response<Incoming>) -> Result<(), Missed> {
             let fenced = matches!(code, "epoch_fenced" | "placement_not_found" | "not_ready");
             let failure = match status {
                 _ if fenced => Failure::Fenced,
+                _ if code == "member_halted" => Failure::Halted,
                 // This gateway or the copy has its share there: the copy itself is as healthy as any busy one.
                 StatusCode::TOO_MANY_REQUESTS => Failure::Busy,
                 _ => Failure::Status,

@@ -205,6 +205,7 @@ impl Members {
         if self.pins.member(&caller.key).as_ref() != Some(&caller.member) {
             return Err(ApiError::Forbidden(caller.member.to_string()));
         }
+        self.may_work(caller)?;
         let (parts, body) = request.into_parts();
         let (replica, epoch) = asked(&parts.headers, caller)?;
         // Looked up before the body is read, so that a fenced caller hears of it at once …
@@ -215,6 +216,7 @@ impl Members {
         let taken = self.intake.read(&share, &parts.headers, body).await?;
         admitted.begun = tokio::time::Instant::now();
         // … and again after it, for what changed meanwhile.
+        self.may_work(caller)?;
         let Copy { target, evidence, .. } = self.copy(caller, &replica, epoch)?;
         let Target::Engine(url) = &target else {
             return Err(ApiError::NotReady { replica: named(&replica) });
@@ -253,6 +255,16 @@ impl Members {
             }
         }
         Ok(response)
+    }
+
+    /// Whether the caller and this member may work with each other. What is being answered already is answered to its end.
+    fn may_work(&self, caller: &Caller) -> Result<(), ApiError> {
+        let table = self.table.borrow();
+        let own = table.own.as_ref().and_then(|own| table.halted.get(&own.member));
+        match table.halted.get(&caller.member).or(own) {
+            Some(why) => Err(ApiError::MemberHalted(why.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Exactly the copy that is asked for.

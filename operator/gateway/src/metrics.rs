@@ -49,6 +49,8 @@ pub enum Failure {
     Broken,
     /// The host says that another epoch counts, or none.
     Fenced,
+    /// The host or this member may not work.
+    Halted,
     /// The host answers for another model or epoch.
     Mismatch,
 }
@@ -62,6 +64,7 @@ impl Failure {
             Self::Busy => "busy",
             Self::Broken => "broken",
             Self::Fenced => "fenced",
+            Self::Halted => "halted",
             Self::Mismatch => "mismatch",
         }
     }

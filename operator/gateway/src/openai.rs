@@ -85,6 +85,17 @@ pub enum ApiError {
         /// As asked for.
         model: String,
     },
+    /// The job is there, and who would serve it may not work.
+    #[error("the model `{model}` has no replica that can be routed to at present: {why}; see `kubectl koinon explain`")]
+    HostHalted {
+        /// As asked for.
+        model: String,
+        /// Who, and why.
+        why: String,
+    },
+    /// Between gateways: the caller or this member may not work.
+    #[error("{0}: no call of or for a member that may not work is answered")]
+    MemberHalted(String),
     /// Too much at once.
     #[error("this gateway has as much work as it takes; try again")]
     Overloaded,
@@ -170,14 +181,16 @@ impl ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowRequest { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::ModelNotFound { .. } | Self::PlacementNotFound { .. } | Self::NotServed(_) => StatusCode::NOT_FOUND,
-            Self::NoRoute { .. } | Self::Overloaded | Self::NotReady { .. } | Self::Unreachable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoRoute { .. }
+            | Self::HostHalted { .. }
+            | Self::Overloaded
+            | Self::NotReady { .. }
+            | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy | Self::OverShare { .. } | Self::PlacementFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::EpochFenced { .. } => StatusCode::CONFLICT,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::MemberHalted(_) => StatusCode::FORBIDDEN,
         }
     }
 
@@ -201,13 +214,14 @@ impl ApiError {
             Self::PlacementNotFound { .. } => "placement_not_found",
             Self::NotReady { .. } => "not_ready",
             Self::Forbidden(_) => "forbidden",
+            Self::HostHalted { .. } | Self::MemberHalted(_) => "member_halted",
         }
     }
 
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             // A placement takes seconds to minutes; a full gateway has room again within one answer.
-            Self::NoRoute { .. } | Self::NotReady { .. } | Self::Unreachable(_) => Some(5),
+            Self::NoRoute { .. } | Self::HostHalted { .. } | Self::NotReady { .. } | Self::Unreachable(_) => Some(5),
             Self::Overloaded | Self::Busy | Self::OverShare { .. } | Self::PlacementFull { .. } => Some(1),
             _ => None,
         }

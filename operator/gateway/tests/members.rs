@@ -120,6 +120,64 @@ async fn a_host_answers_for_one_exact_epoch_and_names_it_to_all_others() {
 }
 
 #[tokio::test]
+async fn a_suspended_member_is_told_so_by_both_gateways_and_what_is_being_answered_is_answered_to_its_end() {
+    let steps = Arc::new(Semaphore::new(1));
+    let (home, host, engine) = two(Manner::Stepwise(steps.clone()), &[]).await;
+    let mut events = home.ask(&stream()).await.bytes_stream();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(5), events.next()).await.unwrap();
+    assert!(String::from_utf8_lossy(&next().await.unwrap().unwrap()).contains("Three"));
+    let mut sender = connect(&host, &leaf("aarhus", "aarhus", CertUse::Gateway)).await.unwrap();
+    host.know_as("aarhus", "Suspended", SocketAddr::from(([127, 0, 0, 1], 9)));
+    // The host's gateway refuses, on a connection that stands.
+    let mut answer = (0, Value::Null);
+    for _ in 0..100 {
+        answer = call(&mut sender, &format!("{JOB}/1"), "1").await.unwrap();
+        if answer.0 == 403 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((answer.0, &answer.1["error"]["code"]), (403, &json!("member_halted")));
+    assert!(answer.1["error"]["message"].as_str().unwrap().starts_with("aarhus may not work"), "{}", answer.1);
+    // The home, which has not heard of it yet, says what the host said.
+    let refused = home.post(&chat()).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    let body: Value = refused.json().await.unwrap();
+    assert!(body["error"]["message"].as_str().unwrap().contains("403 Forbidden member_halted"), "{body}");
+    assert!(home.metric("koinon_gateway_upstream_failures_total", &["reason=\"halted\""]) >= 1.0);
+    steps.add_permits(10);
+    let mut rest = String::new();
+    while let Some(event) = next().await {
+        rest += &String::from_utf8_lossy(&event.unwrap());
+    }
+    assert!(rest.contains("here") && rest.contains("[DONE]"), "{rest}");
+    assert_eq!(engine.count(), 1);
+}
+
+#[tokio::test]
+async fn applications_hear_which_member_may_not_work() {
+    let (home, host, engine) = two(Manner::Friendly, &[]).await;
+    home.ask(&chat()).await;
+    home.know_as("bilbao", "Quarantined", host.peers);
+    let mut answer = home.post(&chat()).send().await.unwrap();
+    for _ in 0..100 {
+        if answer.status() == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        answer = home.post(&chat()).send().await.unwrap();
+    }
+    assert_eq!(answer.headers()["retry-after"], "5");
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "member_halted");
+    assert!(body["error"]["message"].as_str().unwrap().contains("bilbao may not work"), "{body}");
+    let calls = engine.count();
+    home.know_as("bilbao", "Active", host.peers);
+    assert_eq!(home.ask(&chat()).await.status(), 200);
+    assert_eq!(engine.count(), calls + 1);
+}
+
+#[tokio::test]
 async fn no_member_can_call_what_runs_for_another() {
     let (_home, host, engine) = two(Manner::Friendly, &[]).await;
     host.know("cork", SocketAddr::from(([127, 0, 0, 1], 9)));

@@ -122,8 +122,18 @@ super::closed_set! {
         NeverHeard,
         /// Active in the current membership.
         Active,
-        /// Suspended by a vote.
+        /// New and not confirmed yet: it works within limits and has no vote.
+        OnProbation,
+        /// It fell silent: it works while it is heard, and has no vote until it is counted again.
+        Dormant,
+        /// It has said that it leaves: nothing new, and what runs goes on until it has left.
+        Leaving,
+        /// Suspended by a vote or an order.
         Suspended,
+        /// Its operator's own signatures prove what an honest one does not do.
+        Quarantined,
+        /// An order blocks the key with which its operator speaks.
+        KeyBlocked,
         /// The local owner cordoned it.
         Cordoned,
         /// The log is whole.
@@ -328,8 +338,14 @@ super::closed_set! {
         // ---- Placement: granting
         /// The host granted it.
         Granted,
-        /// The home is not an Active member, or its log forked.
+        /// The home is no member.
         HomeNotActive,
+        /// The home may not work: it is suspended or quarantined, or its key is blocked.
+        HomeHalted,
+        /// The host may not work.
+        HostHalted,
+        /// An order lets no new copy of the model begin.
+        ReleaseFrozen,
         /// The host's owner takes no foreign work now.
         GuestsNotAccepted,
         /// The host's owner keeps this member or model out.

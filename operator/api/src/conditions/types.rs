@@ -16,6 +16,8 @@ super::closed_set! {
         EndpointReachable,
         /// `Cooperative`: NetworkPolicies hold back a probe.
         NetworkPolicyEnforced,
+        /// `Cooperative`, `Member`: the cooperative lets it work with others.
+        MayWork,
         /// `Cooperative`: foreign work may come and stay.
         AcceptingGuests,
         /// `Cooperative`: the weights cache answers.
@@ -25,7 +27,7 @@ super::closed_set! {
 
         /// `Member`: it was heard within the charter's limits.
         Reachable,
-        /// `Member`: it is Active in the current membership and not cordoned here.
+        /// `Member`: it may work, is heard, and is not cordoned here.
         Usable,
         /// `Member`: its log is one gapless chain within its budget.
         LogIntact,

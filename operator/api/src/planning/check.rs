@@ -3,10 +3,12 @@
 
 use koinon_core::body::catalogue::{CatalogueError, Engine};
 use koinon_core::body::latest::{EngineChoice, JobRef, ModelRef, Offer, OnPartition, Request};
-use koinon_core::ids::{Bytes, EngineName, Epoch, IdError, MemberId, ObjectUid, ReplicaIndex, Seconds, ServedName};
+use koinon_core::ids::{
+    Bytes, EngineName, Epoch, IdError, MemberId, ObjectUid, ReplicaIndex, Seconds, ServedName, UnixSeconds,
+};
 use koinon_core::liveness::Liveness;
 use koinon_core::planner::{Candidate, Need};
-use koinon_core::policy::State;
+use koinon_core::policy::{MemberStanding, State, Suspension};
 use koinon_core::sizing::{ModelSize, gpus_needed};
 use kube::ResourceExt;
 
@@ -26,6 +28,8 @@ pub struct Surroundings<'a> {
     pub decided: Option<&'a State>,
     /// The memory of the smallest GPU of the job's class that anybody offers.
     pub smallest_memory: Option<Bytes>,
+    /// When it is.
+    pub now: UnixSeconds,
 }
 
 /// What one replica is.
@@ -51,6 +55,8 @@ pub struct Work {
     pub on_partition: OnPartition,
     /// How the number of GPUs was found.
     pub resolved: Resolved,
+    /// The order that lets no new copies of the model begin, while it holds.
+    pub frozen: Option<Suspension>,
 }
 
 impl Work {
@@ -127,7 +133,9 @@ pub fn check(job: &InferenceJob, around: &Surroundings<'_>) -> Checked {
     if approved.status != ConditionStatus::True {
         return Checked { accepted, approved, work: None };
     }
-    match work(job, read, memory, around.smallest_memory) {
+    let local = job.spec.placement.scope == Scope::Local;
+    let frozen = decided.frozen(&read.model.manifest_digest, around.now).filter(|_| !local);
+    match work(job, read, memory, around.smallest_memory).map(|work| Work { frozen, ..work }) {
         Ok(work) => Checked { accepted, approved, work: Some(work) },
         Err(verdict) => Checked { accepted: verdict, approved, work: None },
     }
@@ -250,6 +258,7 @@ fn work(job: &InferenceJob, read: Read<'_>, memory: Option<Bytes>, smallest: Opt
             tensor_parallel: Some(tensor),
             explanation: Some(explanation),
         },
+        frozen: None,
     })
 }
 
@@ -305,15 +314,19 @@ pub struct Seen {
     pub replicas_here: u32,
     /// Why it refused a short while ago.
     pub refused_lately: Option<String>,
+    /// GPUs of the job's class that this home holds there.
+    pub gpus_held: u32,
 }
 
-/// The members as the planner judges them for work of `scope` whose home is `me`.
+/// The members as the planner judges them at `now` for work of `scope` whose home is `me`.
 pub fn candidates(
     decided: &State,
     me: &MemberId,
     scope: Scope,
+    now: UnixSeconds,
     mut see: impl FnMut(&MemberId) -> Seen,
 ) -> Vec<Candidate> {
+    let home_halted = decided.halted(me, now);
     let there = decided.members().iter().filter(|(_, member)| !member.standing.is_gone());
     let asked = there.filter(|(id, _)| scope != Scope::Local || *id == me);
     asked
@@ -322,7 +335,10 @@ pub fn candidates(
             Candidate {
                 member: id.clone(),
                 liveness: (!own).then(|| seen.liveness.unwrap_or(Liveness::Suspect)),
-                active: member.may_work(),
+                // An owner's own work on its own GPUs is nobody else's business.
+                halted: decided.halted(id, now).filter(|_| !own),
+                home_halted: home_halted.filter(|_| !own),
+                on_probation: (!own && member.standing == MemberStanding::Probationary).then_some(seen.gpus_held),
                 cordoned: !own && seen.cordoned,
                 offer: seen.offer,
                 replicas_here: seen.replicas_here,

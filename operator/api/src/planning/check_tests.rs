@@ -1,8 +1,11 @@
 use koinon_core::body::catalogue::ModelRelease;
 use koinon_core::body::charter::Preset;
+use koinon_core::body::{self, Body, Cause, CoSignature, EmergencyOrder, Stop};
 use koinon_core::ids::{Digest, ManifestDigest};
 use koinon_core::log::{Limits, Replica};
-use koinon_core::testkit::{Person, charter, found, person};
+use koinon_core::policy::Commons;
+use koinon_core::presets;
+use koinon_core::testkit::{Person, T0, Writer, charter, found, person};
 use serde_json::json;
 
 use super::*;
@@ -59,6 +62,7 @@ fn look(job: &InferenceJob, decided: &State) -> Checked {
         namesake: None,
         decided: Some(decided),
         smallest_memory: Some(Bytes(80 << 30)),
+        now: T0,
     };
     check(job, &around)
 }
@@ -80,8 +84,13 @@ fn a_good_job_for_an_approved_model_is_both_accepted_and_approved() {
 #[test]
 fn a_namespace_that_no_admin_allowed_is_refused_with_the_command_that_allows_it() {
     let decided = usual();
-    let around =
-        Surroundings { namespace_allowed: false, namesake: None, decided: Some(&decided), smallest_memory: None };
+    let around = Surroundings {
+        namespace_allowed: false,
+        namesake: None,
+        decided: Some(&decided),
+        smallest_memory: None,
+        now: T0,
+    };
     let checked = check(&job(|_| ()), &around);
     let (status, reason, message) = told(&checked.accepted);
     assert_eq!((status, reason), ("False", Reason::NamespaceNotAllowed));
@@ -110,6 +119,7 @@ fn a_served_name_belongs_to_the_older_job() {
         namesake: namesake(&younger, all),
         decided: None,
         smallest_memory: None,
+        now: T0,
     };
     assert_eq!(check(&younger, &around).accepted.reason, Reason::ServedNameTaken);
 }
@@ -196,7 +206,8 @@ fn gpus_are_computed_from_the_release_where_the_job_does_not_state_them() {
 
 #[test]
 fn before_there_is_a_cooperative_nothing_is_decided() {
-    let around = Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None };
+    let around =
+        Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None, now: T0 };
     let checked = check(&job(|_| ()), &around);
     assert_eq!((checked.accepted.status.as_str(), checked.accepted.reason), ("Unknown", Reason::NotAdmitted));
 }
@@ -226,14 +237,71 @@ fn the_smallest_gpu_of_the_class_is_what_counts() {
 fn the_planner_sees_every_member_of_the_state_and_for_a_local_job_the_own_one_alone() {
     let (decided, me) = (usual(), "bilbao".parse().unwrap());
     let see = |member: &MemberId| Seen { cordoned: member.as_str() != "cork", ..Seen::default() };
-    let all = candidates(&decided, &me, Scope::Cooperative, see);
-    let told: Vec<_> = all.iter().map(|c| (c.member.as_str(), c.liveness, c.cordoned, c.active)).collect();
+    let all = candidates(&decided, &me, Scope::Cooperative, T0, see);
+    let told: Vec<_> = all.iter().map(|c| (c.member.as_str(), c.liveness, c.cordoned, c.halted.is_none())).collect();
     let unheard = Some(Liveness::Suspect);
     assert_eq!(
         told,
         [("aarhus", unheard, true, true), ("bilbao", None, false, true), ("cork", unheard, false, true)],
         "the own member is heard and never cordoned"
     );
-    let local = candidates(&decided, &me, Scope::Local, see);
+    let local = candidates(&decided, &me, Scope::Local, T0, see);
     assert_eq!(local.iter().map(|c| c.member.as_str()).collect::<Vec<_>>(), ["bilbao"]);
+}
+
+/// The same cooperative while an order of aarhus and bilbao holds.
+fn stopping(stop: Stop) -> State {
+    let people = ["aarhus", "bilbao", "cork"].map(person);
+    let everybody: Vec<&Person> = people.iter().collect();
+    let mut charter = charter(&everybody, Preset::Trial);
+    (charter.releases, charter.engines) = (vec![release()], vec![engine()]);
+    charter.parameters.deliberation = Some(presets::deliberation());
+    let founding = found(&everybody, charter);
+    let coop = founding.coop();
+    let mut commons = Commons::new(founding, Limits::default());
+    let (membership, charter) =
+        (commons.state().head(body::Scope::Membership), commons.state().head(body::Scope::Charter));
+    let order = EmergencyOrder { stop, cause: Cause::Fraud, membership, charter, text: Default::default() };
+    let order = people[0].human(coop, T0, Body::EmergencyOrder(Box::new(order)));
+    let second = people[1].human(coop, T0, Body::CoSignature(CoSignature { order: order.id() }));
+    let entries = [Writer::new(&people[0], coop).anchor(T0, &order), Writer::new(&people[1], coop).anchor(T0, &second)];
+    assert!(commons.insert_all(entries).is_empty());
+    (**commons.state()).clone()
+}
+
+#[test]
+fn a_suspended_member_is_no_host_to_others_and_others_are_none_to_it_until_the_order_lapses() {
+    let decided = stopping(Stop::Member("cork".parse().unwrap()));
+    let until = decided.next_lapse(T0).unwrap();
+    let stopped = |me: &str, now| -> Vec<(String, bool, bool)> {
+        let all = candidates(&decided, &me.parse().unwrap(), Scope::Cooperative, now, |_| Seen::default());
+        all.into_iter().map(|c| (c.member.to_string(), c.halted.is_some(), c.home_halted.is_some())).collect()
+    };
+    let row = |name: &str, halted, home| (name.to_owned(), halted, home);
+    let bilbao_s = [row("aarhus", false, false), row("bilbao", false, false), row("cork", true, false)];
+    assert_eq!(stopped("bilbao", T0), bilbao_s);
+    let cork_s = [row("aarhus", false, true), row("bilbao", false, true), row("cork", false, false)];
+    assert_eq!(stopped("cork", T0), cork_s, "an own job may run on own GPUs");
+    assert!(stopped("cork", until).iter().all(|(_, halted, home)| !halted && !home));
+}
+
+#[test]
+fn a_frozen_release_stays_approved_for_what_runs_and_says_until_when_nothing_new_begins() {
+    let decided = stopping(Stop::Release(digest()));
+    let frozen = |change: fn(&mut serde_json::Value), now| {
+        let around = Surroundings {
+            namespace_allowed: true,
+            namesake: None,
+            decided: Some(&decided),
+            smallest_memory: None,
+            now,
+        };
+        let checked = check(&job(change), &around);
+        assert_eq!(checked.approved.status, ConditionStatus::True);
+        checked.work.unwrap().frozen
+    };
+    let until = decided.next_lapse(T0).unwrap();
+    assert!(matches!(frozen(|_| (), T0), Some(Suspension::Ordered { until: told, .. }) if told == until));
+    assert_eq!(frozen(|_| (), until), None);
+    assert_eq!(frozen(|job| job["spec"]["placement"] = json!({"scope": "Local"}), T0), None);
 }

@@ -100,7 +100,7 @@ impl Gauges {
         }
         self.show_proposals(view, clock.unix());
         self.show_votes(view);
-        self.show_governance(view, peers);
+        self.show_governance(view, peers, clock.unix());
         self.count(snapshot);
         self.shown = present;
     }

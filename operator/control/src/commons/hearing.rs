@@ -2,13 +2,14 @@
 //!
 //! Only words over a connection to the member itself count. Everything is measured by the own monotonic clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use koinon_core::body::Body;
 use koinon_core::body::charter::Parameters;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, UnixSeconds};
+use koinon_core::kind::Kind;
 use koinon_core::latest::{Inbox, LatestRefused, Peer};
 use koinon_core::liveness::{Instant, LivenessTimes, Roster, Transition};
 use koinon_core::statement::{Position, Statement};
@@ -17,10 +18,14 @@ use crate::clock::Clock;
 use crate::peers::{Heard, Liveness, PeerView, PeersSnapshot};
 
 /// The members that take part, as the log has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// Operator keys by member, this one included.
     pub members: BTreeMap<MemberId, PublicKey>,
+    /// Those of them of whom a quorum must be heard.
+    pub counted: BTreeSet<MemberId>,
+    /// Those of them that may not work: only their signs of life are taken.
+    pub halted: BTreeSet<MemberId>,
     /// How many members make a seal quorum.
     pub quorum: usize,
 }
@@ -41,7 +46,7 @@ impl Hearing {
     /// Ears that have heard nothing.
     #[must_use]
     pub fn new(me: MemberId, coop: CoopId, parameters: &Parameters, clock: Arc<dyn Clock>) -> Self {
-        let membership = Membership { members: BTreeMap::new(), quorum: 1 };
+        let membership = Membership::default();
         let roster = Roster::new(times(parameters));
         Hearing {
             inbox: Inbox::new(me.clone(), coop),
@@ -62,6 +67,7 @@ impl Hearing {
         let now = self.clock.monotonic();
         let others = membership.members.keys().filter(|member| **member != self.me);
         self.roster.set_peers(others, instant(now));
+        self.roster.count(|member| membership.counted.contains(member), membership.counted.contains(&self.me));
         for gone in self.membership.members.keys().filter(|member| !membership.members.contains_key(*member)) {
             self.inbox.forget(gone);
         }
@@ -98,6 +104,9 @@ impl Hearing {
         let Some(member) = self.member_of(from).cloned() else {
             return Err(LatestRefused::OtherKey(*from));
         };
+        if self.membership.halted.contains(&member) && *statement.kind() != Kind::Beacon {
+            return Err(LatestRefused::Halted(statement.kind().clone()));
+        }
         let (unix, monotonic) = (self.clock.unix(), self.clock.monotonic());
         let known = statement.clone();
         // Its end is measured from when it was heard, not compared with our clock: see `Heard::remaining`. Only what was
@@ -145,19 +154,29 @@ impl Hearing {
         self.views.get(member).is_some_and(|view| view.liveness == Liveness::Fresh)
     }
 
+    /// The others that are heard and count.
+    fn counted(&self) -> impl Iterator<Item = &PeerView> {
+        let fresh = self.views.iter().filter(|(_, view)| view.liveness == Liveness::Fresh);
+        fresh.filter(|(member, _)| self.membership.counted.contains(*member)).map(|(_, view)| view)
+    }
+
     /// How far the clocks of those who are heard are from ours, in microseconds.
     pub fn clock_offsets(&self) -> impl Iterator<Item = i64> {
-        let fresh = self.views.values().filter(|view| view.liveness == Liveness::Fresh);
-        fresh.filter_map(|view| view.clock_offset_micros)
+        self.counted().filter_map(|view| view.clock_offset_micros)
     }
 
     /// How many members that are heard, this one included, can decide by `rules`.
     #[must_use]
     pub fn can_decide_by(&self, rules: u32) -> usize {
-        let fresh = self.views.values().filter(|view| view.liveness == Liveness::Fresh);
         let able =
             |view: &&PeerView| view.beacon.as_ref().is_some_and(|beacon| beacon.body.rules_supported.contains(&rules));
-        1 + fresh.filter(able).count()
+        1 + self.counted().filter(able).count()
+    }
+
+    /// Whether `member` is one of those of whom a quorum must be heard.
+    #[must_use]
+    pub fn is_counted(&self, member: &MemberId) -> bool {
+        self.membership.counted.contains(member)
     }
 
     /// The member whose operator key this is.
@@ -223,24 +242,28 @@ mod tests {
     const COOP: CoopId = CoopId(Digest([9; 32]));
 
     fn beacon(person: &Person, seq: u64, issued: i64) -> Statement {
-        let body = Beacon {
+        let body = Body::Beacon(Box::new(Beacon {
             heads: BTreeMap::new(),
             policy: BTreeMap::new(),
             rules_supported: vec![1],
             clock_micros: UnixMicros(issued * 1_000_000),
-        };
+        }));
+        latest(person, seq, issued, "beacon", Audience::Everyone, body)
+    }
+
+    fn latest(person: &Person, seq: u64, issued: i64, subject: &str, to: Audience, body: Body) -> Statement {
         Draft {
             coop: Some(COOP),
             author: person.id(),
             site: person.member.site.name.clone(),
             issued_at: UnixSeconds(issued),
             position: Position::Latest {
-                subject: "beacon".parse().unwrap(),
+                subject: subject.parse().unwrap(),
                 seq: Seq(seq),
-                to: Audience::Everyone,
+                to,
                 not_after: UnixSeconds(issued + 6),
             },
-            body: Body::Beacon(Box::new(body)),
+            body,
         }
         .sign(&person.operator, &[])
         .unwrap()
@@ -251,8 +274,13 @@ mod tests {
         let clock = Arc::new(ManualClock::at(T0));
         let mut hearing = Hearing::new(me.id(), COOP, &presets::parameters(Preset::Trial), clock.clone());
         let members = [&me, &bilbao, &cork].map(|p| (p.id(), p.operator.public_key()));
-        hearing.set_members(Membership { members: members.into(), quorum: 2 });
+        hearing.set_members(of(members.into(), []));
         (hearing, clock, bilbao, cork)
+    }
+
+    fn of<const N: usize>(members: BTreeMap<MemberId, PublicKey>, halted: [MemberId; N]) -> Membership {
+        let counted = members.keys().cloned().collect();
+        Membership { members, counted, halted: halted.into(), quorum: 2 }
     }
 
     fn liveness(hearing: &mut Hearing, person: &Person) -> Liveness {
@@ -296,6 +324,27 @@ mod tests {
         assert_eq!(liveness(&mut hearing, &bilbao), Liveness::Suspect);
         let stranger = testkit::person("dublin");
         assert!(hearing.hear(&stranger.operator.public_key(), beacon(&stranger, 1, T0.0)).is_err());
+    }
+
+    #[test]
+    fn of_a_member_that_may_not_work_the_sign_of_life_counts_and_nothing_that_it_asks_or_offers() {
+        let (mut hearing, _, bilbao, _) = three();
+        let key = bilbao.operator.public_key();
+        let asks = |seq| {
+            let requests = Body::Requests(Box::default());
+            let to = Audience::Member("aarhus".parse().unwrap());
+            latest(&bilbao, seq, T0.0, "requests/aarhus", to, requests)
+        };
+        let everybody = hearing.membership.members.clone();
+        hearing.set_members(of(everybody.clone(), [bilbao.id()]));
+        assert_eq!(hearing.hear(&key, asks(1)), Err(LatestRefused::Halted(Kind::Requests)));
+        assert_eq!(liveness(&mut hearing, &bilbao), Liveness::Suspect);
+        hearing.hear(&key, beacon(&bilbao, 1, T0.0)).unwrap();
+        assert_eq!(liveness(&mut hearing, &bilbao), Liveness::Fresh);
+        assert!(!hearing.isolated(), "it counts as it did");
+        hearing.set_members(of(everybody, []));
+        hearing.hear(&key, asks(1)).unwrap();
+        assert!(hearing.snapshot(None).members[&bilbao.id()].requests.is_some());
     }
 
     #[test]

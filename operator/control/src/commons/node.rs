@@ -229,7 +229,7 @@ fn peers_of(view: &CommonsView, invite: Option<&Invite>) -> BTreeMap<PublicKey, 
     match (&view.standing, invite) {
         (Standing::Applicant | Standing::Truncated(_), Some(invite)) => sponsor(invite).as_peer(),
         _ => {
-            let others = view.state.active().filter(|member| member.id != view.me);
+            let others = view.state.present().filter(|member| member.id != view.me);
             let address = |member: &Member| PeerAddress {
                 endpoints: member.endpoints.peer.clone(),
                 gateways: member.endpoints.gateway.clone(),

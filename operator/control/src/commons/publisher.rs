@@ -5,7 +5,7 @@
 //! longer decides cannot keep leases alive. A list of requests renews leases, so it is signed only when it is set, and
 //! never from memory. Nothing here is durable: what a decision rests on is stored by the decider.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -79,9 +79,19 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     identity: Option<Identity>,
+    halted: Halted,
     subjects: BTreeMap<Subject, Published>,
     /// Numbers outlive their subject: one that is withdrawn and set again must still be newer.
     last_seq: BTreeMap<Subject, u64>,
+}
+
+/// Who does no work, so that nothing but signs of life goes to or comes from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Halted {
+    /// This member: it says nothing but that it lives, to anybody.
+    pub own: bool,
+    /// These others are told nothing else.
+    pub others: BTreeSet<MemberId>,
 }
 
 #[derive(Debug)]
@@ -127,6 +137,16 @@ impl LatestPublisher {
             state.subjects.values_mut().for_each(|published| published.signed = None);
             drop(state);
             self.renew();
+            self.bump();
+        }
+    }
+
+    /// Serves only signs of life to and from these from now on. What is published for them is served again when they work.
+    pub fn halt(&self, halted: Halted) {
+        let mut state = self.lock();
+        if state.halted != halted {
+            state.halted = halted;
+            drop(state);
             self.bump();
         }
     }
@@ -247,7 +267,9 @@ impl LatestPublisher {
     pub fn served_to(&self, reader: &MemberId) -> Vec<Latest> {
         let now = self.inner.clock.unix();
         let state = self.lock();
-        let readable = state.subjects.values().filter(|published| published.to.includes(reader));
+        let works = !state.halted.own && !state.halted.others.contains(reader);
+        let may_be_told = |published: &&Published| works || matches!(published.body, Body::Beacon(_));
+        let readable = state.subjects.values().filter(|published| published.to.includes(reader)).filter(may_be_told);
         readable
             .filter_map(|published| published.signed.as_ref())
             .filter(|signed| signed.not_after > now)
@@ -392,6 +414,32 @@ mod tests {
         publisher.requests(&member("bilbao"), Requests::default(), MINUTE).unwrap();
         assert_eq!(publisher.served_to(&member("bilbao")).len(), 1);
         assert!(publisher.served_to(&member("cork")).is_empty());
+    }
+
+    #[test]
+    fn whoever_may_not_work_is_told_of_life_alone_and_everything_again_once_it_may() {
+        let (publisher, clock) = publisher();
+        publisher.bind(Some(identity("aarhus")));
+        let beacon = Beacon {
+            heads: BTreeMap::new(),
+            policy: BTreeMap::new(),
+            rules_supported: vec![1],
+            clock_micros: clock.micros(),
+        };
+        let alive = publisher.beacon(beacon, MINUTE).unwrap().unwrap();
+        for name in ["bilbao", "cork"] {
+            publisher.requests(&member(name), Requests::default(), MINUTE).unwrap();
+        }
+        let served = |name: &str| publisher.served_to(&member(name)).iter().map(|latest| latest.id).collect::<Vec<_>>();
+        let mut pulse = publisher.pulse().subscribe();
+        pulse.mark_unchanged();
+        publisher.halt(Halted { own: false, others: [member("bilbao")].into() });
+        assert!(pulse.has_changed().unwrap(), "connections are to look again");
+        assert_eq!((served("bilbao"), served("cork").len()), (vec![alive], 2));
+        publisher.halt(Halted { own: true, ..Halted::default() });
+        assert_eq!((served("bilbao"), served("cork")), (vec![alive], vec![alive]));
+        publisher.halt(Halted::default());
+        assert_eq!((served("bilbao").len(), served("cork").len()), (2, 2));
     }
 
     #[test]

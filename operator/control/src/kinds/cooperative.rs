@@ -9,12 +9,14 @@ use koinon_api::cooperative::{Cooperative, CooperativeSpec, CooperativeStatus, N
 use koinon_core::body::Scope;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::{Endpoint, MemberId};
+use koinon_core::policy::{Halted, MemberStanding};
 
 use crate::commons::candidate::Refusal;
 use crate::commons::reach::Reach;
 use crate::commons::view::{CommonsView, Signing, Standing};
 use crate::context::{HostFacts, WindUp};
 use crate::keys::OperatorKey;
+use crate::kinds::member;
 use crate::kinds::projections::{Moment, Projected, set};
 use crate::peers::{Liveness, PeersSnapshot};
 
@@ -114,7 +116,8 @@ pub(crate) fn status(object: &Cooperative, facts: &Facts<'_>, moment: &Moment) -
     let joined = joined(&object.spec, facts);
     let signing = signing(facts);
     let reachable = reachable(facts);
-    let ready = ready(facts, [&joined, &signing, &reachable]);
+    let may_work = may_work(facts, moment);
+    let ready = ready(facts, [&joined, &signing, &reachable, &may_work]);
     for (type_, verdict) in [
         (ConditionType::Joined, joined),
         (ConditionType::Signing, signing),
@@ -122,7 +125,8 @@ pub(crate) fn status(object: &Cooperative, facts: &Facts<'_>, moment: &Moment) -
         (ConditionType::EndpointReachable, endpoint(&object.spec, facts)),
         (ConditionType::ClockSynced, clock(facts)),
         (ConditionType::NetworkPolicyEnforced, network_policy(facts.host)),
-        (ConditionType::AcceptingGuests, accepting(&object.spec, facts)),
+        (ConditionType::MayWork, may_work),
+        (ConditionType::AcceptingGuests, accepting(&object.spec, facts, moment)),
         (ConditionType::WeightsCacheReady, weights(facts.host)),
         (ConditionType::Ready, ready),
     ] {
@@ -153,7 +157,15 @@ fn joined(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
                 "the sponsor's history lacks membership version {missing}, which its invite names: it lost data, or hides some"
             ),
         ),
-        Standing::Left => Verdict::no(Reason::Left, "this member has left; delete the Cooperative to wind up"),
+        Standing::Left => {
+            let expelled = view.state.member(&view.me).filter(|me| me.standing == MemberStanding::Expelled);
+            match expelled.map(|me| Halted::Expelled { version: me.left }) {
+                Some(halted) => {
+                    Verdict::no(halted.into(), format!("this member {halted}; delete the Cooperative to wind up"))
+                }
+                None => Verdict::no(Reason::Left, "this member has left; delete the Cooperative to wind up"),
+            }
+        }
         Standing::OtherKey(key) => Verdict::no(
             Reason::KeyMismatch,
             format!(
@@ -298,12 +310,26 @@ fn network_policy(host: &HostFacts) -> Verdict {
     }
 }
 
-fn accepting(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
+/// Whether the cooperative lets this member work with others.
+fn may_work(facts: &Facts<'_>, moment: &Moment) -> Verdict {
+    let Some(view) = facts.view else { return starting() };
+    let Some(me) = view.state.member(&view.me) else {
+        return Verdict::unknown(Reason::NotAdmitted, "this is no member yet");
+    };
+    member::may_work("this member", me.standing, view.state.halted(&view.me, moment.now))
+}
+
+fn accepting(spec: &CooperativeSpec, facts: &Facts<'_>, moment: &Moment) -> Verdict {
     if facts.ending.is_some() {
         return Verdict::no(Reason::Deleting, "this membership is being wound up");
     }
     if facts.view.is_some_and(|view| view.standing == Standing::Left) {
         return Verdict::no(Reason::Left, "this member has left; its guests drain");
+    }
+    let member = facts.view.filter(|view| view.standing == Standing::Member);
+    if let Some(halted) = member.and_then(|view| view.state.halted(&view.me, moment.now)) {
+        let guests = if halted.ends_what_runs() { "its guests drain" } else { "no new guests come" };
+        return Verdict::no(halted.into(), format!("this member {halted}; {guests}"));
     }
     if spec.endpoints.gateway.is_empty() {
         return Verdict::no(Reason::HomeOnly, "spec.endpoints.gateway is empty: nobody could reach a guest here");
@@ -332,7 +358,7 @@ fn weights(host: &HostFacts) -> Verdict {
     }
 }
 
-fn ready(facts: &Facts<'_>, needed: [&Verdict; 3]) -> Verdict {
+fn ready(facts: &Facts<'_>, needed: [&Verdict; 4]) -> Verdict {
     if let Some(left) = facts.ending {
         let left: Vec<&str> = left
             .iter()

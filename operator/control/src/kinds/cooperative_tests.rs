@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::cooperative::Cooperative;
+use koinon_core::body::Stop;
 use koinon_core::body::charter::Preset;
 use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::ids::UnixSeconds;
@@ -16,6 +17,7 @@ use serde_json::json;
 
 use super::*;
 use crate::peers::PeerView;
+use crate::placement::fixture::rules_stopping;
 
 fn object(created: &str, gateway: &[&str]) -> Cooperative {
     serde_json::from_value(json!({
@@ -137,12 +139,12 @@ fn dialled(endpoints: &[&str], told: &[(&str, &[Option<&str>])]) -> Reach {
     Reach { told: told.collect(), endpoints: endpoints.clone(), gateways: Vec::new() }
 }
 
-/// Status, reason and message of EndpointReachable.
-fn reached(reach: &Reach, standing: Standing) -> (String, String, String) {
+/// What a founder alone sees.
+fn alone(standing: Standing) -> CommonsView {
     let aarhus = testkit::person("aarhus");
     let commons =
         Commons::new(testkit::found(&[&aarhus], testkit::charter(&[&aarhus], Preset::Trial)), Limits::default());
-    let view = CommonsView {
+    CommonsView {
         me: aarhus.id(),
         coop: commons.replica().coop(),
         charter: Arc::new(commons.founding().charter().clone()),
@@ -154,7 +156,12 @@ fn reached(reach: &Reach, standing: Standing) -> (String, String, String) {
         store_trouble: None,
         clock_in_tolerance: true,
         resumed: false,
-    };
+    }
+}
+
+/// Status, reason and message of EndpointReachable.
+fn reached(reach: &Reach, standing: Standing) -> (String, String, String) {
+    let view = alone(standing);
     let (peers, host, key) = (PeersSnapshot::default(), HostFacts::default(), refusal());
     let facts = Facts { view: Some(&view), reach, ..facts(&key, &peers, &host) };
     let shown = status(&object("2025-01-01T00:00:00Z", &[]), &facts, &moment(1_800_000_000));
@@ -205,4 +212,29 @@ fn an_endpoint_that_some_peer_reaches_is_reached_and_those_that_do_not_are_named
     assert_eq!((status.as_str(), reason.as_str()), ("True", "EndpointReached"));
     assert!(message.contains("reached by cork, not by bilbao: no answer within 3 s"), "{message}");
     assert!(message.contains("whatever spec.endpoints says"), "the spec names none: {message}");
+}
+
+#[test]
+fn a_suspended_member_reads_in_its_own_cooperative_by_which_order_and_until_when() {
+    let rules = rules_stopping("cork", Stop::Member("cork".parse().unwrap()));
+    let state = rules.view().state.clone();
+    let order = *state.emergencies().keys().next().unwrap();
+    let view = CommonsView { me: "cork".parse().unwrap(), state, ..alone(Standing::Member) };
+    let (peers, host, key) = (PeersSnapshot::default(), HostFacts::default(), refusal());
+    let said = |now, type_| {
+        let facts = Facts { view: Some(&view), ..facts(&key, &peers, &host) };
+        let object = object("2025-01-01T00:00:00Z", &["https://gw.example:7444"]);
+        let shown = status(&object, &facts, &moment(now));
+        let condition = conditions::find(&shown.conditions, type_).cloned().unwrap();
+        (condition.status, condition.reason, condition.message)
+    };
+    let (status, reason, message) = said(testkit::T0.0, ConditionType::MayWork);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Suspended"));
+    assert!(message.starts_with(&format!("this member is suspended by order {order} until ")), "{message}");
+    let (status, reason, message) = said(testkit::T0.0, ConditionType::AcceptingGuests);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Suspended"));
+    assert!(message.ends_with("; its guests drain"), "{message}");
+    let later = view.state.next_lapse(testkit::T0).unwrap();
+    assert_eq!(said(later.0, ConditionType::MayWork).0, "True");
+    assert_ne!(said(later.0, ConditionType::AcceptingGuests).1, "Suspended");
 }

@@ -9,6 +9,7 @@ use koinon_api::gpu_offer::{GPUOffer, GPUOfferSpec, GPUOfferStatus, OfferClass};
 use koinon_api::time;
 use koinon_core::body::latest::{GuestsMode, Offer, OfferedClass};
 use koinon_core::ids::UnixSeconds;
+use koinon_core::policy::{Halted, MemberStanding};
 
 use crate::context::CooperativeView;
 use crate::kinds::projections::{Moment, Projected, set};
@@ -55,19 +56,29 @@ pub(crate) fn statuses(
     let mut statuses = BTreeMap::new();
     for (id, peer) in &peers.members {
         let Some(offer) = &peer.offer else { continue };
-        let may_work = view.state.member(id).is_some_and(koinon_core::policy::MemberState::may_work);
+        let member = Stands {
+            halted: view.state.halted(id, moment.now),
+            on_probation: view.state.member(id).is_some_and(|m| m.standing == MemberStanding::Probationary),
+            liveness: peer.liveness,
+        };
         let name = id.to_string();
         let before = stored(&name).and_then(|stored| stored.status.clone()).unwrap_or_default();
-        statuses.insert(name.clone(), status(name, offer, may_work, peer.liveness, moment, before));
+        statuses.insert(name.clone(), status(name, offer, &member, moment, before));
     }
     statuses
+}
+
+/// What the offering member is, and how it is heard.
+struct Stands {
+    halted: Option<Halted>,
+    on_probation: bool,
+    liveness: Liveness,
 }
 
 fn status(
     member: String,
     heard: &Heard<Offer>,
-    may_work: bool,
-    liveness: Liveness,
+    stands: &Stands,
     moment: &Moment,
     before: GPUOfferStatus,
 ) -> GPUOfferStatus {
@@ -102,14 +113,18 @@ fn status(
     } else {
         Verdict::no(Reason::Expired, "it has expired: it offers nothing")
     };
-    let usable = if !current {
+    let liveness = stands.liveness;
+    let usable = if let Some(halted) = stands.halted {
+        // Before its age: nothing newer is taken from a member that may not work, so it soon is old.
+        Verdict::no(halted.into(), format!("its member {halted}"))
+    } else if !current {
         fresh.clone()
-    } else if !may_work {
-        Verdict::no(Reason::MemberNotUsable, "its member is not an Active member in good standing")
     } else if !matches!(liveness, Liveness::Own | Liveness::Fresh) {
         Verdict::no(Reason::MemberNotUsable, format!("its member is {}", liveness.as_str()))
     } else if offer.guests != GuestsMode::Accept && liveness != Liveness::Own {
         Verdict::no(Reason::GuestsNotAccepted, format!("its owner's guests.mode is {}", offer.guests))
+    } else if stands.on_probation {
+        Verdict::yes(Reason::OnProbation, "jobs may be placed on a quarter of it until its member is confirmed")
     } else {
         Verdict::yes(Reason::Sharing, "jobs may be placed on it")
     };
@@ -176,8 +191,33 @@ mod tests {
     }
 
     fn shown(moment: &Moment, liveness: Liveness) -> GPUOfferStatus {
+        of(&Stands { halted: None, on_probation: false, liveness }, moment)
+    }
+
+    fn of(stands: &Stands, moment: &Moment) -> GPUOfferStatus {
         let heard = heard(Duration::from_secs(100));
-        status("cork".to_owned(), &heard, true, liveness, moment, GPUOfferStatus::default())
+        status("cork".to_owned(), &heard, stands, moment, GPUOfferStatus::default())
+    }
+
+    #[test]
+    fn what_a_member_may_not_do_stands_where_its_offer_is_read() {
+        let proof = Digest::of(b"proof");
+        let version = koinon_core::ids::PolicyHash(Digest::of(b"version"));
+        let quarantined = Halted::Quarantined { proof, proofs: 2 };
+        let suspended = Halted::Suspended { version };
+        let usable = |halted, on_probation, now| {
+            let stands = Stands { halted, on_probation, liveness: Liveness::Fresh };
+            let shown = of(&stands, &at(now, u64::try_from(now - 8_900).unwrap()));
+            let usable = koinon_api::conditions::find(&shown.conditions, ConditionType::Usable).unwrap();
+            (usable.status.clone(), usable.reason.clone(), usable.message.clone())
+        };
+        let (status, reason, message) = usable(Some(suspended), false, 9_010);
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "Suspended"));
+        assert_eq!(message, format!("its member is suspended since version {version}, until a vote reinstates it"));
+        assert_eq!(usable(Some(suspended), true, 9_070).1, "Suspended", "also when it is old");
+        assert_eq!(usable(Some(quarantined), false, 9_010).1, "Quarantined");
+        let (status, reason, _) = usable(None, true, 9_010);
+        assert_eq!((status.as_str(), reason.as_str()), ("True", "OnProbation"));
     }
 
     #[test]

@@ -252,6 +252,10 @@ async fn ask(
     let host = match take_over {
         Some(host) => host,
         None => {
+            if let Some(frozen) = work.frozen {
+                outcome.unplaced.insert(replica.0, Unplaced::Frozen(frozen));
+                return Ok(());
+            }
             let report = plan(&work.need, &candidates(turn, work, hosts, bytes));
             let Some(host) = report.chosen.clone() else {
                 outcome.unplaced.insert(replica.0, Unplaced::NoHost(report));
@@ -290,7 +294,7 @@ async fn ask(
         Err(error) => return Err(error),
     }
     *hosts.entry(host.clone()).or_default() += 1;
-    turn.look.asked.take(&host, bytes);
+    turn.look.asked.take(&host, bytes, &work.need.gpu);
     outcome.renewing += 1;
     outcome.shown.push(Shown {
         entry: JobPlacement {
@@ -311,7 +315,8 @@ async fn ask(
 fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, bytes: usize) -> Vec<Candidate> {
     let (me, now) = (turn.rules.me(), turn.look.now.monotonic);
     let refusals = turn.jobs.refusals();
-    planning::candidates(&turn.rules.view().state, me, work.scope, |member| {
+    let unix = turn.look.now.unix;
+    planning::candidates(&turn.rules.view().state, me, work.scope, unix, |member| {
         let own = member == me;
         let peer = turn.look.peers.members.get(member);
         let heard = peer.and_then(|peer| peer.offer.as_ref()).filter(|offer| offer.is_current(now));
@@ -328,6 +333,7 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, byt
             cordoned: turn.rules.cordoned(member),
             offer,
             replicas_here: hosts.get(member).copied().unwrap_or(0),
+            gpus_held: turn.look.asked.gpus(member, &work.need.gpu.class),
             refused_lately: if own || turn.look.asked.has_room(member, bytes) {
                 refusals.lately(&work.job.uid, member, now).map(ToOwned::to_owned)
             } else {
@@ -382,7 +388,8 @@ impl Rollout {
     /// The copy that is asked for in words that the job no longer uses, if one may be taken away now. One that nobody
     /// is routed to costs nothing.
     fn outdated(&mut self, turn: &Turn<'_>, copies: &[(Arc<Placement>, Copy<'_>)], wanted: bool) -> Option<Epoch> {
-        let work = turn.work.filter(|_| wanted)?;
+        // The copy that would follow could not begin.
+        let work = turn.work.filter(|work| wanted && work.frozen.is_none())?;
         let (placement, copy) = copies.iter().find(|(_, copy)| copy.view.renewal_stopped_at.is_none())?;
         let lease = Seconds(placement.spec.lease.seconds.into());
         let request = work.request(copy.replica, copy.view.epoch, lease);

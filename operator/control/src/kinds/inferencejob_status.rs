@@ -7,6 +7,7 @@ use koinon_api::inference_job::{InferenceJob, InferenceJobStatus, JobPlacement};
 use koinon_api::labels;
 use koinon_api::placement::PlacementState;
 use koinon_core::planner::{Finding, PlanReport, Rejection};
+use koinon_core::policy::{Suspension, Utc};
 use kube::ResourceExt;
 
 use super::inferencejob_check::Checked;
@@ -44,6 +45,8 @@ pub enum Unplaced {
     AwaitingOldLease,
     /// This cluster's membership is being wound up.
     Ending,
+    /// An order lets no new copy of the model begin.
+    Frozen(Suspension),
 }
 
 /// Everything that a job's status is made of.
@@ -204,6 +207,13 @@ fn unplaced(why: &Unplaced) -> Verdict {
             Reason::Replacing,
             "onPartition is StopWhenLeaseLapses: the lease of the former copy and a margin pass before another is asked",
         ),
+        Unplaced::Frozen(Suspension::Ordered { order, until }) => Verdict::no(
+            Reason::ReleaseFrozen,
+            format!("order {order} lets no new copy of the model begin until {}; what runs goes on", Utc(*until)),
+        ),
+        Unplaced::Frozen(Suspension::Voted(version)) => {
+            Verdict::no(Reason::ReleaseFrozen, format!("version {version} lets no new copy of the model begin"))
+        }
         Unplaced::Ending => Verdict::no(Reason::Deleting, "this cluster's membership is being wound up"),
         Unplaced::NoHost(report) => Verdict::no(no_host(report), report.to_string()),
     }
@@ -220,11 +230,15 @@ fn no_host(report: &PlanReport) -> Reason {
         .collect();
     let all = |is: fn(&Rejection) -> bool| !rejections.is_empty() && rejections.iter().all(|rejection| is(rejection));
     let any = |is: fn(&Rejection) -> bool| rejections.iter().any(|rejection| is(rejection));
+    // Of a member that may not work with others nothing else matters.
+    if let Some(Rejection::HomeHalted(halted)) = rejections.iter().find(|r| matches!(r, Rejection::HomeHalted(_))) {
+        return (*halted).into();
+    }
     if report.larger_than_any_node() {
         Reason::ExceedsLargestNode
     } else if any(|r| matches!(r, Rejection::RefusedLately(_))) {
         Reason::RefusedByHosts
-    } else if any(|r| matches!(r, Rejection::TooFewFree { .. })) {
+    } else if any(|r| matches!(r, Rejection::TooFewFree { .. } | Rejection::OnProbation { .. })) {
         Reason::NoCapacity
     } else if all(|r| matches!(r, Rejection::NoOffer)) {
         Reason::NoOffers

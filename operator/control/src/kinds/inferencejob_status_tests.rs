@@ -57,7 +57,9 @@ fn report(count: u32, members: &[(&str, u32, u32)]) -> Unplaced {
         .map(|(name, free, node)| Candidate {
             member: name.parse().unwrap(),
             liveness: Some(Liveness::Fresh),
-            active: true,
+            halted: None,
+            home_halted: None,
+            on_probation: None,
             cordoned: false,
             offer: Some((
                 Offer {
@@ -174,4 +176,25 @@ fn a_replica_that_is_moved_says_that_it_is() {
     let status = look(&job(1), &good(), &[old, shown(0, 2, "cork", PlacementState::Requested, false)], &[]);
     let (_, reason, message) = said(&status, ConditionType::Placed);
     assert_eq!((reason.as_str(), message.as_str()), ("Replacing", "cork was asked for replica 0 under epoch 2"));
+}
+
+#[test]
+fn a_job_says_which_order_keeps_its_replica_unplaced_and_until_when() {
+    let order = koinon_core::ids::StatementId(koinon_core::ids::Digest([9; 32]));
+    let frozen = Suspension::Ordered { order, until: UnixSeconds(1_795_267_200) };
+    let (status, reason, message) =
+        said(&look(&job(1), &good(), &[], &[(0, Unplaced::Frozen(frozen))]), ConditionType::Placed);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ReleaseFrozen"));
+    assert_eq!(
+        message,
+        format!("order {order} lets no new copy of the model begin until 2026-11-21T13:20:00Z; what runs goes on")
+    );
+    let Unplaced::NoHost(mut report) = report(1, &[("bilbao", 4, 8)]) else { panic!("it is a report") };
+    let halted = koinon_core::policy::Halted::Ordered { order, until: UnixSeconds(1_795_267_200) };
+    report.chosen = None;
+    report.findings.insert("bilbao".parse().unwrap(), Finding::Rejected(Rejection::HomeHalted(halted)));
+    let (_, reason, message) =
+        said(&look(&job(1), &good(), &[], &[(0, Unplaced::NoHost(report))]), ConditionType::Placed);
+    assert_eq!(reason, "Suspended");
+    assert!(message.contains("bilbao gets nothing from this member, which is suspended by order sha256:"), "{message}");
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
 use koinon_api::member::{Member, MemberKeys, MemberSpec, MemberState, MemberStatus};
 use koinon_api::time;
-use koinon_core::policy::{self, MemberStanding};
+use koinon_core::policy::{self, Halted, MemberStanding};
 
 use crate::context::CooperativeView;
 use crate::kinds::projections::{Moment, Projected, set};
@@ -47,16 +47,10 @@ pub(crate) fn statuses(
     let mut statuses = BTreeMap::new();
     for (id, member) in view.state.members() {
         let name = id.to_string();
-        let state = match member.standing {
-            MemberStanding::Active
-            | MemberStanding::Probationary
-            | MemberStanding::Dormant
-            | MemberStanding::Leaving => MemberState::Active,
-            MemberStanding::Left => MemberState::Left,
-            MemberStanding::Expelled => MemberState::Expelled,
-        };
+        let halted = view.state.halted(id, moment.now);
+        let state = state(member.standing, halted);
         let peer = peers.members.get(id);
-        let status = status(view, member, state, peer, moment, stored(&name).as_deref());
+        let status = status(view, member, (state, halted), peer, moment, stored(&name).as_deref());
         statuses.insert(name, status);
     }
     for (applicant, _) in view.state.applicants(moment.now) {
@@ -69,6 +63,43 @@ pub(crate) fn statuses(
         statuses.insert(name, status);
     }
     statuses
+}
+
+/// What a member is, in one word. What stops its work comes first.
+fn state(standing: MemberStanding, halted: Option<Halted>) -> MemberState {
+    match (halted, standing) {
+        (Some(Halted::Suspended { .. } | Halted::Ordered { .. } | Halted::KeyBlocked { .. }), _) => {
+            MemberState::Suspended
+        }
+        (Some(Halted::Quarantined { .. }), _) => MemberState::Quarantined,
+        (_, MemberStanding::Active) => MemberState::Active,
+        (_, MemberStanding::Probationary) => MemberState::Probationary,
+        (_, MemberStanding::Dormant) => MemberState::Dormant,
+        (_, MemberStanding::Leaving) => MemberState::Leaving,
+        (_, MemberStanding::Left) => MemberState::Left,
+        (_, MemberStanding::Expelled) => MemberState::Expelled,
+    }
+}
+
+/// Whether the cooperative lets a member work with others. Gateways read it too.
+pub(crate) fn may_work(member: &str, standing: MemberStanding, halted: Option<Halted>) -> Verdict {
+    match (halted, standing) {
+        (Some(halted), _) if halted.ends_what_runs() => Verdict::no(halted.into(), format!("{member} {halted}")),
+        (_, MemberStanding::Leaving) => {
+            Verdict::yes(Reason::Leaving, format!("{member} is leaving: it gets nothing new, and what runs goes on"))
+        }
+        (_, MemberStanding::Probationary) => Verdict::yes(
+            Reason::OnProbation,
+            format!("{member} is on probation: others use a quarter of what it offers, and it has no vote"),
+        ),
+        (_, MemberStanding::Dormant) => Verdict::yes(
+            Reason::Dormant,
+            format!(
+                "{member} had fallen silent: it works while it is heard, and has no vote until a vote counts it again"
+            ),
+        ),
+        _ => Verdict::yes(Reason::Active, format!("{member} may work")),
+    }
 }
 
 /// What the member says of itself.
@@ -90,7 +121,7 @@ fn describe(member: &koinon_core::body::Member) -> MemberStatus {
 fn status(
     view: &CooperativeView,
     member: &policy::MemberState,
-    state: MemberState,
+    (state, halted): (MemberState, Option<Halted>),
     peer: Option<&PeerView>,
     moment: &Moment,
     stored: Option<&Member>,
@@ -114,11 +145,13 @@ fn status(
     note(ConditionType::Reachable, reachable.clone());
     let log = log_intact(view, member);
     note(ConditionType::LogIntact, log.clone());
-    let usable = if state == MemberState::Left {
-        Verdict::no(Reason::Left, "it has left the cooperative")
-    } else if state == MemberState::Expelled {
-        Verdict::no(Reason::Expelled, "the others have expelled it")
-    } else if log.status != conditions::ConditionStatus::True {
+    let may_work = may_work(member.member.id.as_str(), member.standing, halted);
+    note(ConditionType::MayWork, may_work.clone());
+    // A fork that a vote has forgiven stays one, and stops nothing any more.
+    let stored_whole = log.status == conditions::ConditionStatus::True || log.reason == Reason::LogForked;
+    let usable = if may_work.status != conditions::ConditionStatus::True || may_work.reason == Reason::Leaving {
+        Verdict::no(may_work.reason, may_work.message)
+    } else if !stored_whole {
         log
     } else if cordoned {
         Verdict::no(Reason::Cordoned, "cordoned by this cluster's owner; lift it with kubectl koinon uncordon")
@@ -158,7 +191,7 @@ fn log_intact(view: &CooperativeView, member: &policy::MemberState) -> Verdict {
         return Verdict::no(
             Reason::LogForked,
             format!(
-                "two entries with number {seq} are proved: nothing new is placed with it, its later entries do not count"
+                "two entries with number {seq} are proved: it does no work until a vote lifts that, and its later entries do not count"
             ),
         );
     }
@@ -172,5 +205,62 @@ fn log_intact(view: &CooperativeView, member: &policy::MemberState) -> Verdict {
         ),
         // Whether entries are missing for a moment or for long shows in koinon_log_gaps; here it would only flicker.
         _ => Verdict::yes(Reason::LogWhole, "one gapless log"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use koinon_core::body::Stop;
+    use koinon_core::testkit::T0;
+
+    use super::*;
+    use crate::placement::fixture::rules_stopping;
+
+    #[test]
+    fn a_suspended_member_says_so_by_which_order_and_works_again_when_that_lapses() {
+        let rules = rules_stopping("aarhus", Stop::Member("cork".parse().unwrap()));
+        let order = *rules.view().state.emergencies().keys().next().unwrap();
+        let shown = |after: i64| {
+            let now = T0.plus(koinon_core::ids::Seconds(after));
+            let moment = Moment { now, time: time::from_unix(now.0).unwrap(), monotonic: Duration::ZERO };
+            let mut peers = PeersSnapshot::default();
+            peers.members.insert("cork".parse().unwrap(), PeerView::silent(Liveness::Fresh, Duration::ZERO));
+            let status = statuses(rules.view(), &peers, &moment, |_| None).remove("cork").unwrap();
+            let said = |type_| {
+                let condition = conditions::find(&status.conditions, type_).unwrap();
+                (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+            };
+            (status.state.unwrap(), said(ConditionType::MayWork), said(ConditionType::Usable))
+        };
+        let (state, (status, reason, message), usable) = shown(1);
+        assert_eq!((state, status.as_str(), reason.as_str()), (MemberState::Suspended, "False", "Suspended"));
+        assert!(message.starts_with(&format!("cork is suspended by order {order} until 20")), "{message}");
+        assert_eq!((usable.0.as_str(), usable.1.as_str()), ("False", "Suspended"));
+        let (state, may_work, usable) = shown(73 * 3600);
+        assert_eq!((state, may_work.0.as_str(), usable.0.as_str()), (MemberState::Active, "True", "True"));
+    }
+
+    #[test]
+    fn each_standing_has_its_own_word() {
+        let version = koinon_core::ids::PolicyHash(koinon_core::ids::Digest([7; 32]));
+        let suspended = Some(Halted::Suspended { version });
+        let word = |standing, halted| {
+            let verdict = may_work("cork", standing, halted);
+            (state(standing, halted), verdict.status.as_str(), verdict.reason)
+        };
+        assert_eq!(word(MemberStanding::Active, None), (MemberState::Active, "True", Reason::Active));
+        assert_eq!(word(MemberStanding::Probationary, None), (MemberState::Probationary, "True", Reason::OnProbation));
+        assert_eq!(word(MemberStanding::Probationary, suspended), (MemberState::Suspended, "False", Reason::Suspended));
+        assert_eq!(word(MemberStanding::Dormant, None), (MemberState::Dormant, "True", Reason::Dormant));
+        assert_eq!(
+            word(MemberStanding::Leaving, Some(Halted::Leaving)),
+            (MemberState::Leaving, "True", Reason::Leaving)
+        );
+        assert_eq!(
+            word(MemberStanding::Expelled, Some(Halted::Expelled { version: None })),
+            (MemberState::Expelled, "False", Reason::Expelled)
+        );
     }
 }

@@ -9,9 +9,10 @@ use koinon_api::placement::{PlacementState, PlacementStatus, Side};
 use koinon_core::body::latest::{Grant, GrantState, Grants, RefusalReason};
 use koinon_core::ids::{Epoch, MemberId, ObjectUid, ReplicaIndex, Seconds, UnixSeconds};
 use koinon_core::placement::home::{Answer, Because, CopyView, Hearing};
+use koinon_core::policy::Halted;
 
 use crate::peers::{Heard, Liveness, PeersSnapshot};
-use crate::placement::rules::{Rules, Standing};
+use crate::placement::rules::Rules;
 
 /// What a host last said, and when that was heard.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,8 @@ pub struct Copy<'a> {
     pub grant: Option<&'a Grant>,
     /// Whether the host's list was heard, and says nothing of it.
     pub unlisted: bool,
+    /// What ends it, if the cooperative lets its host or this home do no work.
+    pub halt: Option<Halt>,
     /// How the protocol sees it.
     pub view: CopyView,
 }
@@ -95,7 +98,8 @@ pub fn copy<'a>(
         // Nothing heard since this replica leads: what was heard before it stands in the status.
         None => remembered(placement),
     };
-    let mut hearing = hearing(&host, rules, peers, now);
+    let halt = Halt::between(&host, rules);
+    let mut hearing = hearing(&host, halt.as_ref(), rules, peers, now);
     if let Some(stopped) = stopped
         && matches!(hearing, Hearing::Local | Hearing::Fresh)
         && !word.is_some_and(|word| heard_after(word, stopped, now))
@@ -114,7 +118,30 @@ pub fn copy<'a>(
     let unanswered = answer.is_none() && stopped.is_none() && is_ignored(placement, &host, rules, peers, now);
     let unlisted = word.is_some() && grant.is_none();
     let view = CopyView { epoch, host, hearing, renewal_stopped_at: stopped, routable, answer, unanswered };
-    Some(Copy { placement, replica, grant, unlisted, view })
+    Some(Copy { placement, replica, grant, unlisted, halt, view })
+}
+
+/// Why a copy that runs, or was asked for, ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// Who may not work.
+    pub member: MemberId,
+    /// Why.
+    pub why: Halted,
+}
+
+impl Halt {
+    /// What ends copies of this home at `host`, if anything does.
+    fn between(host: &MemberId, rules: &Rules) -> Option<Self> {
+        let me = rules.me();
+        let of = |member: &MemberId| rules.halted(member).map(|why| Self { member: member.clone(), why });
+        if host == me {
+            // An own copy on own GPUs is nobody else's business, for as long as this is a member at all.
+            return of(me).filter(|halt| halt.why.is_gone());
+        }
+        let ends = |halt: &Self| halt.why.ends_what_runs();
+        of(host).filter(ends).or_else(|| of(me).filter(ends))
+    }
 }
 
 /// Whether the host was heard for long enough to answer and has not: it may be unable to, or not want to say so.
@@ -136,12 +163,12 @@ fn is_ignored(placement: &Placement, host: &MemberId, rules: &Rules, peers: &Pee
     heard && asked.is_some_and(|asked| now.unix.since(UnixSeconds(asked)) > deadline)
 }
 
-fn hearing(host: &MemberId, rules: &Rules, peers: &PeersSnapshot, now: Now) -> Hearing {
-    if rules.standing(host) != Standing::Works {
-        return Hearing::Gone;
-    }
-    if host == rules.me() {
-        return Hearing::Local;
+fn hearing(host: &MemberId, halt: Option<&Halt>, rules: &Rules, peers: &PeersSnapshot, now: Now) -> Hearing {
+    match halt {
+        Some(halt) if halt.why.is_gone() => return Hearing::Gone,
+        Some(_) => return Hearing::Halted,
+        None if host == rules.me() => return Hearing::Local,
+        None => {}
     }
     let Some(peer) = peers.members.get(host) else { return Hearing::Suspect };
     match peer.liveness {
@@ -215,7 +242,7 @@ pub fn reason(because: Because) -> Reason {
     match because {
         Because::NotWanted => Reason::NoLongerWanted,
         Because::HostLost => Reason::HostLost,
-        Because::HostGone => Reason::MemberNotUsable,
+        Because::HostGone | Because::Halted => Reason::MemberNotUsable,
         Because::NoAnswer => Reason::HostDoesNotAnswer,
         Because::Refused(reason) | Because::EndedByHost(reason) => reason.into(),
         Because::NotReady => Reason::NotReady,
@@ -266,14 +293,14 @@ pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: N
         None => {}
     }
     if let Some(because) = decided.stop {
-        set(ConditionType::Renewed, Verdict::no(reason(because), stopped_because(host, because)));
+        set(ConditionType::Renewed, stopped(copy, because));
     } else if copy.view.renewal_stopped_at.is_none() {
         set(ConditionType::Renewed, Verdict::yes(Reason::Renewing, format!("{host} is asked for it in every list")));
     }
     if decided.route {
         set(ConditionType::Routable, Verdict::yes(Reason::Routable, format!("calls go to {host}")));
     } else if let Some(because) = decided.withdraw {
-        set(ConditionType::Routable, Verdict::no(reason(because), stopped_because(host, because)));
+        set(ConditionType::Routable, stopped(copy, because));
     } else if !copy.view.routable && decided.stop.is_none() && copy.view.renewal_stopped_at.is_none() {
         set(ConditionType::Routable, Verdict::no(Reason::NotReady, format!("{host} does not call it Ready yet")));
     }
@@ -351,11 +378,22 @@ pub fn believed_highest(most: u64, told: i64) -> u64 {
     if told.saturating_sub(most) <= MOST_EPOCHS_AT_ONCE { most.max(told) } else { most }
 }
 
+/// Why something ended, with who may not work where that is why.
+fn stopped(copy: &Copy<'_>, because: Because) -> Verdict {
+    match &copy.halt {
+        Some(Halt { member, why }) if matches!(because, Because::Halted | Because::HostGone) => {
+            Verdict::no((*why).into(), format!("{member} {why}"))
+        }
+        _ => Verdict::no(reason(because), stopped_because(&copy.view.host, because)),
+    }
+}
+
 fn stopped_because(host: &MemberId, because: Because) -> String {
     match because {
         Because::NotWanted => "the job does not want this replica any more".to_owned(),
         Because::HostLost => format!("{host} was silent for so long that the replica is placed elsewhere"),
         Because::HostGone => format!("{host} is no longer a member that hosts"),
+        Because::Halted => format!("{host} and this member may not work with each other"),
         Because::NoAnswer => format!("{host} is heard, had a lease's time to answer, and says nothing of it"),
         Because::Refused(reason) => format!("{host} refused: {reason}"),
         Because::EndedByHost(reason) => format!("{host} ended it: {reason}"),

@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
 
+use koinon_core::body::Stop;
 use koinon_core::body::latest::OnPartition;
+use koinon_core::dsse::Signer;
 use koinon_core::ids::{Bytes, Digest, StatementId};
 use koinon_core::placement::home::{ReplicaView, Step, next};
+use koinon_core::testkit;
 use serde_json::json;
 
 use super::*;
 use crate::peers::PeerView;
-use crate::placement::fixture::{digest, member, rules};
+use crate::placement::fixture::{digest, member, rules, rules_stopping};
 
 const JOB: &str = "0c1f3a52-7a3e-4f0e-9d55-0a4d6f1f2b11";
 const NOW: Now = Now { unix: UnixSeconds(1_795_000_000), monotonic: Duration::from_secs(1_000) };
@@ -256,4 +259,33 @@ fn numbers_of_a_host_without_a_proper_name_are_left_out() {
     let mut grant = grant(1, GrantState::Refused);
     grant.numbers = [("asked", 4), ("\u{1b}[2J", 1), ("a\nb", 2), ("", 3)].map(|(n, v)| (n.to_owned(), v)).into();
     assert_eq!(numbers(&grant), " (asked 4)");
+}
+
+#[test]
+fn a_copy_at_a_host_that_may_not_work_is_left_with_who_and_why() {
+    let stop = |member: &str| Stop::Member(member.parse().unwrap());
+    let hearing = |me: &str, host: &str, stop| {
+        let rules = rules_stopping(me, stop);
+        let mut placement = placement(1, host);
+        placement.spec.home = me.to_owned();
+        let peers = peers(&[(me, Liveness::Own), ("bilbao", Liveness::Fresh), ("cork", Liveness::Fresh)]);
+        copy(&placement, &rules, &peers, None, DEADLINE, NOW).unwrap().view.hearing
+    };
+    assert_eq!(hearing("aarhus", "cork", stop("cork")), Hearing::Halted);
+    assert_eq!(hearing("aarhus", "bilbao", stop("cork")), Hearing::Fresh);
+    assert_eq!(hearing("cork", "aarhus", stop("cork")), Hearing::Halted, "a suspended home leaves what others hold");
+    assert_eq!(hearing("cork", "cork", stop("cork")), Hearing::Local, "its own GPUs are its own");
+    let cork = testkit::person("cork").operator.public_key();
+    assert_eq!(hearing("aarhus", "cork", Stop::Key(cork)), Hearing::Halted);
+
+    let (rules, placement) = (rules_stopping("aarhus", stop("cork")), placement(1, "cork"));
+    let order = *rules.view().state.emergencies().keys().next().unwrap();
+    let copy = copy(&placement, &rules, &peers(&[("cork", Liveness::Fresh)]), None, DEADLINE, NOW).unwrap();
+    let because = Some(Because::Halted);
+    let status = status(&copy, Decided { withdraw: because, stop: because, route: false }, None, NOW);
+    for type_ in [ConditionType::Renewed, ConditionType::Routable] {
+        assert_eq!(said(&status, type_), ("False".into(), "Suspended".into()));
+        let message = &conditions::find(&status.conditions, type_).unwrap().message;
+        assert!(message.starts_with(&format!("cork is suspended by order {order} until ")), "{message}");
+    }
 }

@@ -11,6 +11,7 @@ use koinon_core::ids::{MemberId, NodeName, Seconds};
 use koinon_core::placement::ReplicaKey;
 use koinon_core::placement::host::{Lease, LeaseState, Omitted, omitted};
 use koinon_core::placement::reservations::NodeReservations;
+use koinon_core::policy::Halted;
 use kube::{Resource, ResourceExt};
 
 use super::placement_host::{GuestError, Guests, List, Scene};
@@ -22,7 +23,7 @@ use crate::events::Severity;
 use crate::placement::metrics::Part;
 use crate::placement::own::{self, OwnGrants};
 use crate::placement::reservations::ReservationError;
-use crate::placement::rules::{Approval, Rules, Standing};
+use crate::placement::rules::{Approval, Rules};
 
 /// The longest that a copy that was left out waits for its home to think again, before it drains.
 const SECOND_THOUGHTS: Seconds = Seconds(10);
@@ -366,8 +367,8 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
         ));
     }
     let rules = scene.rules.as_ref()?;
-    if foreign && rules.standing(home) == Standing::NoMember {
-        return Some(End::new(RefusalReason::HomeNotActive, format!("{home} is no longer a member")));
+    if foreign && let Some(end) = halted(home, rules) {
+        return Some(end);
     }
     let local = !foreign && placement.namespace().as_deref() == Some(placement.spec.job.namespace.as_str());
     if local {
@@ -390,6 +391,17 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
     None
 }
 
+/// Why a foreign copy ends because its home or this member may not work. Calls end with the decision, so the GPUs are free as
+/// soon as those in flight are answered.
+fn halted(home: &MemberId, rules: &Rules) -> Option<End> {
+    if let Some(halted) = rules.halted(home).filter(Halted::ends_what_runs) {
+        let reason = if halted.is_gone() { RefusalReason::HomeNotActive } else { RefusalReason::HomeHalted };
+        return Some(End::new(reason, format!("{home} {halted}")));
+    }
+    let halted = rules.own_halted().filter(Halted::ends_what_runs)?;
+    Some(End::new(RefusalReason::HostHalted, format!("this member {halted}")))
+}
+
 /// The annotation's value is when the owner asked, and the pool's notice counts from then; any other value means now.
 fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
     let Some(asked) = placement.annotations().get(labels::RECLAIM) else { return false };
@@ -401,4 +413,25 @@ fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
 /// Where a Placement's GPUs are.
 pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
     placement.annotations().get(labels::NODE)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use koinon_core::body::Stop;
+
+    use super::*;
+    use crate::placement::fixture::{member, rules, rules_stopping};
+
+    #[test]
+    fn what_runs_for_a_member_that_may_not_work_ends_and_so_does_what_one_runs_for_others() {
+        let stop = || Stop::Member("cork".parse().unwrap());
+        let reason = |me: &str, home: &str| halted(&member(home), &rules_stopping(me, stop())).map(|end| end.reason);
+        assert_eq!(reason("bilbao", "cork"), Some(RefusalReason::HomeHalted));
+        assert_eq!(reason("cork", "bilbao"), Some(RefusalReason::HostHalted));
+        assert_eq!(reason("bilbao", "aarhus"), None);
+        assert_eq!(halted(&member("porto"), &rules("bilbao")).unwrap().reason, RefusalReason::HomeNotActive);
+        // A frozen release ends nothing that runs.
+        let frozen = rules_stopping("bilbao", Stop::Release(crate::placement::fixture::digest()));
+        assert_eq!(halted(&member("aarhus"), &frozen), None);
+    }
 }

@@ -6,9 +6,10 @@ use koinon_core::body::catalogue::Engine;
 use koinon_core::body::latest::{GpuNeed, GuestsMode, ModelRef, NetworkPolicyState, RefusalReason, Request};
 use koinon_core::ids::{Bytes, MemberId, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
+use koinon_core::policy::{Halted, Suspension, Utc, usable_on_probation};
 
 use crate::placement::inventory::{Inventory, PoolView, Room};
-use crate::placement::rules::{Approval, Rules, Standing};
+use crate::placement::rules::{Approval, Rules};
 
 /// What a host knows when it judges.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Bench<'a> {
     pub network_policy: NetworkPolicyState,
     /// Whether others can reach this host's gateway.
     pub reachable: bool,
+    /// Whether others may use only a part of what is offered here.
+    pub on_probation: bool,
     /// What there is.
     pub inventory: &'a Inventory,
     /// What is reserved.
@@ -123,6 +126,14 @@ pub fn allow(request: &Request, asker: Asker<'_>, bench: &Bench<'_>, running: bo
         return Err(Refused::new(RefusalReason::HostIsolated, "fewer than a quorum of members are heard"));
     }
     let digest = request.model.manifest_digest;
+    if let Some(frozen) = rules.frozen(&digest).filter(|_| asker != Asker::Local && !running) {
+        let by = match frozen {
+            Suspension::Voted(version) => format!("version {version}"),
+            Suspension::Ordered { order, until } => format!("order {order} until {}", Utc(until)),
+        };
+        let message = format!("no new copy of release {digest} begins, by {by}");
+        return Err(Refused::new(RefusalReason::ReleaseFrozen, message));
+    }
     if rules.denied(&digest) && asker != Asker::Local {
         return Err(Refused::new(RefusalReason::DeniedByOwner, format!("the owner denies release {digest}")));
     }
@@ -157,12 +168,15 @@ pub fn allow(request: &Request, asker: Asker<'_>, bench: &Bench<'_>, running: bo
 }
 
 fn foreign(home: &MemberId, bench: &Bench<'_>, running: bool) -> Result<(), Refused> {
-    match bench.rules.standing(home) {
-        Standing::Works => {}
-        Standing::Forked => {
-            return Err(Refused::new(RefusalReason::HomeNotActive, format!("the log of {home} forked")));
-        }
-        Standing::NoMember => return Err(Refused::new(RefusalReason::HomeNotActive, format!("{home} is no member"))),
+    let rules = bench.rules;
+    // Whoever leaves goes in its own time: what runs for it, or here, may run on.
+    let stops = |halted: &Halted| halted.ends_what_runs() || !running;
+    if let Some(halted) = rules.halted(home).filter(stops) {
+        let reason = if halted.is_gone() { RefusalReason::HomeNotActive } else { RefusalReason::HomeHalted };
+        return Err(Refused::new(reason, format!("{home} {halted}")));
+    }
+    if let Some(halted) = rules.own_halted().filter(stops) {
+        return Err(Refused::new(RefusalReason::HostHalted, format!("this member {halted}")));
     }
     let closed = bench.guests == GuestsMode::Stop || (bench.guests == GuestsMode::Drain && !running);
     if closed {
@@ -228,6 +242,9 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
     if with_class.is_empty() {
         return Err(Refused::new(RefusalReason::UnknownClass, format!("no pool has GPUs of class {}", gpu.class)));
     }
+    if matches!(asker, Asker::Foreign(_)) {
+        within_probation(gpu, bench)?;
+    }
     let refused = match asker {
         Asker::Foreign(home) => pools_refuse(home, gpu, &with_class, bench),
         Asker::Own | Asker::Local => BTreeMap::new(),
@@ -257,6 +274,32 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
         .with("asked", gpu.count)
         .with("largestNode", largest_node)
         .with("largestBlock", largest_block))
+}
+
+/// Whether others may use that much more of what this member offers, if it is a new one. Each home sees only what it holds
+/// itself; here all of it is known.
+fn within_probation(gpu: &GpuNeed, bench: &Bench<'_>) -> Result<(), Refused> {
+    if !bench.on_probation {
+        return Ok(());
+    }
+    let inventory = bench.inventory;
+    let of_class = inventory.pools.values().filter_map(|pool| pool.capacity.classes.get(&gpu.class));
+    let offered: u64 = of_class.map(|class| u64::from(class.offered)).sum();
+    let has_class = |node: &NodeName| inventory.owner.contains_key(&(node.clone(), gpu.class.clone()));
+    let held = bench.records.iter().filter(|(node, _)| has_class(node)).flat_map(|(_, record)| record.held());
+    let foreign = held.filter(|held| held.replica.home != *bench.rules.me());
+    let held: u64 = foreign.map(|held| u64::from(held.gpus)).sum();
+    let usable = usable_on_probation(offered.saturating_add(held));
+    if held.saturating_add(gpu.count.into()) <= usable {
+        return Ok(());
+    }
+    let message = format!(
+        "this member is on probation: others may use {usable} of its {} and hold {held}, {} more are asked for",
+        gpu.class, gpu.count
+    );
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let refused = Refused::new(RefusalReason::HostOnProbation, message);
+    Err(refused.with("asked", gpu.count).with("held", number(held)).with("limit", number(usable)))
 }
 
 /// The pools that the owner keeps this home out of, and why.

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
+use koinon_core::body::Stop;
 use koinon_core::body::latest::{EngineChoice, JobRef, OnPartition};
 use koinon_core::ids::{Epoch, ReplicaIndex};
+use koinon_core::testkit::T0;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::placement::fixture::{digest, engine, member, release, rules, view};
+use crate::placement::fixture::{digest, engine, member, release, rules, rules_stopping, view};
 use crate::placement::inventory::fixture::{Cluster, pool, record};
 use crate::render::{HostSettings, ValidatedPlacement, pod};
 
@@ -57,6 +59,7 @@ impl Court {
             guests: GuestsMode::Accept,
             network_policy: NetworkPolicyState::Enforced,
             reachable: true,
+            on_probation: false,
             inventory: &self.inventory,
             records: &self.cluster.records,
         }
@@ -100,6 +103,58 @@ fn each_rule_of_the_cooperative_and_the_owner_refuses_for_its_own_reason() {
 }
 
 #[test]
+fn a_suspended_home_and_a_suspended_host_are_refused_with_the_order_also_for_what_runs() {
+    let judge = |me: &str, asker: Asker<'_>, running| {
+        let mut court = Court::of(json!({}));
+        court.rules = rules_stopping(me, Stop::Member("cork".parse().unwrap()));
+        allow(&request(), asker, &court.bench(), running)
+    };
+    let (aarhus, cork) = (member("aarhus"), member("cork"));
+    for running in [false, true] {
+        let refused = judge("bilbao", Asker::Foreign(&cork), running).unwrap_err();
+        assert_eq!(refused.reason, RefusalReason::HomeHalted);
+        assert!(refused.message.starts_with("cork is suspended by order sha256:"), "{}", refused.message);
+        assert_eq!(why(judge("cork", Asker::Foreign(&aarhus), running)), RefusalReason::HostHalted);
+        assert!(judge("bilbao", Asker::Foreign(&aarhus), running).is_ok());
+        // An owner's own work on its own GPUs is nobody else's business.
+        assert!(judge("cork", Asker::Own, running).is_ok() && judge("cork", Asker::Local, running).is_ok());
+    }
+}
+
+#[test]
+fn of_a_host_on_probation_all_homes_together_use_a_quarter() {
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let (aarhus, cork) = (member("aarhus"), member("cork"));
+    let one = GpuNeed { count: 1, ..request().gpu };
+    let ask = |cluster: Cluster, gpu: &GpuNeed, asker| {
+        let court = Court::over(cluster);
+        room(gpu, asker, &Bench { on_probation: true, ..court.bench() }).map(|room| room.len())
+    };
+    assert_eq!(ask(cluster, &request().gpu, Asker::Foreign(&aarhus)), Ok(1));
+    let held = || Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "aarhus", 2));
+    let refused = ask(held(), &one, Asker::Foreign(&cork)).unwrap_err();
+    assert_eq!(
+        (refused.reason, numbers(&refused)),
+        (RefusalReason::HostOnProbation, vec![("asked", 1), ("held", 2), ("limit", 2)])
+    );
+    assert_eq!(ask(held(), &one, Asker::Own), Ok(1), "its own work uses what is its own");
+    let own = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "bilbao", 2));
+    assert_eq!(ask(own, &one, Asker::Foreign(&cork)), Ok(1), "what it uses itself is not what others use");
+}
+
+#[test]
+fn no_new_copy_of_a_frozen_release_begins_and_what_runs_goes_on() {
+    let mut court = Court::of(json!({}));
+    court.rules = rules_stopping("bilbao", Stop::Release(digest()));
+    let home = member("aarhus");
+    for asker in [Asker::Foreign(&home), Asker::Own] {
+        assert_eq!(why(allow(&request(), asker, &court.bench(), false)), RefusalReason::ReleaseFrozen);
+        assert!(allow(&request(), asker, &court.bench(), true).is_ok());
+    }
+    assert!(allow(&request(), Asker::Local, &court.bench(), false).is_ok());
+}
+
+#[test]
 fn an_owner_that_accepts_unenforced_policies_openly_takes_guests() {
     let (court, home) = (Court::of(json!({})), member("aarhus"));
     let bench = Bench { network_policy: NetworkPolicyState::AcceptedUnenforced, ..court.bench() };
@@ -138,7 +193,7 @@ fn a_release_that_the_owner_denies_is_refused_though_it_was_voted_for() {
         "spec": {"denied": true}}))
     .unwrap();
     let mut court = Court::of(json!({}));
-    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[Arc::new(denied)], &[]);
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[Arc::new(denied)], &[], T0);
     let refused = allow(&request(), Asker::Foreign(&member("aarhus")), &court.bench(), false);
     assert_eq!(why(refused), RefusalReason::DeniedByOwner);
 }
@@ -149,7 +204,7 @@ fn a_member_that_the_owner_cordoned_gets_nothing_new() {
         "kind": "Member", "metadata": {"name": "aarhus"}, "spec": {"cordoned": true}}))
     .unwrap();
     let mut court = Court::of(json!({}));
-    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[], &[Arc::new(cordoned)]);
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![release()], vec![engine()])), &[], &[Arc::new(cordoned)], T0);
     let home = member("aarhus");
     assert_eq!(why(allow(&request(), Asker::Foreign(&home), &court.bench(), false)), RefusalReason::DeniedByOwner);
     assert!(allow(&request(), Asker::Foreign(&home), &court.bench(), true).is_ok());
@@ -158,7 +213,7 @@ fn a_member_that_the_owner_cordoned_gets_nothing_new() {
 #[test]
 fn a_local_job_needs_no_release_and_the_owner_s_rules_for_guests_do_not_concern_it() {
     let mut court = Court::of(json!({"members": {"allow": ["cork"]}, "reserve": 8}));
-    court.rules = Rules::of(Arc::new(view("bilbao", vec![], vec![engine()])), &[], &[]);
+    court.rules = Rules::of(Arc::new(view("bilbao", vec![], vec![engine()])), &[], &[], T0);
     let bench = Bench { guests: GuestsMode::Stop, isolated: true, reachable: false, ..court.bench() };
     assert!(allow(&request(), Asker::Local, &bench, false).is_ok());
     assert_eq!(room(&request().gpu, Asker::Local, &bench).unwrap().len(), 1);

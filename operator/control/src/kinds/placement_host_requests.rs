@@ -76,6 +76,7 @@ impl Guests {
                 },
                 network_policy: self.ctx.host.borrow().network_policy,
                 reachable: !scene.spec.endpoints.gateway.is_empty(),
+                on_probation: rules.on_probation(),
                 inventory: &inventory,
                 records: &records,
             };

@@ -41,7 +41,11 @@ impl End {
     /// How long its pod may run on.
     fn drain(reason: RefusalReason) -> Seconds {
         match reason {
-            RefusalReason::NoLongerRequested | RefusalReason::HomeNotActive | RefusalReason::NotApproved => DRAIN,
+            RefusalReason::NoLongerRequested
+            | RefusalReason::HomeNotActive
+            | RefusalReason::HomeHalted
+            | RefusalReason::HostHalted
+            | RefusalReason::NotApproved => DRAIN,
             // The owner wants the GPUs now, the lease is over, or nothing answers anyway.
             _ => Seconds(0),
         }

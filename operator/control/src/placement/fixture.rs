@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use koinon_core::body::catalogue::{Engine, EngineResources, ModelRelease, OptionSpec, OptionType};
 use koinon_core::body::charter::Preset;
+use koinon_core::body::{Body, Cause, CoSignature, EmergencyOrder, Scope, Stop};
 use koinon_core::ids::{Digest, ManifestDigest, MemberId};
 use koinon_core::log::{Limits, Replica};
-use koinon_core::policy::State;
-use koinon_core::testkit::{self, charter, found};
+use koinon_core::policy::{Commons, State};
+use koinon_core::presets;
+use koinon_core::testkit::{self, T0, charter, found};
 use serde_json::json;
 
 use super::rules::Rules;
@@ -81,7 +83,34 @@ pub fn view(me: &str, releases: Vec<ModelRelease>, engines: Vec<Engine>) -> Coop
 
 /// The rules as `me` sees them.
 pub fn rules(me: &str) -> Rules {
-    Rules::of(Arc::new(view(me, vec![release()], vec![engine()])), &[], &[])
+    Rules::of(Arc::new(view(me, vec![release()], vec![engine()])), &[], &[], T0)
+}
+
+/// The same while an order of aarhus and bilbao holds.
+pub fn rules_stopping(me: &str, stop: Stop) -> Rules {
+    let mut view = view(me, vec![release()], vec![engine()]);
+    let people = ["aarhus", "bilbao", "cork"].map(testkit::person);
+    let everybody: Vec<&testkit::Person> = people.iter().collect();
+    let mut charter = charter(&everybody, Preset::Trial);
+    charter.releases = vec![release()];
+    charter.engines = vec![engine()];
+    charter.parameters.deliberation = Some(presets::deliberation());
+    let founding = found(&everybody, charter);
+    let coop = founding.coop();
+    let mut commons = Commons::new(founding, Limits::default());
+    let (membership, charter) = (commons.state().head(Scope::Membership), commons.state().head(Scope::Charter));
+    let order = EmergencyOrder { stop, cause: Cause::Safety, membership, charter, text: Default::default() };
+    let order = people[0].human(coop, T0, Body::EmergencyOrder(Box::new(order)));
+    let second = people[1].human(coop, T0, Body::CoSignature(CoSignature { order: order.id() }));
+    let entries = [
+        testkit::Writer::new(&people[0], coop).anchor(T0, &order),
+        testkit::Writer::new(&people[1], coop).anchor(T0, &second),
+    ];
+    assert!(commons.insert_all(entries).is_empty());
+    let state = commons.state().clone();
+    assert!(state.emergencies().values().all(|order| order.holds(T0)) && state.emergencies().len() == 1);
+    (view.coop, view.state) = (coop, state);
+    Rules::of(Arc::new(view), &[], &[], T0)
 }
 
 /// A member's id.

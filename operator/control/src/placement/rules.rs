@@ -6,7 +6,8 @@ use std::sync::Arc;
 use koinon_api::{Member, ModelRelease};
 use koinon_core::body::catalogue::{self, Engine};
 use koinon_core::body::charter::Parameters;
-use koinon_core::ids::{EngineName, ManifestDigest, MemberId};
+use koinon_core::ids::{EngineName, ManifestDigest, MemberId, UnixSeconds};
+use koinon_core::policy::{Halted, MemberStanding, Suspension};
 use kube::ResourceExt;
 
 use crate::context::{Context, CooperativeView};
@@ -22,21 +23,11 @@ pub enum Approval<'a> {
     Unknown,
 }
 
-/// What a member is, for placing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Work may go there and come from there.
-    Works,
-    /// Its log forked: nothing new, in either direction.
-    Forked,
-    /// It left, or never was one.
-    NoMember,
-}
-
 /// The rules of one moment.
 #[derive(Clone, Debug)]
 pub struct Rules {
     view: Arc<CooperativeView>,
+    at: UnixSeconds,
     denied: BTreeSet<ManifestDigest>,
     cordoned: BTreeSet<MemberId>,
 }
@@ -46,12 +37,18 @@ impl Rules {
     #[must_use]
     pub fn now(ctx: &Context) -> Option<Self> {
         let view = ctx.cooperative.borrow().clone()?;
-        Some(Self::of(view, &ctx.caches.releases.all(), &ctx.caches.members.all()))
+        Some(Self::of(view, &ctx.caches.releases.all(), &ctx.caches.members.all(), ctx.clock.unix()))
     }
 
-    /// From what was decided, and what the local owner wrote on releases and members.
+    /// From what was decided, and what the local owner wrote on releases and members. Orders hold until their time, so the
+    /// same decisions are other rules at another `at`.
     #[must_use]
-    pub fn of(view: Arc<CooperativeView>, releases: &[Arc<ModelRelease>], members: &[Arc<Member>]) -> Self {
+    pub fn of(
+        view: Arc<CooperativeView>,
+        releases: &[Arc<ModelRelease>],
+        members: &[Arc<Member>],
+        at: UnixSeconds,
+    ) -> Self {
         // A release or a member that the owner names before it exists here is kept out as well.
         let by_status = releases.iter().filter(|release| release.spec.denied);
         let digest = |release: &ModelRelease| -> Option<ManifestDigest> {
@@ -66,7 +63,7 @@ impl Rules {
         let denied = by_name.copied().chain(by_status.filter_map(|release| digest(release))).collect();
         let cordoned =
             members.iter().filter(|member| member.spec.cordoned).filter_map(|member| member.name_any().parse().ok());
-        Self { denied, cordoned: cordoned.collect(), view }
+        Self { denied, cordoned: cordoned.collect(), view, at }
     }
 
     /// This member.
@@ -115,15 +112,28 @@ impl Rules {
         self.cordoned.contains(member)
     }
 
-    /// What `member` is.
+    /// What stops `member` from work, if anything does.
     #[must_use]
-    pub fn standing(&self, member: &MemberId) -> Standing {
-        match self.view.state.member(member) {
-            Some(state) if state.standing.is_gone() => Standing::NoMember,
-            Some(state) if state.forked_at.is_some() => Standing::Forked,
-            Some(_) => Standing::Works,
-            None => Standing::NoMember,
-        }
+    pub fn halted(&self, member: &MemberId) -> Option<Halted> {
+        self.view.state.halted(member, self.at)
+    }
+
+    /// What stops this member from work with others, if anything does. Its own work on its own GPUs goes on.
+    #[must_use]
+    pub fn own_halted(&self) -> Option<Halted> {
+        self.halted(self.me())
+    }
+
+    /// The order that lets no new copy of the model begin, while it holds.
+    #[must_use]
+    pub fn frozen(&self, digest: &ManifestDigest) -> Option<Suspension> {
+        self.view.state.frozen(digest, self.at)
+    }
+
+    /// Whether others use only a part of what this member offers.
+    #[must_use]
+    pub fn on_probation(&self) -> bool {
+        self.view.state.member(self.me()).is_some_and(|me| me.standing == MemberStanding::Probationary)
     }
 
     /// The members that take part, this one included.

@@ -282,8 +282,16 @@ open_enum! {
         UnknownClass,
         /// A higher epoch of the same replica was seen.
         StaleEpoch,
-        /// The home is not an Active member, or its log forked.
+        /// The home is no member.
         HomeNotActive,
+        /// The home may not work: it is suspended or quarantined, or its key is blocked.
+        HomeHalted,
+        /// The host may not work.
+        HostHalted,
+        /// An order lets no new copy of the model begin.
+        ReleaseFrozen,
+        /// The host is new, and no more of what it offers is used until it is confirmed.
+        HostOnProbation,
         /// The host is cut off from the quorum.
         HostIsolated,
         /// The weights could not be fetched.

@@ -17,7 +17,9 @@ pub enum Hearing {
     Suspect,
     /// Silent for so long that the replica is placed elsewhere.
     Lost,
-    /// No longer an Active member.
+    /// It does no work with this home, or this home none with others: what it runs ends, and what it says of it is not heard.
+    Halted,
+    /// No longer a member.
     Gone,
 }
 
@@ -70,6 +72,9 @@ impl CopyView {
         if matches!(self.hearing, Hearing::Gone) {
             return Some(Because::HostGone);
         }
+        if matches!(self.hearing, Hearing::Halted) {
+            return Some(Because::Halted);
+        }
         let Some(answer) = self.answer else { return self.unanswered.then_some(Because::NoAnswer) };
         match answer.state {
             GrantState::Refused => Some(Because::Refused(answer.reason.unwrap_or(RefusalReason::Other))),
@@ -105,8 +110,10 @@ pub enum Because {
     NotWanted,
     /// The host is Lost.
     HostLost,
-    /// The host is no longer an Active member.
+    /// The host is no longer a member.
     HostGone,
+    /// The host or the home may not work.
+    Halted,
     /// The host refused.
     Refused(RefusalReason),
     /// The host ended it.
@@ -186,7 +193,9 @@ pub fn next(view: &ReplicaView, now: UnixSeconds, isolated: bool) -> Vec<Step> {
     let current = copies.iter().rev().find(|copy| copy.renewing()).copied();
     for copy in copies.iter().filter(|copy| Some(copy.epoch) != current.map(|current| current.epoch)) {
         end(copy, Because::Superseded, &mut steps);
-        let is_over = over(copy) || copy.hearing == Hearing::Gone && may_be_forgotten(view, copy, now);
+        // From whoever is no member, or may not work, no word of an end is heard.
+        let silenced = matches!(copy.hearing, Hearing::Gone | Hearing::Halted);
+        let is_over = over(copy) || silenced && may_be_forgotten(view, copy, now);
         if !copy.renewing() && is_over {
             steps.push(Step::Forget { epoch: copy.epoch });
         }
@@ -424,6 +433,24 @@ mod tests {
         assert_eq!(next(&ending, NOW, false), [Step::Forget { epoch: Epoch(1) }]);
     }
 
+    #[test]
+    fn a_host_that_may_not_work_is_left_and_the_replica_moves_though_nobody_hears_that_it_ended() {
+        let because = Because::Halted;
+        let serving = routed(copy(1, "bilbao", Hearing::Halted, Some(GrantState::Ready)));
+        let steps = next(&view(vec![serving.clone()], OnPartition::KeepServing), NOW, true);
+        assert_eq!(
+            steps,
+            [Step::Withdraw { epoch: Epoch(1), because }, Step::StopRenewing { epoch: Epoch(1), because }],
+            "what was decided is known also by whoever is cut off"
+        );
+        let left = stopped(copy(1, "bilbao", Hearing::Halted, Some(GrantState::Ready)), NOW.0);
+        let moved = [Step::Forget { epoch: Epoch(1) }, Step::Mint { epoch: Epoch(2), take_over: None }];
+        assert_eq!(next(&view(vec![left.clone()], OnPartition::KeepServing), NOW, false), moved);
+        let once = view(vec![left], OnPartition::StopWhenLeaseLapses);
+        assert_eq!(next(&once, NOW.plus(Seconds(69)), false), []);
+        assert_eq!(next(&once, NOW.plus(Seconds(70)), false), moved);
+    }
+
     fn apply(view: &mut ReplicaView, steps: &[Step], now: UnixSeconds) {
         for step in steps {
             match step {
@@ -454,7 +481,14 @@ mod tests {
     }
 
     fn any_hearing() -> impl Strategy<Value = Hearing> {
-        prop::sample::select(vec![Hearing::Local, Hearing::Fresh, Hearing::Suspect, Hearing::Lost, Hearing::Gone])
+        prop::sample::select(vec![
+            Hearing::Local,
+            Hearing::Fresh,
+            Hearing::Suspect,
+            Hearing::Lost,
+            Hearing::Halted,
+            Hearing::Gone,
+        ])
     }
 
     proptest! {

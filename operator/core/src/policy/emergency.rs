@@ -89,11 +89,6 @@ impl State {
         self.stopped(now, |stop| matches!(stop, Stop::Key(stopped) if stopped == key))
     }
 
-    /// Whether new work may go to `member` or come from it at `now`.
-    pub fn may_work(&self, member: &MemberId, now: UnixSeconds) -> bool {
-        self.member(member).is_some_and(|state| state.may_work()) && self.suspended(member, now).is_none()
-    }
-
     /// The next time after `now` at which an order lapses.
     pub fn next_lapse(&self, now: UnixSeconds) -> Option<UnixSeconds> {
         self.emergencies.values().filter(|order| order.holds(now)).map(|order| order.until).min()

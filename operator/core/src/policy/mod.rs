@@ -30,6 +30,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 mod validity;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,6 +50,7 @@ pub use said::Said;
 pub use shown::{DelegationFate, Electorate, Heard, StandIn, Through, applicant};
 pub use slots::{Hold, SlotOutcome};
 pub use validity::Invalid;
+pub use work::{Halted, Utc, usable_on_probation};
 
 use hearing::Appealed;
 
@@ -110,16 +112,15 @@ pub struct MemberState {
 
 impl MemberState {
     /// Whether new work may go to it or come from it, as far as votes and proofs say; orders end by the clock, see
-    /// [`State::may_work`].
+    /// [`State::halted`].
     pub fn may_work(&self) -> bool {
         !self.standing.is_gone() && self.quarantine.is_empty() && self.suspended.is_none()
     }
 
-    /// How much of what it offers may be used: of a new member a quarter, so that little is lost with it; but one always,
-    /// or a small one could never show what it is worth.
+    /// How much of what it offers may be used.
     pub fn schedulable(&self, offered: u64) -> u64 {
         match self.standing {
-            MemberStanding::Probationary => (offered / 4).max(offered.min(1)),
+            MemberStanding::Probationary => usable_on_probation(offered),
             _ => offered,
         }
     }

@@ -1,10 +1,10 @@
 //! From objects to the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koinon_api::common::GuestMode;
-use koinon_api::conditions::{ConditionType, is_true};
+use koinon_api::conditions::{ConditionType, Reason, find, is_true};
 use koinon_api::member::MemberState;
 use koinon_api::placement::{PlacementState, Side};
 use koinon_api::{Cooperative, InferenceJob, Member, Placement, names};
@@ -17,6 +17,20 @@ use super::{EngineUrl, Facts, Hosted, Model, Own, Route, RoutingTable, Target};
 struct Peer {
     key: PublicKey,
     addresses: Vec<Endpoint>,
+}
+
+/// Who is known, and who of them may not work.
+struct Known {
+    peers: BTreeMap<MemberId, Peer>,
+    halted: BTreeMap<MemberId, String>,
+}
+
+impl Known {
+    /// Why a copy at `host` is not called for this member.
+    fn stops(&self, own: &MemberId, host: &MemberId) -> Option<&String> {
+        // Own copies on own GPUs are nobody else's business.
+        (own != host).then(|| self.halted.get(host).or_else(|| self.halted.get(own))).flatten()
+    }
 }
 
 pub(super) fn build(facts: &Facts) -> RoutingTable {
@@ -32,24 +46,49 @@ pub(super) fn build(facts: &Facts) -> RoutingTable {
         .filter_map(|member| Some((member.metadata.name.as_deref()?.parse().ok()?, peer(member)?)))
         .filter(|(member, _)| *member != own.member)
         .collect();
+    let halted = facts
+        .members
+        .iter()
+        .filter_map(|member| Some((member.metadata.name.as_deref()?.parse().ok()?, halted(member)?)));
+    let known = Known { peers, halted: halted.collect() };
     let stopped = oldest.is_some_and(|coop| coop.spec.guests.mode == GuestMode::Stop);
     let held = held(facts, &own.member);
-    let models = models(facts, &own.member, &peers, &held);
+    let models = models(facts, &own.member, &known, &held);
     // The owner's stop works here too, and at once, even if the operator is down.
     let hosted = held.into_iter().filter(|(replica, _)| replica.home == own.member || !stopped).collect();
-    let pins = peers.into_iter().map(|(member, peer)| (peer.key, member)).collect();
-    RoutingTable { own: Some(own), models, hosted, pins }
+    let pins = known.peers.into_iter().map(|(member, peer)| (peer.key, member)).collect();
+    RoutingTable { own: Some(own), models, hosted, pins, halted: known.halted }
 }
 
-/// A member that may be called and may call. Suspended ones may neither.
+/// A member that is known: one that may not work is told so. Nobody is told anything under a key that may be in wrong hands.
 fn peer(member: &Member) -> Option<Peer> {
     let status = member.status.as_ref()?;
-    if status.state != Some(MemberState::Active) {
+    let is_known = match status.state? {
+        MemberState::Active
+        | MemberState::Probationary
+        | MemberState::Dormant
+        | MemberState::Leaving
+        | MemberState::Suspended
+        | MemberState::Quarantined => true,
+        MemberState::Applying | MemberState::Left | MemberState::Expelled => false,
+    };
+    let may_work = find(&status.conditions, ConditionType::MayWork);
+    if !is_known || may_work.is_some_and(|said| said.reason == Reason::KeyBlocked.as_str()) {
         return None;
     }
     let key = status.keys.as_ref()?.operator.parse().ok()?;
     let urls = status.endpoints.iter().flat_map(|endpoints| &endpoints.gateway);
     Some(Peer { key, addresses: urls.filter_map(|url| gateway_address(url)).collect() })
+}
+
+/// Why a member may not work.
+fn halted(member: &Member) -> Option<String> {
+    let status = member.status.as_ref()?;
+    let said = find(&status.conditions, ConditionType::MayWork).filter(|said| said.status == "False");
+    // The state alone says enough: what wrote it may have had no words for the rest.
+    let stopped = matches!(status.state, Some(MemberState::Suspended | MemberState::Quarantined));
+    let plain = || format!("{} may not work", member.metadata.name.as_deref().unwrap_or("it"));
+    (said.is_some() || stopped).then(|| said.map_or_else(plain, |said| said.message.clone()))
 }
 
 /// The copies that run here, for whatever home: the highest epoch of each replica.
@@ -93,7 +132,7 @@ fn hosted(placement: &Placement, own: &MemberId) -> Option<(ReplicaKey, Hosted)>
 fn models(
     facts: &Facts,
     own: &MemberId,
-    peers: &BTreeMap<MemberId, Peer>,
+    known: &Known,
     held: &BTreeMap<ReplicaKey, Hosted>,
 ) -> BTreeMap<(Namespace, ServedName), Model> {
     let jobs: BTreeMap<&str, &Arc<InferenceJob>> =
@@ -116,7 +155,7 @@ fn models(
         by_name.entry(name).or_default().insert((model.created, uid), model);
     }
     for (replica, (epoch, placement)) in copies {
-        let Some(route) = route(placement, &replica, epoch, own, peers, held) else { continue };
+        let Some(route) = route(placement, &replica, epoch, own, &known.peers, held) else { continue };
         let spec = &placement.spec;
         let (Ok(namespace), Ok(served)) = (spec.job.namespace.parse(), spec.served_name.parse()) else { continue };
         // A job that cannot be read, or is gone from a store that lags, comes after those that are known.
@@ -126,11 +165,26 @@ fn models(
             digest: route.digest,
             created: 0,
             routes: Vec::new(),
+            halted: BTreeSet::new(),
         });
+        if let Some(why) = known.stops(own, &route.member) {
+            model.halted.insert(why.clone());
+            continue;
+        }
         // A model is never swapped: a copy of other weights is a mistake, whoever made it.
         if model.digest == route.digest {
             model.routes.push(Arc::new(route));
         }
+    }
+    // The operator takes the route away as soon as it knows; what it wrote says why until the copy is forgotten.
+    for placement in facts.placements.iter().filter(|placement| placement.spec.home == own.as_str()) {
+        let spec = &placement.spec;
+        let (Some(why), Ok(uid)) = (left_behind(placement), spec.job.uid.parse::<ObjectUid>()) else { continue };
+        let (Ok(namespace), Ok(served)) = (spec.job.namespace.parse(), spec.served_name.parse()) else { continue };
+        let models = by_name.get_mut(&(namespace, served)).into_iter().flatten();
+        models.filter(|((_, job), _)| *job == uid).for_each(|(_, model)| {
+            model.halted.insert(why.clone());
+        });
     }
     by_name
         .into_iter()
@@ -145,8 +199,16 @@ fn models(
 fn known_job(job: &InferenceJob) -> Option<((Namespace, ServedName), ObjectUid, Model)> {
     let name = (job.metadata.namespace.as_deref()?.parse().ok()?, job.spec.served_name.parse().ok()?);
     let digest = job.spec.model.manifest_digest.parse().ok()?;
-    let model = Model { digest, created: created(&job.metadata), routes: Vec::new() };
+    let model = Model { digest, created: created(&job.metadata), routes: Vec::new(), halted: BTreeSet::new() };
     Some((name, job.metadata.uid.as_deref()?.parse().ok()?, model))
+}
+
+/// Why the home left a copy, if its host or this home may not work.
+fn left_behind(placement: &Placement) -> Option<String> {
+    let status = placement.status.as_ref().filter(|_| placement.spec.side == Side::Home)?;
+    let said = find(&status.conditions, ConditionType::Routable).filter(|said| said.status == "False")?;
+    let halts = [Reason::Suspended, Reason::Quarantined, Reason::KeyBlocked, Reason::Expelled, Reason::Left];
+    halts.iter().any(|halt| said.reason == halt.as_str()).then(|| said.message.clone())
 }
 
 fn routable(placement: &Placement, own: &MemberId) -> Option<(ReplicaKey, Epoch)> {

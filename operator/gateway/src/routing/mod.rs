@@ -38,8 +38,10 @@ pub struct RoutingTable {
     pub models: BTreeMap<(Namespace, ServedName), Model>,
     /// The copies that run here for a home, by replica: one each.
     pub hosted: BTreeMap<ReplicaKey, Hosted>,
-    /// The operator keys of the other Active members.
+    /// The operator keys of the other members.
     pub pins: BTreeMap<PublicKey, MemberId>,
+    /// Members that may not work, this one possibly among them, and why. They are known, so that they hear it.
+    pub halted: BTreeMap<MemberId, String>,
 }
 
 /// This gateway's own membership.
@@ -60,6 +62,8 @@ pub struct Model {
     pub created: i64,
     /// Where calls can go: at most one for each replica. Empty while nothing can be routed to.
     pub routes: Vec<Arc<Route>>,
+    /// Why copies are not called whose host, or home, may not work.
+    pub halted: BTreeSet<String>,
 }
 
 /// One copy that may be called.

@@ -158,13 +158,72 @@ fn what_is_not_routable_not_ours_or_going_is_not_routed() {
     }
 }
 
+/// A member as the operator shows it that may not work.
+fn halted(name: &str, state: &str, reason: &str) -> Arc<Member> {
+    let mut member = (*member(name, state)).clone();
+    let condition = json!({"type": "MayWork", "status": "False", "reason": reason, "message": format!("{name}: {reason}"),
+        "lastTransitionTime": "2026-11-21T00:00:00Z"});
+    member.status.as_mut().unwrap().conditions = vec![serde_json::from_value(condition).unwrap()];
+    Arc::new(member)
+}
+
+fn pinned(table: &RoutingTable) -> Vec<&str> {
+    table.pins.values().map(MemberId::as_str).collect()
+}
+
 #[test]
-fn a_suspended_member_is_neither_called_nor_known() {
-    let mut facts = facts(vec![home("bilbao", 1)]);
-    facts.members[1] = member("bilbao", "Suspended");
+fn a_member_that_may_not_work_is_not_called_and_known_only_to_be_told_so() {
+    for (state, reason) in [("Suspended", "Suspended"), ("Quarantined", "Quarantined")] {
+        let mut facts = facts(vec![home("bilbao", 1)]);
+        facts.members[1] = halted("bilbao", state, reason);
+        let table = RoutingTable::build(&facts);
+        assert_eq!((routes(&table), pinned(&table)), (vec![], vec!["bilbao", "cork"]));
+        assert_eq!(table.halted[&"bilbao".parse().unwrap()], format!("bilbao: {reason}"));
+        let model = table.models.values().next().unwrap();
+        assert_eq!(model.halted.iter().collect::<Vec<_>>(), [&format!("bilbao: {reason}")]);
+        // Whatever wrote the state had no words for the rest.
+        facts.members[1] = member("bilbao", state);
+        assert_eq!(routes(&RoutingTable::build(&facts)), []);
+    }
+    for state in ["Probationary", "Dormant", "Leaving"] {
+        let mut facts = facts(vec![home("bilbao", 1)]);
+        facts.members[1] = member("bilbao", state);
+        assert_eq!(routes(&RoutingTable::build(&facts)), [("bilbao".to_owned(), 1)], "{state}");
+    }
+}
+
+#[test]
+fn a_blocked_key_and_whoever_is_gone_are_not_known_at_all() {
+    for gone in [halted("bilbao", "Suspended", "KeyBlocked"), member("bilbao", "Expelled"), member("bilbao", "Left")] {
+        let mut facts = facts(vec![home("bilbao", 1)]);
+        facts.members[1] = gone;
+        let table = RoutingTable::build(&facts);
+        assert_eq!((routes(&table), pinned(&table)), (vec![], vec!["cork"]));
+    }
+}
+
+#[test]
+fn a_suspended_member_calls_nobody_and_serves_itself() {
+    let own = placement("Home", "aarhus", 1, |p| p["spec"]["replica"] = json!(1));
+    let held = placement("Host", "aarhus", 1, |p| p["spec"]["replica"] = json!(1));
+    let mut facts = facts(vec![home("bilbao", 1), own, held]);
+    facts.members[0] = halted("aarhus", "Suspended", "Suspended");
     let table = RoutingTable::build(&facts);
-    assert_eq!(routes(&table), []);
-    assert_eq!(table.pins.values().map(ToString::to_string).collect::<Vec<_>>(), ["cork"]);
+    assert_eq!(routes(&table), [("aarhus".to_owned(), 1)]);
+    assert!(table.halted.contains_key(&"aarhus".parse().unwrap()));
+}
+
+#[test]
+fn why_the_home_left_a_copy_is_told_where_no_other_is_routed() {
+    let left = placement("Home", "bilbao", 1, |p| {
+        let why = json!({"type": "Routable", "status": "False", "reason": "Suspended", "message": "bilbao is suspended",
+            "lastTransitionTime": "2026-11-21T00:00:00Z"});
+        p["status"]["conditions"][0] = why;
+    });
+    let table = RoutingTable::build(&facts(vec![left]));
+    let model = table.models.values().next().unwrap();
+    assert!(model.routes.is_empty());
+    assert_eq!(model.halted.iter().collect::<Vec<_>>(), ["bilbao is suspended"]);
 }
 
 #[test]

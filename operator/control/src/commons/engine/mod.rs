@@ -3,6 +3,7 @@
 //! The engine is one task with one order of events. It does no I/O but through its [`StatementStore`], so that a test can
 //! run it with a store in memory, and lose answers, kill it and restore it at any point.
 
+pub(in crate::commons) mod follow;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,16 +23,17 @@ use koinon_core::recovery::{Gate, Recovery, resumed_at};
 use koinon_core::sealing::{self, Circumstances, Promises};
 use koinon_core::statement::Statement;
 use koinon_net::client::{News, PeerEvent};
-use koinon_net::commons::{Access, Heads};
+use koinon_net::commons::Heads;
 
 use super::candidate::{Candidate, Source};
-use super::hearing::{Hearing, Membership};
+use super::hearing::Hearing;
 use super::logs::{self, AppendError, Appended, Author};
 use super::people::{self, Verdict};
 use super::publisher::{Identity, LatestPublisher};
 use super::shelf::Shelf;
 use super::view::{Signing, Standing};
 use crate::metrics::Metrics;
+use follow::Farewells;
 
 /// Entries that one turn may append. Whatever is left is decided again at the next turn, a second later at most.
 const APPENDS_A_TURN: usize = 32;
@@ -106,6 +108,7 @@ pub struct Engine {
     promised: Option<Promised>,
     trouble: Option<String>,
     over_budget: Option<String>,
+    farewells: Farewells,
 }
 
 impl Engine {
@@ -132,6 +135,7 @@ impl Engine {
             promised: None,
             trouble: None,
             over_budget: None,
+            farewells: Farewells::default(),
             parts,
         };
         engine.follow_membership();
@@ -295,7 +299,8 @@ impl Engine {
             self.recovery.resume();
         }
         for (key, heads) in &self.heads {
-            if let Some(member) = self.hearing.member_of(key) {
+            // Who is not counted, such as a new member, can hold nobody up with what it tells.
+            if let Some(member) = self.hearing.member_of(key).filter(|member| self.hearing.is_counted(member)) {
                 self.recovery.told(member.clone(), heads.get(&self.parts.author.log()).copied());
             }
         }
@@ -411,37 +416,6 @@ impl Engine {
         let quorum = self.parts.shelf.read(|commons| commons.state().quorum());
         let shared = RULES_SUPPORTED.into_iter().filter(|rules| self.hearing.can_decide_by(*rules) >= quorum);
         shared.max().unwrap_or(RULES)
-    }
-
-    /// Follows what the fold says about who takes part: whom we hear, who may read.
-    fn follow_membership(&mut self) {
-        let log = self.parts.author.log();
-        let (members, quorum, access) = self.parts.shelf.read(|commons| {
-            let state = commons.state();
-            let active = state.active().map(|member| (member.id.clone(), member.keys.operator));
-            let members: BTreeMap<MemberId, PublicKey> = active.collect();
-            let mut access = BTreeMap::new();
-            for key in &self.controls.applicants {
-                access.insert(*key, Access::Applicant);
-            }
-            for (applicant, _) in state.applicants(self.parts.author.clock.unix()) {
-                access.insert(applicant.keys.operator, Access::Applicant);
-            }
-            for member in state.members().values() {
-                let id = member.member.id.clone();
-                let left = member.standing.is_gone();
-                // Whoever left may still learn that, and how, it left; nothing is addressed to it any more.
-                let may = if left { Access::FormerPin(id) } else { Access::Member(id) };
-                access.insert(member.member.keys.operator, may);
-            }
-            access.remove(&log);
-            (members, state.quorum(), access)
-        });
-        // An applicant is read by nobody and hears nobody but its sponsor: it must not conclude that the others are lost.
-        let takes_part = self.standing() == Standing::Member;
-        let members = if takes_part { members } else { BTreeMap::new() };
-        self.hearing.set_members(Membership { members, quorum });
-        self.parts.shelf.set_access(access);
     }
 
     /// Says in the own name what is due: a beacon, and again what is about to end.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use koinon_api::conditions::Reason;
+use koinon_core::body::Stop;
 use koinon_core::concentration::Concentration;
 use koinon_core::ids::{ControlGroup, MemberId, UnixSeconds};
-use koinon_core::policy::{Fault, ProposalState, State};
+use koinon_core::policy::{Fault, Halted, MemberStanding, ProposalState, State};
 
 use super::{Gauges, whole};
 use crate::commons::view::CommonsView;
@@ -13,9 +15,33 @@ use crate::peers::PeersSnapshot;
 /// What can be proved against a member, so that what was not shows as zero.
 const EVIDENCE: [&str; 3] = ["fork", "two_close_seals", "two_enact_seals"];
 
+/// What a member can be to others that would work with it.
+const WORK: [Reason; 7] = [
+    Reason::Active,
+    Reason::OnProbation,
+    Reason::Dormant,
+    Reason::Leaving,
+    Reason::Suspended,
+    Reason::KeyBlocked,
+    Reason::Quarantined,
+];
+
+/// What an order can stop.
+const STOPS: [&str; 3] = ["member", "release", "key"];
+
+fn works(standing: MemberStanding, halted: Option<Halted>) -> Reason {
+    match (halted, standing) {
+        (Some(halted), _) => halted.into(),
+        (None, MemberStanding::Probationary) => Reason::OnProbation,
+        (None, MemberStanding::Dormant) => Reason::Dormant,
+        (None, _) => Reason::Active,
+    }
+}
+
 impl Gauges {
-    /// Shows what was decided, and by how many.
-    pub(super) fn show_governance(&self, view: &CommonsView, peers: &PeersSnapshot) {
+    /// Shows what was decided, by how many, and what of it holds at `now`.
+    pub(super) fn show_governance(&self, view: &CommonsView, peers: &PeersSnapshot, now: UnixSeconds) {
+        self.show_work(&view.state, now);
         let metrics = &self.metrics;
         metrics.isolated.set(i64::from(peers.isolated));
         if let Some(turnout) = last_turnout(&view.state) {
@@ -41,8 +67,35 @@ impl Gauges {
         }
     }
 
+    /// Shows who may work, and what stops the others.
+    fn show_work(&self, state: &State, now: UnixSeconds) {
+        let metrics = &self.metrics;
+        // Whoever is gone has no figure any more.
+        metrics.member_work.reset();
+        for (id, member) in state.members().iter().filter(|(_, member)| !member.standing.is_gone()) {
+            let holds = works(member.standing, state.halted(id, now));
+            for state in WORK {
+                metrics.member_work.with_label_values(&[id.as_str(), state.as_str()]).set(i64::from(state == holds));
+            }
+        }
+        let mut orders: BTreeMap<&str, i64> = STOPS.map(|stops| (stops, 0)).into();
+        for order in state.emergencies().values().filter(|order| order.holds(now)) {
+            let stops = match order.stop {
+                Stop::Member(_) => "member",
+                Stop::Release(_) => "release",
+                Stop::Key(_) => "key",
+            };
+            *orders.entry(stops).or_default() += 1;
+        }
+        for (stops, count) in orders {
+            metrics.orders.with_label_values(&[stops]).set(count);
+        }
+    }
+
     pub(super) fn clear_governance(&self) {
         let metrics = &self.metrics;
+        metrics.member_work.reset();
+        metrics.orders.reset();
         metrics.isolated.set(0);
         metrics.last_seal.reset();
         metrics.evidence.reset();
@@ -106,4 +159,54 @@ fn by_owner(state: &State, holds: impl Fn(&MemberId) -> u64) -> Concentration {
         *held = held.saturating_add(holds(&member.id));
     }
     Concentration::of(owners.into_values())
+}
+
+#[cfg(test)]
+mod tests {
+    use koinon_core::testkit::T0;
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::placement::fixture::rules_stopping;
+
+    #[test]
+    fn who_may_work_is_told_for_each_member_and_orders_while_they_hold() {
+        let registry = Registry::new();
+        let gauges = Gauges::new(Metrics::register(&registry).unwrap());
+        let rules = rules_stopping("aarhus", Stop::Member("cork".parse().unwrap()));
+        let shown = |now: UnixSeconds| {
+            gauges.show_work(&rules.view().state, now);
+            let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            let ours =
+                text.lines().filter(|line| line.starts_with("koinon_member_work") || line.starts_with("koinon_orders"));
+            let held = ours.filter_map(|line| line.strip_suffix(" 1")).map(ToOwned::to_owned);
+            held.collect::<Vec<_>>()
+        };
+        let work = |member: &str, state: &str| format!("koinon_member_work{{member=\"{member}\",state=\"{state}\"}}");
+        let order = "koinon_orders_in_force{stops=\"member\"}".to_owned();
+        let held = vec![work("aarhus", "Active"), work("bilbao", "Active"), work("cork", "Suspended"), order];
+        assert_eq!(shown(T0), held);
+        let until = rules.view().state.next_lapse(T0).unwrap();
+        assert_eq!(shown(until), [work("aarhus", "Active"), work("bilbao", "Active"), work("cork", "Active")]);
+    }
+
+    #[test]
+    fn every_reason_that_can_stop_a_member_has_a_figure() {
+        let order = koinon_core::ids::StatementId(koinon_core::ids::Digest([1; 32]));
+        let version = koinon_core::ids::PolicyHash(koinon_core::ids::Digest([2; 32]));
+        let proof = koinon_core::ids::Digest([3; 32]);
+        for halted in [
+            None,
+            Some(Halted::Suspended { version }),
+            Some(Halted::Ordered { order, until: T0 }),
+            Some(Halted::KeyBlocked { order, until: T0 }),
+            Some(Halted::Quarantined { proof, proofs: 1 }),
+            Some(Halted::Leaving),
+        ] {
+            for standing in [MemberStanding::Active, MemberStanding::Probationary, MemberStanding::Dormant] {
+                assert!(WORK.contains(&works(standing, halted)), "{halted:?} {standing:?}");
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod decide;
 mod disorder;
+mod halted;
 mod join;
 mod kit;
 mod promises;

@@ -17,6 +17,7 @@ mod said;
 mod shown;
 mod standing;
 mod votes;
+mod work;
 
 use super::*;
 use crate::body::charter::{Charter, Preset};
