@@ -5,6 +5,8 @@
 
 mod charter;
 mod decisions;
+mod figures;
+mod keys;
 mod partition;
 mod work;
 
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
         .case("a_cancelled_proposal_never_takes_effect_and_its_slot_is_free_again", decisions::cancelled)
         .case("its_author_takes_a_proposal_back", decisions::withdrawn)
         .case("a_member_with_an_interest_abstains_and_an_absent_one_votes_through_another", decisions::stood_in)
+        .case("a_key_rotated_in_the_middle_of_a_vote_leaves_the_vote_before_it_and_ends_the_old_key", keys::rotated)
+        .case("every_operator_tells_in_its_metrics_what_was_decided", figures::shown)
         .case("a_withdrawn_release_drains_what_runs", work::release_withdrawn)
         .main()
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
-use koinon_e2e::ground::{conditions, ground};
+use koinon_e2e::ground::{Ground, conditions, ground};
 use koinon_e2e::story::look::{condition, poll, text};
-use koinon_e2e::story::serving::GUEST_NAMESPACE;
+use koinon_e2e::story::serving::{Copy, GUEST_NAMESPACE, the_copy};
 use koinon_e2e::story::{JOB, MEMBERS, TEAM};
 use koinon_e2e::{Fleet, Poll, wait_until};
 use kube::Api;
@@ -17,6 +17,20 @@ use crate::decisions::{all_vote, ends_as, proposed};
 
 /// From the enactment until the last copy is gone.
 const DRAINED: Duration = Duration::from_secs(120);
+/// From a host's loss until the job is served elsewhere: a lease of 20 s and its margin first.
+const MOVED: Duration = Duration::from_secs(90);
+
+/// The one copy of the story's job, once there is one and no other.
+pub async fn served(ground: &Ground) -> Result<Copy> {
+    let aarhus = ground.member("aarhus")?;
+    wait_until("one copy of the job to be routable", MOVED, || async {
+        match the_copy(aarhus).await {
+            Ok(copy) => Poll::Ready(copy),
+            Err(error) => Poll::not_yet(format!("{error:#}")),
+        }
+    })
+    .await
+}
 
 /// The cooperative no longer wants the model that the story's job serves.
 pub async fn release_withdrawn(fleet: Arc<Fleet>) -> Result<()> {

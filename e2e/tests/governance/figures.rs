@@ -1,0 +1,71 @@
+//! What is left in the metrics of operators that have decided.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use koinon_e2e::Fleet;
+use koinon_e2e::ground::{ground, metrics, operator_metric};
+use koinon_e2e::story::MEMBERS;
+use koinon_e2e::story::RELEASE_NAMESPACE;
+use koinon_e2e::story::look::{get, items, text};
+
+/// The port of the operator's metrics.
+const METRICS: u16 = 9090;
+/// What no proposal is in once everything is decided.
+const GOES_ON: [&str; 5] = ["Pending", "Open", "Closing", "Queued", "AwaitingSlot"];
+
+/// Every operator tells the same decisions, nobody is cut off, and nothing is proved against anybody.
+pub async fn shown(fleet: Arc<Fleet>) -> Result<()> {
+    let ground = ground(fleet).await?;
+    for member in MEMBERS {
+        let datacenter = ground.member(member)?;
+        for state in GOES_ON {
+            operator_metric(datacenter, &format!("koinon_proposals{{state=\"{state}\"}}"), 0.0).await?;
+        }
+        let found = metrics(datacenter, "operator", METRICS).await?;
+        let value = |sample: &str| found.get(sample).copied().with_context(|| format!("{member} shows no {sample}"));
+        let list = get(datacenter, &["kprop", "--namespace", RELEASE_NAMESPACE]).await?;
+        let mut states: BTreeMap<&str, f64> = BTreeMap::new();
+        for proposal in items(&list) {
+            *states.entry(text(&proposal["status"], "state")).or_default() += 1.0;
+        }
+        for state in ["Enacted", "Rejected", "Withdrawn", "Cancelled"] {
+            let (told, listed) =
+                (value(&format!("koinon_proposals{{state=\"{state}\"}}"))?, states.get(state).copied());
+            ensure!(Some(told) == listed, "{member} counts {told} proposals as {state} and lists {listed:?}");
+        }
+        for (sample, wanted) in [
+            ("koinon_isolated", 0.0),
+            // The last decision was everybody's.
+            ("koinon_turnout_thousandths", 1000.0),
+            ("koinon_evidence{kind=\"fork\"}", 0.0),
+            ("koinon_evidence{kind=\"two_close_seals\"}", 0.0),
+            ("koinon_evidence{kind=\"two_enact_seals\"}", 0.0),
+            // Three owners with a seat each: two hold more than a third and more than a half, and nobody holds more than another.
+            ("koinon_nakamoto_owners{of=\"members\",part=\"third\"}", 2.0),
+            ("koinon_nakamoto_owners{of=\"members\",part=\"half\"}", 2.0),
+            ("koinon_concentration_thousandths{measure=\"hhi\",of=\"members\"}", 0.0),
+            ("koinon_concentration_thousandths{measure=\"gini\",of=\"members\"}", 0.0),
+        ] {
+            let seen = value(sample)?;
+            ensure!(seen == wanted, "{sample} of {member} is {seen}, not {wanted}");
+        }
+        let counted = value("koinon_votes{verdict=\"Counted\"}")?;
+        ensure!(counted >= 20.0, "{member} counts {counted} votes in all");
+        for other in MEMBERS {
+            let sealed = value(&format!("koinon_last_seal_timestamp_seconds{{member=\"{other}\"}}"))?;
+            let age = now().context("the clock is before 1970")? - sealed;
+            ensure!((0.0..600.0).contains(&age), "{member} says that {other} sealed last {age} s ago");
+            if other != member {
+                let offset = value(&format!("koinon_clock_offset_seconds{{member=\"{other}\"}}"))?;
+                ensure!(offset.abs() < 5.0, "{member} says that the clock of {other} is {offset} s off on one machine");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn now() -> Option<f64> {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+}
