@@ -109,7 +109,7 @@ fn a07_who_seals_two_roots_or_two_children_is_quarantined_by_all_as_soon_as_both
         world.cut.insert(3);
         world.sync();
         for who in 0..3 {
-            let reports = world.state(who).unreported_seals(world.commons[who].replica());
+            let reports = world.state(who).unreported_seals(world.commons[who].replica(), &world.log(who));
             reports.into_iter().for_each(|report| drop(world.append(who, Body::SealEvidence(Box::new(report)))));
         }
         world.cut.clear();
