@@ -159,6 +159,8 @@ impl From<RefusalReason> for Reason {
             RefusalReason::HostHalted => Self::HostHalted,
             RefusalReason::ReleaseFrozen => Self::ReleaseFrozen,
             RefusalReason::HostOnProbation => Self::OnProbation,
+            RefusalReason::OutsideRules => Self::OutsideRules,
+            RefusalReason::ShareLimit => Self::ShareLimit,
             RefusalReason::HostIsolated => Self::Isolated,
             RefusalReason::WeightsFailed => Self::WeightsFailed,
             RefusalReason::DigestMismatch => Self::DigestMismatch,

@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use koinon_core::ids::IdError;
+use koinon_core::planner::OwnerRules;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -72,6 +74,9 @@ pub struct CooperativeSpec {
     /// Where to pull engine images instead of their public registry.
     #[serde(default)]
     pub images: Images,
+    /// What this owner allows less than the cooperative does.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl Cooperative {
@@ -80,6 +85,32 @@ impl Cooperative {
         all.iter().min_by_key(|one| {
             let metadata = &(*one).borrow().metadata;
             (metadata.creation_timestamp.clone().map(|time| time.0), metadata.name.clone())
+        })
+    }
+}
+
+/// What this owner allows less than the cooperative does, to its own jobs elsewhere and to others' work here. It can only
+/// narrow; single members and releases are kept out by `cordoned` of a Member and `denied` of a ModelRelease.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Work is exchanged only with members whose site is in one of these. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::jurisdictions")]
+    pub jurisdictions: Vec<String>,
+    /// Only models under these licences, in the words of their releases, as `Apache-2.0`. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "licenses")]
+    pub licenses: Vec<String>,
+}
+
+impl TryFrom<&Limits> for OwnerRules {
+    type Error = IdError;
+
+    fn try_from(limits: &Limits) -> Result<Self, IdError> {
+        Ok(Self {
+            jurisdictions: limits.jurisdictions.iter().map(|word| word.parse()).collect::<Result<_, _>>()?,
+            licenses: limits.licenses.iter().map(|word| word.parse()).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -231,6 +262,11 @@ pub struct GuestCount {
 
 fn size(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "pattern": "^[0-9]{1,15}(k|M|G|T|Ki|Mi|Gi|Ti)?$", "maxLength": 17})
+}
+
+fn licenses(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "array", "maxItems": 64,
+        "items": {"type": "string", "pattern": "^[!-~]+$", "maxLength": 64}})
 }
 
 fn prefix(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -3,9 +3,10 @@
 pub mod check;
 
 use koinon_core::body::latest::{GpuNeed, ModelRef, Offer, OfferedClass};
+use koinon_core::body::norms::PlacementRules;
 use koinon_core::ids::{Seconds, UnixSeconds};
 use koinon_core::liveness::Liveness as CoreLiveness;
-use koinon_core::planner::Need;
+use koinon_core::planner::{Need, OwnerRules};
 
 use crate::convert::ConvertError;
 use crate::gpu_offer::{GPUOfferStatus, OfferClass};
@@ -47,6 +48,8 @@ pub fn need(spec: &InferenceJobSpec, gpus: u32) -> Result<Need, ConvertError> {
         jurisdictions: names("spec.placement.jurisdictions", &rules.jurisdictions)?,
         min_evidence: rules.min_evidence.unwrap_or_default().into(),
         max_per_member: rules.max_per_member.map(|most| count("spec.placement.maxPerMember", most)).transpose()?,
+        rules: PlacementRules::default(),
+        owner: OwnerRules::default(),
     })
 }
 

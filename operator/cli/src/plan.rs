@@ -10,7 +10,7 @@ use koinon_api::planning::check::{self, Seen, Surroundings};
 use koinon_api::{GPUOffer, InferenceJob, Member, labels, planning};
 use koinon_core::body::latest::Offer;
 use koinon_core::ids::{MemberId, Seconds};
-use koinon_core::planner;
+use koinon_core::planner::{self, OwnerRules};
 use koinon_core::policy::{Suspension, Utc};
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
@@ -41,7 +41,10 @@ impl Args {
         let job = dry_run(&cluster, job, &namespace).await?;
         let allowed = namespace_allowed(&cluster, &namespace).await?;
         let all = readable(&Api::namespaced(cluster.client.clone(), &namespace), "jobs").await?;
-        let decided = match cluster.find_cooperative().await? {
+        let own = cluster.find_cooperative().await?;
+        let owner = own.as_ref().map(|own| OwnerRules::try_from(&own.spec.limits)).transpose();
+        let owner = owner.context("reading spec.limits of the Cooperative")?;
+        let decided = match own {
             Some(_) => {
                 let membership = cluster.membership().await?;
                 Some((cluster.commons(&membership).await?, membership.member))
@@ -57,6 +60,7 @@ impl Args {
                 namesake: check::namesake(&job, &all),
                 decided: decided.as_ref().map(|(commons, _)| &**commons.state()),
                 smallest_memory: check::smallest_memory(class, heard.offers.values().map(|(offer, _)| offer)),
+                owner: Some(owner.unwrap_or_default()),
                 now: now(),
             },
         );

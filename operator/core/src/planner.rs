@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::body::catalogue::ModelRelease;
 use crate::body::latest::{EvidenceLevel, GpuNeed, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
-use crate::ids::{Jurisdiction, ManifestDigest, MemberId, Seconds};
+use crate::body::norms::PlacementRules;
+use crate::ids::{Jurisdiction, License, ManifestDigest, MemberId, Seconds};
 use crate::liveness::Liveness;
 use crate::policy::{Halted, usable_on_probation};
 
@@ -28,6 +30,33 @@ pub struct Need {
     pub min_evidence: EvidenceLevel,
     /// Most replicas of the job at one member.
     pub max_per_member: Option<u32>,
+    /// What the cooperative allows to all work that one member does for another.
+    pub rules: PlacementRules,
+    /// What the home's owner allows.
+    pub owner: OwnerRules,
+}
+
+/// A member's own rules, beside the cooperative's: they can only narrow. By default everything is allowed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnerRules {
+    /// Work for and of others only where the other member is in one of these; empty means any.
+    pub jurisdictions: BTreeSet<Jurisdiction>,
+    /// Only models under these licences; empty means any.
+    pub licenses: BTreeSet<License>,
+}
+
+impl OwnerRules {
+    /// Whether work is exchanged with a member in `jurisdiction`.
+    #[must_use]
+    pub fn allow_jurisdiction(&self, jurisdiction: &Jurisdiction) -> bool {
+        self.jurisdictions.is_empty() || self.jurisdictions.contains(jurisdiction)
+    }
+
+    /// Whether `release` is served, here or for this member elsewhere.
+    #[must_use]
+    pub fn allow_license(&self, release: &ModelRelease) -> bool {
+        self.licenses.is_empty() || self.licenses.contains(&release.license)
+    }
 }
 
 /// One member as the home sees it now.
@@ -74,6 +103,16 @@ pub enum Rejection {
     NoOffer,
     /// Its site is elsewhere.
     Jurisdiction {
+        /// Where it is.
+        is: Jurisdiction,
+    },
+    /// The cooperative lets the model, or any, not be served where it is.
+    Residency {
+        /// Where it is.
+        is: Jurisdiction,
+    },
+    /// The home's owner sends no work to where it is.
+    OwnerJurisdiction {
         /// Where it is.
         is: Jurisdiction,
     },
@@ -128,6 +167,12 @@ impl fmt::Display for Rejection {
             Self::RefusedLately(why) => write!(f, "refused a short while ago: {why}"),
             Self::NoOffer => f.write_str("has no valid offer"),
             Self::Jurisdiction { is } => write!(f, "is in {is}, which placement.jurisdictions does not list"),
+            Self::Residency { is } => {
+                write!(f, "is in {is}, where the cooperative's placement rules do not let this model be served")
+            }
+            Self::OwnerJurisdiction { is } => {
+                write!(f, "is in {is}, which limits.jurisdictions of this member's Cooperative does not list")
+            }
             Self::Guests(mode) => write!(f, "takes no guests now (guests.mode {mode:?})"),
             Self::NetworkPolicy(state) => write!(f, "cannot confine guests (network policy {state:?})"),
             Self::NoClass => f.write_str("has no GPU of the class"),
@@ -277,6 +322,12 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
         return Err(Rejection::Jurisdiction { is: offer.jurisdiction.clone() });
     }
     let foreign = candidate.liveness.is_some();
+    if foreign && !need.rules.allow(&need.model, &offer.jurisdiction) {
+        return Err(Rejection::Residency { is: offer.jurisdiction.clone() });
+    }
+    if foreign && !need.owner.allow_jurisdiction(&offer.jurisdiction) {
+        return Err(Rejection::OwnerJurisdiction { is: offer.jurisdiction.clone() });
+    }
     if foreign && offer.guests != GuestsMode::Accept {
         return Err(Rejection::Guests(offer.guests));
     }
@@ -284,7 +335,8 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
     {
         return Err(Rejection::NetworkPolicy(offer.network_policy));
     }
-    let class = best_class(need, offer)?;
+    let voted = if foreign { need.rules.min_evidence } else { EvidenceLevel::Claimed };
+    let class = best_class(need, offer, need.min_evidence.max(voted))?;
     if let Some(held) = candidate.on_probation {
         // What this home holds there was offered too; of what others hold it knows nothing, and the host refuses the rest.
         let usable = usable_on_probation(u64::from(class.offered) + u64::from(held));
@@ -293,7 +345,8 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
             return Err(Rejection::OnProbation { usable, held, offered: class.offered });
         }
     }
-    if need.max_per_member.is_some_and(|most| candidate.replicas_here >= most) {
+    let voted = need.rules.max_replicas_per_member.filter(|_| foreign);
+    if [need.max_per_member, voted].into_iter().flatten().any(|most| candidate.replicas_here >= most) {
         return Err(Rejection::MaxPerMember { replicas: candidate.replicas_here });
     }
     Ok(Score {
@@ -304,12 +357,12 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
 }
 
 /// The offered class that fits best, or what is wrong with the nearest one.
-fn best_class<'a>(need: &Need, offer: &'a Offer) -> Result<&'a OfferedClass, Rejection> {
+fn best_class<'a>(need: &Need, offer: &'a Offer, evidence: EvidenceLevel) -> Result<&'a OfferedClass, Rejection> {
     let mut nearest = Rejection::NoClass;
     let mut of_class: Vec<&OfferedClass> = offer.classes.iter().filter(|c| c.class == need.gpu.class).collect();
     of_class.sort_by_key(|class| class.largest_block);
     for class in of_class {
-        if class.evidence < need.min_evidence {
+        if class.evidence < evidence {
             nearest = Rejection::Evidence { is: class.evidence };
         } else if let Some(largest_node) = class.largest_node.filter(|&largest| largest < need.gpu.count) {
             nearest = Rejection::NodeTooSmall { largest_node };
@@ -336,6 +389,8 @@ mod tests {
             jurisdictions: BTreeSet::new(),
             min_evidence: EvidenceLevel::Claimed,
             max_per_member: None,
+            rules: PlacementRules::default(),
+            owner: OwnerRules::default(),
         }
     }
 
@@ -405,6 +460,36 @@ mod tests {
     fn the_report_does_not_depend_on_the_order_of_the_candidates() {
         let (bilbao, cork) = (candidate("bilbao", 4, 4), candidate("cork", 4, 4));
         assert_eq!(plan(&need(2), &[bilbao.clone(), cork.clone()]), plan(&need(2), &[cork, bilbao]));
+    }
+
+    #[test]
+    fn what_the_cooperative_and_the_owner_allow_narrows_where_others_are_asked() {
+        let spain: Jurisdiction = "ES".parse().unwrap();
+        let (here, elsewhere) = (BTreeSet::from([spain.clone()]), BTreeSet::from(["DK".parse().unwrap()]));
+        let voted = |jurisdictions: &BTreeSet<Jurisdiction>| PlacementRules {
+            jurisdictions: jurisdictions.clone(),
+            ..PlacementRules::default()
+        };
+        let bilbao = || candidate("bilbao", 4, 4);
+        assert!(plan(&Need { rules: voted(&here), ..need(1) }, &[bilbao()]).chosen.is_some());
+        let outside = Need { rules: voted(&elsewhere), ..need(1) };
+        assert_eq!(rejection(&outside, bilbao()), Rejection::Residency { is: spain.clone() });
+        // An owner's own GPUs are nobody else's business.
+        assert!(plan(&outside, &[Candidate { liveness: None, ..bilbao() }]).chosen.is_some());
+        let of_model = PlacementRules {
+            residency: BTreeMap::from([(need(1).model, elsewhere.clone())]),
+            ..PlacementRules::default()
+        };
+        let residency = Need { rules: of_model, ..need(1) };
+        assert_eq!(rejection(&residency, bilbao()), Rejection::Residency { is: spain.clone() });
+        let owner = OwnerRules { jurisdictions: elsewhere, ..OwnerRules::default() };
+        assert_eq!(rejection(&Need { owner, ..need(1) }, bilbao()), Rejection::OwnerJurisdiction { is: spain });
+        let proven = PlacementRules { min_evidence: EvidenceLevel::Challenged, ..PlacementRules::default() };
+        let is = EvidenceLevel::SchedulerConsistent;
+        assert_eq!(rejection(&Need { rules: proven, ..need(1) }, bilbao()), Rejection::Evidence { is });
+        let few = PlacementRules { max_replicas_per_member: Some(1), ..PlacementRules::default() };
+        let one_here = Candidate { replicas_here: 1, ..bilbao() };
+        assert_eq!(rejection(&Need { rules: few, ..need(1) }, one_here), Rejection::MaxPerMember { replicas: 1 });
     }
 
     #[test]

@@ -310,6 +310,8 @@ super::closed_set! {
         ReleaseNotEnacted,
         /// The cooperative withdrew the release.
         ReleaseWithdrawn,
+        /// This owner's limits leave the release's licence out.
+        LicenseNotAllowed,
         /// Every replica has its host.
         AllPlaced,
         /// Some replicas have their host.
@@ -352,6 +354,10 @@ super::closed_set! {
         DeniedByOwner,
         /// The home holds as many GPUs of the pool as it may.
         MemberLimit,
+        /// The cooperative's placement rules do not let it run there.
+        OutsideRules,
+        /// The home holds as much there as the cooperative lets one member hold.
+        ShareLimit,
         /// The host does not confine guests, and its owner does not accept that.
         NetworkPolicyUnenforced,
         /// A higher epoch was seen; the message names it.

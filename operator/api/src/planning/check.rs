@@ -7,7 +7,7 @@ use koinon_core::ids::{
     Bytes, EngineName, Epoch, IdError, MemberId, ObjectUid, ReplicaIndex, Seconds, ServedName, UnixSeconds,
 };
 use koinon_core::liveness::Liveness;
-use koinon_core::planner::{Candidate, Need};
+use koinon_core::planner::{Candidate, Need, OwnerRules};
 use koinon_core::policy::{MemberStanding, State, Suspension};
 use koinon_core::sizing::{ModelSize, gpus_needed};
 use kube::ResourceExt;
@@ -28,6 +28,8 @@ pub struct Surroundings<'a> {
     pub decided: Option<&'a State>,
     /// The memory of the smallest GPU of the job's class that anybody offers.
     pub smallest_memory: Option<Bytes>,
+    /// What the local owner allows; `None` where that cannot be read.
+    pub owner: Option<OwnerRules>,
     /// When it is.
     pub now: UnixSeconds,
 }
@@ -124,19 +126,28 @@ pub fn check(job: &InferenceJob, around: &Surroundings<'_>) -> Checked {
             "this cluster belongs to no cooperative yet, so there is no engine catalogue; see kubectl get kcoop",
         ));
     };
+    let Some(owner) = &around.owner else {
+        return Checked::refused(Verdict::no(
+            Reason::InvalidRequest,
+            "spec.limits of this member's Cooperative cannot be read; see kubectl explain kcoop.spec.limits",
+        ));
+    };
     let read = match read(job, decided) {
         Ok(read) => read,
         Err(verdict) => return Checked::refused(verdict),
     };
     let accepted = Verdict::yes(Reason::Valid, format!("engine {} serves it", read.engine.name));
-    let (approved, memory) = approval(job, &read, decided);
+    let (approved, memory) = approval(job, &read, decided, owner);
     if approved.status != ConditionStatus::True {
         return Checked { accepted, approved, work: None };
     }
     let local = job.spec.placement.scope == Scope::Local;
     let frozen = decided.frozen(&read.model.manifest_digest, around.now).filter(|_| !local);
-    match work(job, read, memory, around.smallest_memory).map(|work| Work { frozen, ..work }) {
-        Ok(work) => Checked { accepted, approved, work: Some(work) },
+    match work(job, read, memory, around.smallest_memory) {
+        Ok(mut work) => {
+            (work.need.rules, work.need.owner) = (decided.norms().placement.clone(), owner.clone());
+            Checked { accepted, approved, work: Some(Work { frozen, ..work }) }
+        }
         Err(verdict) => Checked { accepted: verdict, approved, work: None },
     }
 }
@@ -193,7 +204,7 @@ fn read<'a>(job: &InferenceJob, decided: &'a State) -> Result<Read<'a>, Verdict>
 }
 
 /// Whether the model may be served, and the memory that its release states.
-fn approval(job: &InferenceJob, read: &Read<'_>, decided: &State) -> (Verdict, Option<Bytes>) {
+fn approval(job: &InferenceJob, read: &Read<'_>, decided: &State, owner: &OwnerRules) -> (Verdict, Option<Bytes>) {
     let digest = read.model.manifest_digest;
     let known = decided.releases().get(&digest);
     let enacted = known.filter(|release| release.withdrawn.is_none()).map(|release| &release.release);
@@ -229,6 +240,16 @@ fn approval(job: &InferenceJob, read: &Read<'_>, decided: &State) -> (Verdict, O
         let verdict = Verdict::no(
             Reason::EngineNotAllowed,
             format!("the release may be served with {}, the job names {}", engines.join(", "), read.entry.name),
+        );
+        return (verdict, None);
+    }
+    if !owner.allow_license(release) {
+        let verdict = Verdict::no(
+            Reason::LicenseNotAllowed,
+            format!(
+                "{digest} is under {}, which limits.licenses of this member's Cooperative does not list",
+                release.license
+            ),
         );
         return (verdict, None);
     }

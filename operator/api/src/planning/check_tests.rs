@@ -62,6 +62,7 @@ fn look(job: &InferenceJob, decided: &State) -> Checked {
         namesake: None,
         decided: Some(decided),
         smallest_memory: Some(Bytes(80 << 30)),
+        owner: Some(OwnerRules::default()),
         now: T0,
     };
     check(job, &around)
@@ -89,6 +90,7 @@ fn a_namespace_that_no_admin_allowed_is_refused_with_the_command_that_allows_it(
         namesake: None,
         decided: Some(&decided),
         smallest_memory: None,
+        owner: Some(OwnerRules::default()),
         now: T0,
     };
     let checked = check(&job(|_| ()), &around);
@@ -119,9 +121,30 @@ fn a_served_name_belongs_to_the_older_job() {
         namesake: namesake(&younger, all),
         decided: None,
         smallest_memory: None,
+        owner: Some(OwnerRules::default()),
         now: T0,
     };
     assert_eq!(check(&younger, &around).accepted.reason, Reason::ServedNameTaken);
+}
+
+#[test]
+fn a_licence_that_the_owner_leaves_out_is_not_served_and_limits_that_cannot_be_read_let_nothing_pass() {
+    let decided = usual();
+    let look = |owner: Option<OwnerRules>| {
+        let around = Surroundings {
+            namespace_allowed: true,
+            namesake: None,
+            decided: Some(&decided),
+            smallest_memory: None,
+            owner,
+            now: T0,
+        };
+        check(&job(|_| ()), &around)
+    };
+    let only = |license: &str| OwnerRules { licenses: [license.parse().unwrap()].into(), ..OwnerRules::default() };
+    assert!(look(Some(only("Apache-2.0"))).work.is_some());
+    assert_eq!(look(Some(only("MIT"))).approved.reason, Reason::LicenseNotAllowed);
+    assert_eq!((look(None).accepted.reason, look(None).work), (Reason::InvalidRequest, None));
 }
 
 #[test]
@@ -206,8 +229,14 @@ fn gpus_are_computed_from_the_release_where_the_job_does_not_state_them() {
 
 #[test]
 fn before_there_is_a_cooperative_nothing_is_decided() {
-    let around =
-        Surroundings { namespace_allowed: true, namesake: None, decided: None, smallest_memory: None, now: T0 };
+    let around = Surroundings {
+        namespace_allowed: true,
+        namesake: None,
+        decided: None,
+        smallest_memory: None,
+        owner: Some(OwnerRules::default()),
+        now: T0,
+    };
     let checked = check(&job(|_| ()), &around);
     assert_eq!((checked.accepted.status.as_str(), checked.accepted.reason), ("Unknown", Reason::NotAdmitted));
 }
@@ -294,6 +323,7 @@ fn a_frozen_release_stays_approved_for_what_runs_and_says_until_when_nothing_new
             namesake: None,
             decided: Some(&decided),
             smallest_memory: None,
+            owner: Some(OwnerRules::default()),
             now,
         };
         let checked = check(&job(change), &around);

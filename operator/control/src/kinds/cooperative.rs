@@ -39,6 +39,7 @@ impl Projected for Cooperative {
                 weights: Default::default(),
                 sources: Vec::new(),
                 images: Default::default(),
+                limits: Default::default(),
             },
         )
     }

@@ -182,6 +182,7 @@ impl Jobs {
             namesake: check::namesake(job, jobs.iter().map(|other| &**other)),
             decided: look.rules.as_ref().map(|rules| &*rules.view().state),
             smallest_memory: self.smallest_memory(&job.spec.gpu.class, look),
+            owner: look.rules.as_ref().and_then(|rules| rules.owner().cloned()),
             now: look.now.unix,
         };
         let checked = check::check(job, &around);

@@ -92,6 +92,8 @@ fn report(count: u32, members: &[(&str, u32, u32)]) -> Unplaced {
         jurisdictions: BTreeSet::new(),
         min_evidence: EvidenceLevel::Claimed,
         max_per_member: None,
+        rules: Default::default(),
+        owner: Default::default(),
     };
     Unplaced::NoHost(plan(&need, &candidates))
 }

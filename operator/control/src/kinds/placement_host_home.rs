@@ -375,6 +375,9 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
         return None;
     }
     let digest = placement.spec.model.manifest_digest.parse().ok()?;
+    if let Some((reason, why)) = rules.outside(home, &digest).filter(|_| foreign) {
+        return Some(End::new(reason, why));
+    }
     if rules.denied(&digest) {
         return Some(End::new(RefusalReason::DeniedByOwner, format!("the owner denies release {digest}")));
     }

@@ -121,6 +121,9 @@ pub fn allow(request: &Request, asker: Asker<'_>, bench: &Bench<'_>, running: bo
     let rules = bench.rules;
     if let Asker::Foreign(home) = asker {
         foreign(home, bench, running)?;
+        if let Some((reason, why)) = rules.outside(home, &request.model.manifest_digest) {
+            return Err(Refused::new(reason, why));
+        }
     }
     if asker != Asker::Local && bench.isolated && !running {
         return Err(Refused::new(RefusalReason::HostIsolated, "fewer than a quorum of members are heard"));
@@ -242,8 +245,9 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
     if with_class.is_empty() {
         return Err(Refused::new(RefusalReason::UnknownClass, format!("no pool has GPUs of class {}", gpu.class)));
     }
-    if matches!(asker, Asker::Foreign(_)) {
+    if let Asker::Foreign(home) = asker {
         within_probation(gpu, bench)?;
+        within_share(home, gpu, bench)?;
     }
     let refused = match asker {
         Asker::Foreign(home) => pools_refuse(home, gpu, &with_class, bench),
@@ -300,6 +304,25 @@ fn within_probation(gpu: &GpuNeed, bench: &Bench<'_>) -> Result<(), Refused> {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let refused = Refused::new(RefusalReason::HostOnProbation, message);
     Err(refused.with("asked", gpu.count).with("held", number(held)).with("limit", number(usable)))
+}
+
+/// Whether one home may hold that many more of what this member offers, of whatever class.
+fn within_share(home: &MemberId, gpu: &GpuNeed, bench: &Bench<'_>) -> Result<(), Refused> {
+    let inventory = bench.inventory;
+    let offered = inventory.pools.values().flat_map(|pool| pool.capacity.classes.values());
+    let offered: u64 = offered.map(|class| u64::from(class.offered)).sum();
+    let foreign = bench.records.values().flat_map(|record| record.held());
+    let foreign: Vec<_> = foreign.filter(|held| held.replica.home != *bench.rules.me()).collect();
+    let all: u64 = foreign.iter().map(|held| u64::from(held.gpus)).sum();
+    let held: u64 = foreign.iter().filter(|held| held.replica.home == *home).map(|held| u64::from(held.gpus)).sum();
+    let most = bench.rules.norms().shares.most(offered.saturating_add(all));
+    if held.saturating_add(gpu.count.into()) <= most {
+        return Ok(());
+    }
+    let message = format!("the cooperative lets one member hold {most} GPUs here, and {home} holds {held}");
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let refused = Refused::new(RefusalReason::ShareLimit, message);
+    Err(refused.with("asked", gpu.count).with("held", number(held)).with("limit", number(most)))
 }
 
 /// The pools that the owner keeps this home out of, and why.

@@ -1,14 +1,16 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use koinon_core::body::Stop;
+use koinon_core::body::charter::Fraction;
 use koinon_core::body::latest::{EngineChoice, JobRef, OnPartition};
+use koinon_core::body::{Action, PlacementRules, Shares, Stop};
 use koinon_core::ids::{Epoch, ReplicaIndex};
 use koinon_core::testkit::T0;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::placement::fixture::{digest, engine, member, release, rules, rules_stopping, view};
+use crate::placement::fixture::{digest, engine, member, release, rules, rules_stopping, view, view_with};
 use crate::placement::inventory::fixture::{Cluster, pool, record};
 use crate::render::{HostSettings, ValidatedPlacement, pod};
 
@@ -334,4 +336,51 @@ proptest! {
         prop_assert_eq!(&args[..4], &expected[..]);
         prop_assert!(args.len() == 4 || (args.len() == 6 && args[4] == "--threads"));
     }
+}
+
+/// The rules of bilbao with its owner's limits and what was voted.
+fn limited(limits: serde_json::Value, vote: Option<Action>) -> Rules {
+    Rules::of(Arc::new(view_with("bilbao", limits, vote)), &[], &[], T0)
+}
+
+#[test]
+fn a_placement_rule_of_the_cooperative_and_an_owners_limits_refuse_and_can_only_narrow() {
+    let (mut court, home) = (Court::of(json!({})), member("aarhus"));
+    let mut refused = |rules: Rules| {
+        court.rules = rules;
+        allow(&request(), Asker::Foreign(&home), &court.bench(), true).map(drop).map_err(|refused| refused.reason)
+    };
+    assert_eq!(refused(limited(json!({}), None)), Ok(()));
+    let here = view("bilbao", vec![], vec![]).state.member(&member("bilbao")).unwrap().member.site.jurisdiction.clone();
+    let only = |jurisdiction: &str| PlacementRules {
+        residency: BTreeMap::from([(digest(), BTreeSet::from([jurisdiction.parse().unwrap()]))]),
+        ..PlacementRules::default()
+    };
+    let voted = |jurisdiction: &str| Some(Action::SetPlacementRules(only(jurisdiction)));
+    assert_eq!(refused(limited(json!({}), voted(here.as_str()))), Ok(()));
+    assert_eq!(refused(limited(json!({}), voted("ZZ"))), Err(RefusalReason::OutsideRules));
+    assert_eq!(refused(limited(json!({"jurisdictions": ["ZZ"]}), None)), Err(RefusalReason::DeniedByOwner));
+    assert_eq!(refused(limited(json!({"licenses": ["MIT"]}), None)), Err(RefusalReason::DeniedByOwner));
+    assert_eq!(refused(limited(json!({"licenses": ["Apache-2.0"]}), None)), Ok(()));
+    assert_eq!(refused(limited(json!({"licenses": ["no word"]}), None)), Err(RefusalReason::DeniedByOwner));
+    // An owner allows to itself what it allows to nobody else: nothing more than the cooperative.
+    let wide = limited(json!({"jurisdictions": ["ZZ", here.as_str()]}), voted("ZZ"));
+    assert_eq!(refused(wide), Err(RefusalReason::OutsideRules));
+}
+
+#[test]
+fn one_home_holds_no_larger_share_of_a_host_than_the_cooperative_lets_it() {
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let mut court = Court::over(cluster);
+    let shares = Shares { host_share: Fraction { num: 1, den: 4 }, most_gpus: None };
+    court.rules = limited(json!({}), Some(Action::SetShares(shares)));
+    let home = member("aarhus");
+    assert!(room(&GpuNeed { count: 2, ..request().gpu }, Asker::Foreign(&home), &court.bench()).is_ok());
+    let refused = room(&GpuNeed { count: 3, ..request().gpu }, Asker::Foreign(&home), &court.bench()).unwrap_err();
+    assert_eq!(
+        (refused.reason, numbers(&refused)),
+        (RefusalReason::ShareLimit, vec![("asked", 3), ("held", 0), ("limit", 2)])
+    );
+    // The owner's own work is nobody's share.
+    assert!(room(&GpuNeed { count: 3, ..request().gpu }, Asker::Own, &court.bench()).is_ok());
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use koinon_core::body::catalogue::{Engine, EngineResources, ModelRelease, OptionSpec, OptionType};
 use koinon_core::body::charter::Preset;
-use koinon_core::body::{Body, Cause, CoSignature, EmergencyOrder, Scope, Stop};
+use koinon_core::body::{Action, Body, Cause, CoSignature, EmergencyOrder, Scope, Stop};
 use koinon_core::ids::{Digest, ManifestDigest, MemberId};
 use koinon_core::log::{Limits, Replica};
 use koinon_core::policy::{Commons, State};
@@ -79,6 +79,20 @@ pub fn view(me: &str, releases: Vec<ModelRelease>, engines: Vec<Engine>) -> Coop
         logs: Default::default(),
         may_sign: true,
     }
+}
+
+/// The same with the limits of the owner of `me`, after a vote on `action`.
+pub fn view_with(me: &str, limits: serde_json::Value, action: Option<Action>) -> CooperativeView {
+    let mut view = view(me, vec![release()], vec![engine()]);
+    let mut charter = view.charter.as_ref().clone();
+    charter.parameters.sponsors = 1;
+    let people = ["aarhus", "bilbao", "cork"].map(testkit::person);
+    view.state = testkit::history::decided(&people, charter, action).state().clone();
+    view.coop = view.state.coop();
+    let mut spec = view.spec.as_ref().clone();
+    spec.limits = serde_json::from_value(limits).unwrap();
+    view.spec = Arc::new(spec);
+    view
 }
 
 /// The rules as `me` sees them.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use koinon_api::{Member, ModelRelease};
 use koinon_core::body::catalogue::{self, Engine};
 use koinon_core::body::charter::Parameters;
+use koinon_core::body::latest::RefusalReason;
 use koinon_core::ids::{EngineName, ManifestDigest, MemberId, UnixSeconds};
-use koinon_core::policy::{Halted, MemberStanding, Suspension};
+use koinon_core::planner::OwnerRules;
+use koinon_core::policy::{Halted, MemberStanding, Norms, Suspension};
 use kube::ResourceExt;
 
 use crate::context::{Context, CooperativeView};
@@ -30,6 +32,8 @@ pub struct Rules {
     at: UnixSeconds,
     denied: BTreeSet<ManifestDigest>,
     cordoned: BTreeSet<MemberId>,
+    /// `None` where the owner's limits cannot be read.
+    owner: Option<OwnerRules>,
 }
 
 impl Rules {
@@ -63,7 +67,9 @@ impl Rules {
         let denied = by_name.copied().chain(by_status.filter_map(|release| digest(release))).collect();
         let cordoned =
             members.iter().filter(|member| member.spec.cordoned).filter_map(|member| member.name_any().parse().ok());
-        Self { denied, cordoned: cordoned.collect(), view, at }
+        // The schema takes no word that breaks its rule. If one did, leaving it out could allow what the owner does not.
+        let owner = OwnerRules::try_from(&view.spec.limits).ok();
+        Self { denied, cordoned: cordoned.collect(), owner, view, at }
     }
 
     /// This member.
@@ -110,6 +116,46 @@ impl Rules {
     #[must_use]
     pub fn cordoned(&self, member: &MemberId) -> bool {
         self.cordoned.contains(member)
+    }
+
+    /// What the local owner allows less than the cooperative does.
+    #[must_use]
+    pub fn owner(&self) -> Option<&OwnerRules> {
+        self.owner.as_ref()
+    }
+
+    /// What the cooperative allows to all work that one member does for another.
+    #[must_use]
+    pub fn norms(&self) -> &Norms {
+        self.view.state.norms()
+    }
+
+    /// Why no copy of the release runs here for `home`, if the cooperative's placement rules or the local owner's limits say
+    /// so. What runs ends too: a rule about where data may be is none that waits.
+    #[must_use]
+    pub fn outside(&self, home: &MemberId, digest: &ManifestDigest) -> Option<(RefusalReason, String)> {
+        let site = |member: &MemberId| self.view.state.member(member).map(|member| &member.member.site.jurisdiction);
+        if let Some(here) = site(self.me()).filter(|here| !self.norms().placement.allow(digest, here)) {
+            let why = format!("the cooperative's placement rules do not let release {digest} be served in {here}");
+            return Some((RefusalReason::OutsideRules, why));
+        }
+        let Some(owner) = &self.owner else {
+            return Some((RefusalReason::DeniedByOwner, "the owner's limits cannot be read".to_owned()));
+        };
+        if let Some(there) = site(home).filter(|there| !owner.allow_jurisdiction(there)) {
+            let why = format!("{home} is in {there}, which the owner's limits.jurisdictions do not list");
+            return Some((RefusalReason::DeniedByOwner, why));
+        }
+        match self.approval(digest) {
+            Approval::Enacted(release) if !owner.allow_license(release) => {
+                let why = format!(
+                    "release {digest} is under {}, which the owner's limits.licenses do not list",
+                    release.license
+                );
+                Some((RefusalReason::DeniedByOwner, why))
+            }
+            _ => None,
+        }
     }
 
     /// What stops `member` from work, if anything does.

@@ -292,6 +292,10 @@ open_enum! {
         ReleaseFrozen,
         /// The host is new, and no more of what it offers is used until it is confirmed.
         HostOnProbation,
+        /// The cooperative's placement rules do not let it run there.
+        OutsideRules,
+        /// The home holds as much there as the cooperative lets one member hold.
+        ShareLimit,
         /// The host is cut off from the quorum.
         HostIsolated,
         /// The weights could not be fetched.

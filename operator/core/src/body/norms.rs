@@ -32,14 +32,14 @@ pub struct PlacementRules {
 pub struct Shares {
     /// The part of what a host offers that one home may hold there, rounded down; one GPU it always may.
     pub host_share: Fraction,
-    /// How many GPUs a home may hold at one host beyond those that it offers itself; absent where that is not limited.
+    /// The most GPUs that one home may hold at one host, however many that offers; absent where that is not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credit_gpus: Option<u32>,
+    pub most_gpus: Option<u32>,
 }
 
 impl Default for Shares {
     fn default() -> Self {
-        Self { host_share: Fraction { num: 1, den: 1 }, credit_gpus: None }
+        Self { host_share: Fraction { num: 1, den: 1 }, most_gpus: None }
     }
 }
 
@@ -142,12 +142,11 @@ impl Shares {
         if (1..=1000).contains(&den) && (1..=den).contains(&num) { Ok(()) } else { Err(NormError::Share) }
     }
 
-    /// The most GPUs that a home which offers `given` itself may hold at a host that offers `offered` in all, what is held
-    /// included.
-    pub fn most(&self, offered: u64, given: u64) -> u64 {
+    /// The most GPUs that one home may hold at a host that offers `offered` in all, what is held included.
+    pub fn most(&self, offered: u64) -> u64 {
         let Fraction { num, den } = self.host_share;
         let share = (offered.saturating_mul(num.into()) / u64::from(den.max(1))).max(offered.min(1));
-        self.credit_gpus.map_or(share, |credit| share.min(given.saturating_add(credit.into())))
+        self.most_gpus.map_or(share, |most| share.min(most.into()))
     }
 }
 
@@ -215,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn a_share_leaves_one_gpu_and_a_credit_is_beyond_what_is_given() {
-        let shares = |num, credit| Shares { host_share: Fraction { num, den: 4 }, credit_gpus: credit };
-        assert_eq!([0, 1, 3, 4, 9].map(|offered| shares(1, None).most(offered, 0)), [0, 1, 1, 1, 2]);
-        assert_eq!([0, 1, 5].map(|given| shares(2, Some(1)).most(8, given)), [1, 2, 4]);
-        assert_eq!(Shares::default().most(8, 0), 8);
-        assert_eq!(shares(4, Some(u32::MAX)).most(u64::MAX, u64::MAX), u64::MAX / 4);
+    fn a_share_leaves_one_gpu_and_is_bounded_by_the_most() {
+        let shares = |num, most_gpus| Shares { host_share: Fraction { num, den: 4 }, most_gpus };
+        assert_eq!([0, 1, 3, 4, 9].map(|offered| shares(1, None).most(offered)), [0, 1, 1, 1, 2]);
+        assert_eq!([0, 4, 8, 80].map(|offered| shares(2, Some(3)).most(offered)), [0, 2, 3, 3]);
+        assert_eq!(Shares::default().most(8), 8);
+        assert_eq!(shares(4, None).most(u64::MAX), u64::MAX / 4);
         let bad =
-            [shares(0, None), shares(5, None), Shares { host_share: Fraction { num: 1, den: 0 }, credit_gpus: None }];
+            [shares(0, None), shares(5, None), Shares { host_share: Fraction { num: 1, den: 0 }, most_gpus: None }];
         assert!(bad.iter().all(|shares| shares.validate().is_err()) && shares(4, None).validate().is_ok());
     }
 

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Person, T0, Writer, charter, found, person};
 use crate::body::catalogue::ModelRelease;
-use crate::body::charter::Preset;
+use crate::body::charter::{Charter, Preset};
 use crate::body::entry::{Basis, Slot};
 use crate::body::proposal::{Action, Admit, Choice, Proposal, Scope, Vote};
 use crate::body::{Body, BoxOffer, CloseSeal, EnactSeal, Outcome};
 use crate::dsse::MAX_SIGNATURES;
 use crate::founding::Founding;
 use crate::ids::{Digest, ManifestDigest, MemberId, PolicyHash, Seconds, StatementId, UnixSeconds};
+use crate::log::Limits;
 use crate::merkle;
-use crate::policy::{genesis, version_hash};
+use crate::policy::{Commons, genesis, version_hash};
 use crate::presets;
 use crate::statement::Statement;
 
@@ -49,18 +50,7 @@ pub fn history(members: usize, entries: usize, until: Until) -> History {
     charter.parameters.budgets.entries_per_day = 100_000;
     charter.parameters.max_open_proposals = 100;
     charter.parameters.sponsors = 1;
-    let founding = found(&founders, charter);
-    let coop = founding.coop();
-    let mut past = Past {
-        logs: people.iter().map(|person| Writer::new(person, coop)).collect(),
-        heads: Scope::ALL.map(|scope| (scope, genesis(scope, coop))).into(),
-        active: founders.len(),
-        people: &people,
-        founding,
-        entries: Vec::with_capacity(entries),
-        votes: Vec::new(),
-        now: T0,
-    };
+    let mut past = Past::begin(&people, found(&founders, charter), founders.len());
     while past.active < members {
         let application = people[past.active].application(coop, past.now).envelope().clone();
         past.decide(Action::Admit(Admit { application }), Until::Enacted);
@@ -76,6 +66,18 @@ pub fn history(members: usize, entries: usize, until: Until) -> History {
     History { founding, entries, admitted, votes, now }
 }
 
+/// The commons of founders under rules 2 who have decided `actions`, which are about none of them.
+pub fn decided(founders: &[Person], mut charter: Charter, actions: impl IntoIterator<Item = Action>) -> Commons {
+    charter.parameters.deliberation = Some(presets::deliberation());
+    charter.parameters.close_when_all_voted = false;
+    let everybody: Vec<&Person> = founders.iter().collect();
+    let mut past = Past::begin(founders, found(&everybody, charter), founders.len());
+    actions.into_iter().for_each(|action| past.decide(action, Until::Enacted));
+    let (commons, refused) = Commons::load(past.founding, Limits::NONE, past.entries);
+    assert!(refused.is_empty(), "{refused:?}");
+    commons
+}
+
 struct Past<'a> {
     people: &'a [Person],
     founding: Founding,
@@ -87,7 +89,21 @@ struct Past<'a> {
     now: UnixSeconds,
 }
 
-impl Past<'_> {
+impl<'a> Past<'a> {
+    fn begin(people: &'a [Person], founding: Founding, active: usize) -> Self {
+        let coop = founding.coop();
+        Self {
+            logs: people.iter().map(|person| Writer::new(person, coop)).collect(),
+            heads: Scope::ALL.map(|scope| (scope, genesis(scope, coop))).into(),
+            active,
+            people,
+            founding,
+            entries: Vec::new(),
+            votes: Vec::new(),
+            now: T0,
+        }
+    }
+
     fn add(&mut self, who: usize, at: UnixSeconds, body: Body) -> StatementId {
         let entry = self.logs[who].add(at, body);
         let id = entry.id();
@@ -193,8 +209,6 @@ impl Past<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Limits;
-    use crate::policy::Commons;
 
     #[test]
     fn every_decision_of_a_past_is_in_force() {
