@@ -51,6 +51,7 @@ pub fn history(members: usize, entries: usize, until: Until) -> History {
     charter.parameters.max_open_proposals = 100;
     charter.parameters.sponsors = 1;
     let mut past = Past::begin(&people, found(&founders, charter), founders.len());
+    let coop = past.founding.coop();
     while past.active < members {
         let application = people[past.active].application(coop, past.now).envelope().clone();
         past.decide(Action::Admit(Admit { application }), Until::Enacted);
