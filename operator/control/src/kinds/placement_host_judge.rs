@@ -245,9 +245,8 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
     if with_class.is_empty() {
         return Err(Refused::new(RefusalReason::UnknownClass, format!("no pool has GPUs of class {}", gpu.class)));
     }
-    if let Asker::Foreign(home) = asker {
+    if matches!(asker, Asker::Foreign(_)) {
         within_probation(gpu, bench)?;
-        within_share(home, gpu, bench)?;
     }
     let refused = match asker {
         Asker::Foreign(home) => pools_refuse(home, gpu, &with_class, bench),
@@ -257,7 +256,10 @@ pub fn room(gpu: &GpuNeed, asker: Asker<'_>, bench: &Bench<'_>) -> Result<Vec<Ro
     let own = !matches!(asker, Asker::Foreign(_));
     let room = bench.inventory.room(&gpu.class, gpu.count, own, usable, bench.records);
     if !room.is_empty() {
-        return Ok(room);
+        return match asker {
+            Asker::Foreign(home) => within_share(home, gpu, bench).map(|()| room),
+            Asker::Own | Asker::Local => Ok(room),
+        };
     }
     // The most hopeful pool's reason: one that could serve the asker at another time.
     if refused.len() == with_class.len()
