@@ -96,8 +96,10 @@ SILENCE = ("markDormant", "reactivate")
 class Gathered:
     """All that counts, from the logs of `owners`."""
 
-    def __init__(self, bundle, owners, forks):
-        self.coop = bundle.coop
+    def __init__(self, bundle, owners, forks, forgiving=False):
+        self.coop, self.forgiving = bundle.coop, forgiving
+        # Whether a fork takes the place away from something that rules 1 may have decided
+        self.undoes = False
         self.proposals, self.leaves, self.orders = {}, {}, {}
         # By what they are about
         self.votes, self.appeals, self.co_signatures = {}, {}, {}
@@ -164,10 +166,13 @@ class Gathered:
         void = None if entry.within_budget else "OverBudget"
         if void is None and fork is not None and entry.seq >= fork:
             void = "LogForked"
-        if inner.kind == "proposal":
+        if void == "LogForked" and self._decides(inner):
             # Under rules 2 its author could otherwise undo what was decided by forking its own past.
-            forked = void == "LogForked" and shapes.proposal_rules(inner.body) >= 2
-            self._keep(self.proposals, inner, at(None if forked else void))
+            complete = inner.kind == "proposal" and shapes.proposal_rules(inner.body) >= 2
+            self.undoes |= not complete
+            void = None if complete or self.forgiving else void
+        if inner.kind == "proposal":
+            self._keep(self.proposals, inner, at(void))
         elif inner.kind == "vote":
             self._keep(self.votes.setdefault(inner.body["proposal"], {}), inner, at(void))
         elif inner.kind == "appeal":
@@ -178,6 +183,10 @@ class Gathered:
             self._keep(self.leaves, inner, at(void))
         elif inner.kind == "emergency-order":
             self._keep(self.orders, inner, at(void))
+
+    @staticmethod
+    def _decides(statement):
+        return statement.kind in ("proposal", "leave")
 
     @staticmethod
     def _keep(kept, statement, place):

@@ -73,6 +73,7 @@ class History:
 
     bundle: object
     owners: dict
+    forgiving: bool = False
     proposals: dict = field(default_factory=dict)
     leaves: list = field(default_factory=list)
     stray: list = field(default_factory=list)
@@ -81,7 +82,7 @@ class History:
     def __post_init__(self):
         self.forks, self.proofs = forks_of(self.bundle, self.owners)
         self._read_reports()
-        self.gathered = Gathered(self.bundle, self.owners, self.forks)
+        self.gathered = Gathered(self.bundle, self.owners, self.forks, self.forgiving)
         self._begin()
         self._read_keys()
         while decided := self._next():
@@ -416,11 +417,22 @@ class History:
         return term, bound
 
 
+def _reading(bundle, owners):
+    """By rules 1 a fork undoes what was anchored behind it. Once later rules are in force one member could take back by
+    that what it proposed before them: of the two readings then the one counts in which more stands."""
+    history = History(bundle, owners)
+    if not history.gathered.undoes:
+        return history
+    whole = History(bundle, owners, forgiving=True)
+    decided = [sum(map(len, reading.chains.values())) for reading in (whole, history)]
+    return whole if whole.rules >= 2 and decided[0] > decided[1] else history
+
+
 def follow(bundle):
     """The history of a bundle; a member's log counts from the round after the one in which it was admitted."""
     owners = {founder["keys"]["operator"]: founder["id"] for founder in bundle.founding.body["founders"]}
     while True:
-        history = History(bundle, owners)
+        history = _reading(bundle, owners)
         found = {log: began.owner for log, began in history.keys.logs.items()}
         if found.keys() <= owners.keys():
             return history

@@ -34,11 +34,11 @@ pub fn rotate(world: &mut World) {
         (3, _) => (vec![next.public_key()], vec![&world.people[stranger].governance, &next]),
         (4, _) => (vec![], vec![current]),
         (5, _) => (vec![me.operator.public_key()], vec![current, &me.operator]),
-        (6, _) => (vec![recovery.public_key()], vec![current, &recovery]),
+        (6, _) => (vec![recovery[0].public_key()], vec![current, &recovery[0]]),
         (7, Some(retired)) => (vec![retired.public_key()], vec![current, retired]),
         (8, Some(retired)) => (vec![next.public_key()], vec![retired, &next]),
         (9, _) => (vec![next.public_key(), current.public_key()], vec![current, &next]),
-        (10, _) => (vec![next.public_key()], vec![&recovery, &next]),
+        (10, _) => (vec![next.public_key()], recovery.iter().chain([&next]).map(|key| key as &dyn Signer).collect()),
         (11, _) => (vec![next.public_key(), second.public_key()], vec![current, &next]),
         _ => (vec![next.public_key()], vec![current, &next]),
     };
@@ -79,18 +79,19 @@ pub fn revoke(world: &mut World) {
     let since_seq = Seq(world.random.below(end as usize + 2) as u64);
     let body = Body::KeyRevocation(KeyRevocation { key, log, since_seq });
     let draw = world.random.below(8);
-    let signer: &dyn Signer = match draw {
-        0 => &world.people[who].governance,
-        1 => &world.people[stranger].operator,
-        _ => &recovery,
+    let signers: Vec<&dyn Signer> = match draw {
+        0 => vec![&world.people[who].governance],
+        1 => vec![&world.people[stranger].operator],
+        _ => recovery.iter().map(|key| key as &dyn Signer).collect(),
     };
-    let Some(statement) = signed(world, who, body, &[signer]) else { return };
+    let Some(statement) = signed(world, who, body, &signers) else { return };
     world.anchor(who, &statement);
     if world.random.once_in(2) {
         let next = world.new_key();
         let number = world.state(who).key_set(&world.id(who)).map_or(0, |set| set.number) + 1;
         let update = Body::KeyUpdate(KeyUpdate { number, governance: vec![next.public_key()] });
-        let Some(update) = signed(world, who, update, &[&recovery, &next]) else { return };
+        let signers: Vec<&dyn Signer> = recovery.iter().chain([&next]).map(|key| key as &dyn Signer).collect();
+        let Some(update) = signed(world, who, update, &signers) else { return };
         world.anchor(who, &update);
         let old = std::mem::replace(&mut world.people[who].governance, next);
         world.former.insert(0, (who, old));

@@ -28,7 +28,7 @@ fn history(seed: u64) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(52) {
+        match world.random.below(54) {
             30..=31 => keys::rotate(&mut world),
             32 => keys::revoke(&mut world),
             33..=35 => keys::change_in_a_vote(&mut world),
@@ -43,6 +43,7 @@ fn history(seed: u64) -> Vec<u8> {
             48 => standing::third_branch(&mut world),
             49..=50 => standing::order(&mut world),
             51 => standing::again(&mut world),
+            52..=53 => stories::step(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),

@@ -2,9 +2,10 @@
 
 use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
-use koinon_core::body::proposal::{Action, CancelProposal, Choice, Vote};
+use koinon_core::body::proposal::{Action, CancelProposal, Choice, SetRules, Vote};
 use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::StatementId;
+use koinon_core::presets;
 use koinon_core::statement::Position;
 
 use crate::people;
@@ -96,6 +97,29 @@ pub fn carry(world: &mut World) {
         agree(world, other);
         until_queued(world, other);
         pass_time(world);
+    }
+}
+
+/// Something is decided by the first rules, then the step to the complete ones, and one of those who proposed it forks its
+/// past.
+pub fn step(world: &mut World) {
+    if world.state(0).rules() >= 2 {
+        return;
+    }
+    let who = world.anybody();
+    let Some(action) = people::release_of_any(world) else { return };
+    let step = Action::SetRules(SetRules { rules: 2, deliberation: presets::deliberation() });
+    for (who, action) in [(who, action), (0, step)] {
+        let Some(proposal) = propose(world, who, action, &[]) else { return };
+        agree(world, proposal);
+        until_queued(world, proposal);
+        pass_time(world);
+    }
+    if world.random.once_in(2) {
+        carry(world);
+    }
+    if !world.random.once_in(3) {
+        crate::seals::fork(world);
     }
 }
 

@@ -59,6 +59,11 @@ impl World {
             let group = people[0].member.control_group.clone();
             people[1].member.control_group = group;
         }
+        for person in people.iter_mut().filter(|_| random.once_in(3)) {
+            let name = person.id();
+            let more = [2, 3].map(|n| key(&format!("{name}/recovery/{n}")).public_key());
+            person.member.keys.recovery.extend(more);
+        }
         let founders: Vec<&Person> = people.iter().collect();
         let charter = charters::charter(&mut random, &founders, complete);
         let founding = found(&founders, charter);
@@ -131,9 +136,14 @@ impl World {
         key(&format!("key {}", self.keys_made))
     }
 
-    /// The key with which `who` takes others back.
-    pub fn recovery(&self, who: usize) -> SeedSigner {
-        key(&format!("{}/recovery", self.people[who].id()))
+    /// The keys with which `who` takes others back: one, or three of which two are needed; once in a while too few of them.
+    pub fn recovery(&mut self, who: usize) -> Vec<SeedSigner> {
+        let name = self.people[who].id();
+        let mut keys = vec![key(&format!("{name}/recovery"))];
+        if self.people[who].member.keys.recovery.len() > 1 && !self.random.once_in(4) {
+            keys.push(key(&format!("{name}/recovery/2")));
+        }
+        keys
     }
 
     /// Whoever holds the keys that somebody had before writes on in the log that was replaced.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ballot::{Poll, Verdict, VoteRecord};
 use super::chain::{Membership, MembershipChange};
-use super::gather::{Anchored, Gathered, as_proposal, gather};
+use super::gather::{Anchored, Forked, Gathered, as_proposal, gather};
 use super::validity::{Known, judge};
 use super::*;
 use crate::body::Body;
@@ -15,8 +15,23 @@ use crate::tally::membership_quorum;
 
 impl State {
     /// What the charter and the logs amount to.
+    ///
+    /// Under rules 1 a fork takes the place away from what was anchored behind it, also where that was decided. Once later
+    /// rules are in force that would let one member undo the step to them, or anything else that it proposed before, by
+    /// forking its own past. So of the two readings of such a log the one counts in which more of what was sealed stands.
     pub fn fold(founding: &Founding, replica: &Replica) -> Self {
-        let gathered = gather(replica);
+        let gathered = gather(replica, Forked::Void);
+        let undoes = gathered.undoes;
+        let as_signed = Self::read(founding, replica, gathered);
+        if !undoes {
+            return as_signed;
+        }
+        let whole = Self::read(founding, replica, gather(replica, Forked::Stands));
+        let decided = |state: &Self| state.chains.values().map(Vec::len).sum::<usize>();
+        if whole.rules >= 2 && decided(&whole) > decided(&as_signed) { whole } else { as_signed }
+    }
+
+    fn read(founding: &Founding, replica: &Replica, gathered: Gathered) -> Self {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
         state.read_keys(&gathered);

@@ -143,10 +143,22 @@ pub(super) struct Gathered {
     pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
     /// Every step on the way there, on either branch.
     pub key_steps: BTreeMap<PublicKey, Vec<Arc<KeyHistory>>>,
+    /// Whether a fork takes the place away from something that rules 1 may have decided.
+    pub undoes: bool,
+    forked: Option<Forked>,
 }
 
-pub(super) fn gather(replica: &Replica) -> Gathered {
-    let mut gathered = Gathered::default();
+/// What becomes of what rules 1 decided where the log that anchors it forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forked {
+    /// Its anchor does not count, as under rules 1.
+    Void,
+    /// It stands.
+    Stands,
+}
+
+pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
+    let mut gathered = Gathered { forked: Some(forked), ..Gathered::default() };
     for (log, owner) in replica.logs() {
         let beside = replica.beside_settled(log);
         let mut entries: Vec<&Entry> = replica.all(log).filter(|entry| !beside.contains(&entry.id())).collect();
@@ -254,6 +266,15 @@ impl Gathered {
             return;
         }
         let issued_at = inner.header().issued_at;
+        let by_first_rules = match inner.body() {
+            Body::Proposal(proposal) => proposal.since_rules() < 2,
+            Body::Leave(_) => true,
+            _ => false,
+        };
+        if by_first_rules && anchor.void == Some(Void::LogForked) {
+            self.undoes = true;
+            anchor.void = anchor.void.filter(|_| self.forked != Some(Forked::Stands));
+        }
         let (place, open_before) = match inner.body() {
             Body::Proposal(proposal) => {
                 if proposal.since_rules() >= 2 && anchor.void == Some(Void::LogForked) {

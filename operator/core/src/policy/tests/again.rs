@@ -6,7 +6,7 @@ use super::keys::{key, signed};
 use super::recall::{Fresh, by_the_thief, give};
 use super::*;
 use crate::body::entry::Basis;
-use crate::body::proposal::{Admit, Leave};
+use crate::body::proposal::{Admit, Leave, SetRules};
 use crate::body::{
     Cause, CloseSeal, CoSignature, EmergencyOrder, EnactSeal, KeyRevocation, KeyUpdate, SealEvidence, Stop,
 };
@@ -89,6 +89,38 @@ fn a_member_undoes_nothing_by_forking_its_log_where_its_key_was_another() {
         world.commons[who].insert(fork.clone()).unwrap();
     }
     assert_eq!(world.phases(proposal.id()), ["Enacted"; 4]);
+}
+
+#[test]
+fn who_proposed_the_step_to_the_complete_rules_cannot_take_it_back_by_forking_its_log() {
+    // Once the step itself, and once something that was decided before it.
+    for at in [0, 1] {
+        let mut world = World::new(&THREE, Preset::Trial);
+        let before = world.propose(at, approve("qwen"));
+        world.sync();
+        world.all_yes(before);
+        world.settle();
+        let step = SetRules { rules: 2, deliberation: crate::presets::deliberation() };
+        let step = world.propose(0, Action::SetRules(step));
+        world.sync();
+        world.all_yes(step);
+        world.settle();
+        let after = world.propose(2, approve("llama"));
+        world.sync();
+        world.all_yes(after);
+        world.settle();
+        assert_eq!(world.phases(after), ["Enacted"; 3]);
+        let (log, coop) = (world.log(at), world.coop());
+        let body = Body::LogResume(crate::body::LogResume { old_log: log, old_head: None });
+        let fork = world.people[at].entry(coop, T0, 0, coop.0, body);
+        for who in 0..3 {
+            world.commons[who].insert(fork.clone()).unwrap();
+            assert_eq!(world.state(who).rules(), 2);
+        }
+        for proposal in [before, step, after] {
+            assert_eq!(world.phases(proposal), ["Enacted"; 3]);
+        }
+    }
 }
 
 #[test]
