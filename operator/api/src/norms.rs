@@ -36,10 +36,10 @@ pub struct PlacementRules {
 pub struct Shares {
     /// The part of what a host offers that one home may hold there; one GPU it always may.
     pub host_share: Fraction,
-    /// How many GPUs a home may hold at one host beyond those that it offers itself. Absent: not limited.
+    /// The most GPUs that one home may hold at one host, however many that offers. Absent: not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
-    pub credit_gpus: Option<i64>,
+    pub most_gpus: Option<i64>,
 }
 
 /// What one GPU costs for a second, in millionths of a compute unit.

@@ -58,7 +58,7 @@ fn an_action_survives_the_way_there_and_back() {
         json!({"setPlacementRules": {"jurisdictions": ["DE", "DK"], "residency": {(digest("a")): ["DE"]},
             "minEvidence": "Challenged", "maxReplicasPerMember": 2}}),
         json!({"setPlacementRules": {"minEvidence": "Claimed"}}),
-        json!({"setShares": {"hostShare": {"num": 1, "den": 3}, "creditGpus": 4}}),
+        json!({"setShares": {"hostShare": {"num": 1, "den": 3}, "mostGpus": 4}}),
         json!({"setPrices": {"gpuSecondMicros": {"h100-80": 1200}}}),
         json!({"setAuditRate": {"perTenThousand": 5}}),
         json!({"adviseOperatorRelease": {"version": "1.4.0", "image": digest("d")}}),
