@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::charter::{CancelProposal, ChangeCharter, SetRules};
 use crate::envelope::Envelope;
+use crate::norms::{AuditRate, Checkpoint, OperatorRelease, PlacementRules, Prices, Shares};
 use crate::standing::{Expel, LiftQuarantine, MemberName, ResetKeys};
 
 /// What a proposal changes. Exactly one of these.
@@ -47,6 +48,18 @@ pub enum Action {
     Suspend(MemberName),
     /// Lets a suspended member work again.
     Reinstate(MemberName),
+    /// Sets where work for other members may run.
+    SetPlacementRules(PlacementRules),
+    /// Sets how much of the others' GPUs one member may hold.
+    SetShares(Shares),
+    /// Sets what work costs.
+    SetPrices(Prices),
+    /// Sets how much of what is served is checked.
+    SetAuditRate(AuditRate),
+    /// Names the release of the operator that members are asked to run.
+    AdviseOperatorRelease(OperatorRelease),
+    /// Settles everything up to some entries for good.
+    Checkpoint(Checkpoint),
 }
 
 /// A release of a model: what it is, where it is found, and which engines may serve it.

@@ -34,6 +34,7 @@ pub mod labels;
 pub mod member;
 pub mod model_release;
 pub mod names;
+pub mod norms;
 pub mod placement;
 pub mod planning;
 pub mod policy_version;

@@ -25,7 +25,9 @@ use crate::common::{Endpoints, Site};
     printcolumn(name = "Owner", type_ = "string", json_path = ".status.owner"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Liveness", type_ = "string", json_path = ".status.liveness"),
-    printcolumn(name = "Cordoned", type_ = "boolean", json_path = ".spec.cordoned"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Cordoned", type_ = "boolean", json_path = ".spec.cordoned", priority = 1),
     printcolumn(name = "Seen", type_ = "date", json_path = ".status.lastSeenTime"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -74,10 +76,38 @@ pub struct MemberStatus {
     /// The version of the membership that this is taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership_version: Option<String>,
+    /// The number of its governance keys' set: how often they were replaced since its log began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_set: Option<i64>,
+    /// While it is Probationary: from when a vote may confirm it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation_ends_time: Option<Time>,
+    /// While it is Dormant: since when it is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dormant_since_time: Option<Time>,
+    /// Proofs against its operator that no vote has lifted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub proofs: Vec<Proof>,
     /// Reachable, LogIntact, MayWork, Usable, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What proves that an operator did what an honest one does not do.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proof {
+    /// Its name, by which a vote lifts it.
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub proof: String,
+    /// What was done, and where.
+    #[schemars(schema_with = "crate::schema::line")]
+    pub offence: String,
+    /// The two log entries that show it.
+    #[schemars(schema_with = "crate::schema::digests")]
+    pub entries: Vec<String>,
 }
 
 /// A member's public keys.

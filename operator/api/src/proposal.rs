@@ -37,6 +37,9 @@ use crate::envelope::Envelope;
 #[x_kube(validation = Rule::new("!has(oldSelf.envelope) || self == oldSelf").message("a signed proposal is immutable; propose anew"))]
 #[x_kube(validation = Rule::new("!has(self.envelope) || self.envelope.payloadType == 'application/vnd.koinon.proposal.v1+json'").message("the envelope does not carry a proposal"))]
 #[x_kube(validation = Rule::new("!has(self.envelope) || size(self.envelope.payload) <= 54616").message("a proposal may have at most 40 KiB"))]
+#[x_kube(validation = Rule::new("has(self.envelope) || !has(self.action) || !has(self.action.expel) || (has(self.action.expel.evidence) && size(self.action.expel.evidence) > 0)").message("an expulsion names the evidence that it rests on"))]
+#[x_kube(validation = Rule::new("has(self.envelope) || !has(self.action) || !has(self.action.liftQuarantine) || size(self.action.liftQuarantine.proofs) > 0").message("name the proofs that were weighed"))]
+#[x_kube(validation = Rule::new("has(self.envelope) || !has(self.action) || !has(self.action.resetKeys) || (size(self.action.resetKeys.keys.governance) > 0 && size(self.action.resetKeys.keys.governance) < 4)").message("a member has between 1 and 3 governance keys"))]
 pub struct ProposalSpec {
     /// What it is, in one line.
     #[schemars(schema_with = "crate::schema::line")]
@@ -162,6 +165,10 @@ pub enum ProposalState {
     Vetoed,
     /// Taken back by its author.
     Withdrawn,
+    /// The member that it is about has shown that it is not so.
+    Refuted,
+    /// The member that it is about was not heard.
+    Unheard,
     /// Rests on a version that is no longer in force.
     Stale,
     /// Repeats what was rejected a short while ago.
@@ -170,6 +177,8 @@ pub enum ProposalState {
     Stalled,
     /// Passed, and waiting for its time lock.
     Queued,
+    /// Passed, and the member that it is about has appealed: it is voted on once more.
+    Appealed,
     /// In force.
     Enacted,
     /// Cancelled by a vote.

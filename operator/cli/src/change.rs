@@ -51,6 +51,14 @@ pub fn policy(state: &State) -> BTreeMap<String, Value> {
     for (name, engine) in state.engines() {
         put(format!("engines/{name}"), serde_json::to_value(engine));
     }
+    let norms = state.norms();
+    put("placement/rules".to_owned(), serde_json::to_value(&norms.placement));
+    put("placement/shares".to_owned(), serde_json::to_value(norms.shares));
+    put("economy/prices".to_owned(), serde_json::to_value(&norms.prices));
+    put("economy/audit-rate".to_owned(), serde_json::to_value(norms.audit_rate));
+    if let Some(release) = &norms.operator_release {
+        put("operators/release".to_owned(), serde_json::to_value(release));
+    }
     policy
 }
 

@@ -1,6 +1,6 @@
-use koinon_core::body::ModelRelease;
 use koinon_core::body::proposal::{Admit, CancelProposal, ChangeCharter, Choice, RemoveEngine, WithdrawModelRelease};
 use koinon_core::body::standing::{Reinstate, Suspend};
+use koinon_core::body::{AuditRate, ModelRelease, OperatorRelease};
 use koinon_core::ids::{ManifestDigest, Seconds};
 use koinon_core::testkit::person;
 
@@ -86,6 +86,19 @@ fn members_come_and_go_in_the_diff() {
     assert!(expels.contains("Class Expel decides: aarhus, bilbao and cork, one vote each."), "{expels}");
     assert!(expels.contains("2 must take part (at least 2/3 of the 3 electors)"), "{expels}");
     assert!(expels.contains("vetoes count as no"), "{expels}");
+}
+
+#[test]
+fn what_is_set_for_all_work_is_shown_against_what_is_in_force() {
+    let world = World::new(&FOUR);
+    let rate = shown(&world, Action::SetAuditRate(AuditRate { per_ten_thousand: 5 }));
+    assert_eq!(
+        rate,
+        "--- economy/audit-rate\n+++ economy/audit-rate\n@@ -1,1 +1,1 @@\n-perTenThousand: 0\n+perTenThousand: 5\n"
+    );
+    let (version, image) = ("1.4.0".parse().unwrap(), Digest::of(b"image"));
+    let advice = shown(&world, Action::AdviseOperatorRelease(OperatorRelease { version, image }));
+    assert!(advice.starts_with("--- (nothing)\n+++ operators/release\n"), "{advice}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod action;
 mod member;
+mod norms;
 mod reset;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use koinon_api::{Proposal, names, proposal as api};
 use koinon_core::body::{Action, Body, Proposal as CoreProposal};
 use koinon_core::dsse::{Envelope, SeedSigner, Signer as _};
 use koinon_core::ids::{Line, MemberId, Prose, UnixSeconds};
-use koinon_core::policy::State;
+use koinon_core::policy::{Commons, State};
 use koinon_core::statement::{Draft, Position, Statement};
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
@@ -156,7 +157,7 @@ impl Args {
                 (statement, drafts)
             }
             None => {
-                let plan = plan(&cluster, state, from, file, action, title, text).await?;
+                let plan = plan(&cluster, &commons, from, file, action, title, text).await?;
                 show(&plan.drafted(state, now())?);
                 if dry_run {
                     return Ok(());
@@ -300,7 +301,7 @@ async fn drafts_of(cluster: &Cluster, statement: &Statement) -> anyhow::Result<V
 
 async fn plan(
     cluster: &Cluster,
-    state: &State,
+    commons: &Commons,
     from: Option<String>,
     file: Option<PathBuf>,
     command: Option<ActionCommand>,
@@ -308,7 +309,7 @@ async fn plan(
     text: Option<Prose>,
 ) -> anyhow::Result<Plan> {
     let (action, written, draft) = match (command, from, file) {
-        (Some(command), _, _) => (command.action(cluster, state).await?, None, None),
+        (Some(command), _, _) => (command.action(cluster, commons).await?, None, None),
         (None, Some(name), _) => {
             let found = cluster.proposal(&name).await?;
             if found.spec.envelope.is_some() {

@@ -1,5 +1,6 @@
 //! `kubectl koinon members`, `offers`, `proposals`: what this member knows of the others.
 
+use koinon_api::conditions::{self, ConditionType};
 use koinon_api::{GPUOffer, Member, Proposal, time};
 use kube::ResourceExt as _;
 
@@ -32,8 +33,19 @@ impl MembersArgs {
             })
             .collect();
         print_table(&["MEMBER", "OWNER", "REGION", "STATE", "HEARD", "LAST SEEN", "STANCE"], &rows);
+        for said in found.iter().filter_map(notable) {
+            println!("{said}");
+        }
         Ok(())
     }
+}
+
+/// What the cooperative says of a member that is not simply Active, in one line.
+fn notable(member: &Member) -> Option<String> {
+    let status = member.status.as_ref()?;
+    let told = conditions::find(&status.conditions, ConditionType::MayWork).filter(|told| told.reason != "Active")?;
+    let until = status.probation_ends_time.as_ref().map(|ends| format!("; a vote may confirm it from {}", ends.0));
+    Some(format!("{}{}", one_line(&told.message), until.unwrap_or_default()))
 }
 
 fn liveness(liveness: koinon_api::member::Liveness) -> String {
@@ -124,5 +136,24 @@ impl ProposalsArgs {
             .collect();
         print_table(&["NAME", "TITLE", "AUTHOR", "STATE", "YES/NO/ABSTAIN/VETO", "ELECTORS", "CLOSES"], &rows);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_may_not_work_is_told_of_with_why() {
+        let member = |reason: &str, message: &str| -> Member {
+            let condition = serde_json::json!({"type": "MayWork", "status": "False", "reason": reason,
+                "message": message, "lastTransitionTime": "2026-11-21T00:00:00Z"});
+            let object = serde_json::json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "Member",
+                "metadata": {"name": "cork"}, "spec": {}, "status": {"conditions": [condition]}});
+            serde_json::from_value(object).unwrap()
+        };
+        let suspended = member("Suspended", "cork is suspended by order sha256:aa until 2026-11-22T00:00:00Z");
+        assert!(notable(&suspended).unwrap().starts_with("cork is suspended by order"));
+        assert_eq!(notable(&member("Active", "cork may work")), None);
     }
 }

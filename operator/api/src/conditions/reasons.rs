@@ -252,6 +252,12 @@ super::closed_set! {
         Vetoed,
         /// Its author took it back.
         Withdrawn,
+        /// It passed, and the member that it is about has appealed.
+        Appealed,
+        /// The member that it is about has shown that it is not so.
+        Refuted,
+        /// The member that it is about was not heard.
+        Unheard,
         /// It rests on a version that is no longer in force.
         Stale,
         /// It repeats what was rejected a short while ago.

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use koinon_core::body::proposal::{AddEngine, CancelProposal, RemoveEngine, SetRules, WithdrawModelRelease};
 use koinon_core::body::{Action, Engine, ModelRelease};
 use koinon_core::ids::{Bytes, EngineName, License, ManifestDigest, ModelUri, Quantization, Revision};
-use koinon_core::policy::State;
+use koinon_core::policy::Commons;
 use koinon_core::presets;
 use kube::ResourceExt as _;
 
@@ -15,6 +15,7 @@ use crate::charter;
 use crate::cluster::Cluster;
 use crate::inputs::{read_yaml, read_yaml_documents};
 use crate::propose::member::MemberCommand;
+use crate::propose::norms::NormCommand;
 use crate::settings::{self, Setting};
 
 #[derive(Debug, Subcommand)]
@@ -90,14 +91,17 @@ pub enum ActionCommand {
     },
     #[command(flatten)]
     Member(MemberCommand),
+    #[command(flatten)]
+    Norm(NormCommand),
 }
 
 impl ActionCommand {
-    /// What it proposes to the cooperative as `state` has it.
+    /// What it proposes to the cooperative as `commons` has it.
     ///
     /// # Errors
     /// Where a file cannot be read, or a number leaves its bounds.
-    pub async fn action(self, cluster: &Cluster, state: &State) -> anyhow::Result<Action> {
+    pub async fn action(self, cluster: &Cluster, commons: &Commons) -> anyhow::Result<Action> {
+        let state = commons.state();
         Ok(match self {
             Self::AddModelRelease { uri, revision, manifest_digest, quantization, license, engines, memory_bytes } => {
                 Action::AddModelRelease(ModelRelease {
@@ -136,6 +140,7 @@ impl ActionCommand {
                 Action::CancelProposal(CancelProposal { proposal: id.parse()? })
             }
             Self::Member(command) => command.action(state)?,
+            Self::Norm(command) => command.action(commons)?,
         })
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
-use koinon_api::member::{Member, MemberKeys, MemberSpec, MemberState, MemberStatus};
-use koinon_api::time;
-use koinon_core::policy::{self, Halted, MemberStanding};
+use koinon_api::member::{Member, MemberKeys, MemberSpec, MemberState, MemberStatus, Proof as ShownProof};
+use koinon_api::{names, time};
+use koinon_core::ids::Digest;
+use koinon_core::policy::{self, Halted, MemberStanding, Offence, Proof, Why};
 
 use crate::context::CooperativeView;
 use crate::kinds::projections::{Moment, Projected, set};
@@ -137,9 +138,16 @@ fn status(
         liveness: peer.map(|peer| peer.liveness.into()),
         last_seen_time: if own { Some(moment.time.clone()) } else { last_seen.or(before.last_seen_time) },
         membership_version: Some(member.since.to_string()),
+        key_set: view.state.key_set(&member.member.id).map(|set| set.number.into()),
+        proofs: member.quarantine.iter().take(MAX_PROOFS).map(|(name, proof)| proved(name, proof)).collect(),
         conditions: before.conditions,
         ..describe(&member.member)
     };
+    match view.state.membership().and_then(|now| now.aside.get(&member.member.id)).map(|aside| aside.why) {
+        Some(Why::Probation { until }) => status.probation_ends_time = time::from_unix(until.0),
+        Some(Why::Dormant { since }) => status.dormant_since_time = time::from_unix(since.0),
+        None => {}
+    }
     let mut note = |type_, verdict| set(&mut status.conditions, type_, verdict, generation, moment);
     let reachable = reachable(peer);
     note(ConditionType::Reachable, reachable.clone());
@@ -163,6 +171,23 @@ fn status(
     note(ConditionType::Usable, usable.clone());
     note(ConditionType::Ready, usable);
     status
+}
+
+/// Proofs that a status names, as many as one vote can lift.
+const MAX_PROOFS: usize = 64;
+
+fn proved(name: &Digest, proof: &Proof) -> ShownProof {
+    let offence = match proof.offence {
+        Offence::Fork { seq } => format!("two entries at position {seq} of its log"),
+        Offence::TwoInRound { proposal, round } => {
+            format!("two boxes in round {round} of {}", names::proposal(&proposal.to_string()))
+        }
+        Offence::TwoPassed { slot } => {
+            format!("two proposals sealed as passed in term {} of {}", slot.term, slot.scope)
+        }
+        Offence::TwoEnacted { slot } => format!("two enactments signed in term {} of {}", slot.term, slot.scope),
+    };
+    ShownProof { proof: name.to_string(), offence, entries: proof.entries.map(|entry| entry.to_string()).into() }
 }
 
 fn reachable(peer: Option<&PeerView>) -> Verdict {
@@ -212,8 +237,11 @@ fn log_intact(view: &CooperativeView, member: &policy::MemberState) -> Verdict {
 mod tests {
     use std::time::Duration;
 
-    use koinon_core::body::Stop;
-    use koinon_core::testkit::T0;
+    use koinon_core::body::charter::Preset;
+    use koinon_core::body::{Body, Leave, Stop};
+    use koinon_core::log::Limits;
+    use koinon_core::policy::Commons;
+    use koinon_core::testkit::{self, T0};
 
     use super::*;
     use crate::placement::fixture::rules_stopping;
@@ -240,6 +268,36 @@ mod tests {
         assert_eq!((usable.0.as_str(), usable.1.as_str()), ("False", "Suspended"));
         let (state, may_work, usable) = shown(73 * 3600);
         assert_eq!((state, may_work.0.as_str(), usable.0.as_str()), (MemberState::Active, "True", "True"));
+    }
+
+    #[test]
+    fn a_proof_against_a_member_is_shown_by_its_name_until_a_vote_lifts_it() {
+        let people = ["aarhus", "bilbao", "cork"].map(testkit::person);
+        let everybody: Vec<&testkit::Person> = people.iter().collect();
+        let mut charter = testkit::charter(&everybody, Preset::Trial);
+        charter.parameters.deliberation = Some(koinon_core::presets::deliberation());
+        let mut commons = Commons::new(testkit::found(&everybody, charter), Limits::default());
+        let mut view = crate::placement::fixture::view("aarhus", vec![], vec![]);
+        (view.coop, view.state) = (commons.founding().coop(), commons.state().clone());
+        let moment = Moment { now: T0, time: time::from_unix(T0.0).unwrap(), monotonic: Duration::ZERO };
+        let shown = |view: &CooperativeView| {
+            statuses(view, &PeersSnapshot::default(), &moment, |_| None).remove("cork").unwrap()
+        };
+        let status = shown(&view);
+        assert_eq!((status.state, status.key_set, status.proofs.len()), (Some(MemberState::Active), Some(0), 0));
+        for reason in ["one", "two"] {
+            let leave = Leave { reason: Some(reason.parse().unwrap()) };
+            let said = people[2].human(view.coop, T0, Body::Leave(leave));
+            let entry = testkit::Writer::new(&people[2], view.coop).anchor(T0, &said);
+            assert!(commons.insert_all([entry]).is_empty());
+        }
+        view.state = commons.state().clone();
+        let status = shown(&view);
+        assert_eq!(status.state, Some(MemberState::Quarantined));
+        let proof = status.proofs.first().unwrap();
+        assert_eq!((proof.offence.as_str(), proof.entries.len()), ("two entries at position 0 of its log", 2));
+        let usable = conditions::find(&status.conditions, ConditionType::Usable).unwrap();
+        assert!(usable.reason == "Quarantined" && usable.message.contains(&proof.proof), "{}", usable.message);
     }
 
     #[test]

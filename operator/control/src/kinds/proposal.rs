@@ -158,12 +158,14 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Pending { .. } => Shown::Pending,
         Phase::Open { .. } => Shown::Open,
         Phase::Closing { .. } => Shown::Closing,
-        Phase::Queued { .. } | Phase::Appealed { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
+        Phase::Queued { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
+        Phase::Appealed { .. } => Shown::Appealed,
         Phase::Enacted { .. } => Shown::Enacted,
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
         Phase::Vetoed => Shown::Vetoed,
-        Phase::Refuted | Phase::Unheard => Shown::Rejected,
+        Phase::Refuted => Shown::Refuted,
+        Phase::Unheard => Shown::Unheard,
         Phase::Withdrawn => Shown::Withdrawn,
         Phase::Cancelled { .. } => Shown::Cancelled,
         Phase::Stalled => Shown::Stalled,
@@ -208,11 +210,25 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
         Phase::Rejected => Verdict::no(Reason::Rejected, votes),
         Phase::QuorumNotMet => Verdict::no(Reason::QuorumNotMet, votes),
         Phase::Vetoed => Verdict::no(Reason::Vetoed, votes),
-        Phase::Appealed { .. } => {
-            Verdict::no(Reason::AwaitingSlot, "the member that it is about has appealed: propose the second vote")
+        Phase::Appealed { by } => {
+            let member = known.proposal.subject.as_ref().map(ToString::to_string).unwrap_or_default();
+            Verdict::no(
+                Reason::Appealed,
+                format!(
+                    "{votes}; passed, and {member} has appealed; the second vote: kubectl koinon propose expel {member} --appeal {by}"
+                ),
+            )
         }
-        Phase::Refuted => Verdict::no(Reason::Rejected, "the member that it is about has shown that it is there"),
-        Phase::Unheard => Verdict::no(Reason::Rejected, "the member that it is about was not heard"),
+        Phase::Refuted => Verdict::no(
+            Reason::Refuted,
+            format!("{votes}; the member that it is about has shown that it is there: its log has a new entry"),
+        ),
+        Phase::Unheard => Verdict::no(
+            Reason::Unheard,
+            format!(
+                "{votes}; the member that it is about was not heard: propose it again, and let the vote last longer"
+            ),
+        ),
         Phase::Withdrawn => Verdict::no(Reason::Withdrawn, format!("{} took it back", known.author)),
         Phase::Cancelled { by } => Verdict::no(
             Reason::Cancelled,

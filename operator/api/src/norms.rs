@@ -1,0 +1,112 @@
+//! What can be voted about all work, written as the wire writes it. Each replaces the one before it as a whole.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::charter::Fraction;
+use crate::common::Evidence;
+
+/// Where work for other members may run.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementRules {
+    /// Only in these jurisdictions, in alphabetical order. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "jurisdictions")]
+    pub jurisdictions: Vec<String>,
+    /// Models that may be served in fewer still, by the digests of their manifests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "residency")]
+    pub residency: BTreeMap<String, Vec<String>>,
+    /// The weakest evidence of capacity that counts.
+    #[serde(default)]
+    pub min_evidence: Evidence,
+    /// Most replicas of one job at one member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
+    pub max_replicas_per_member: Option<i64>,
+}
+
+/// How much of the others' GPUs one member may hold.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shares {
+    /// The part of what a host offers that one home may hold there; one GPU it always may.
+    pub host_share: Fraction,
+    /// The most GPUs that one home may hold at one host, however many that offers. Absent: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
+    pub most_gpus: Option<i64>,
+}
+
+/// What one GPU costs for a second, in millionths of a compute unit.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prices {
+    /// By class. A class that is not here costs nothing.
+    #[schemars(schema_with = "prices")]
+    pub gpu_second_micros: BTreeMap<String, i64>,
+}
+
+/// How much of what is served is computed once more by another member.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditRate {
+    /// Of ten thousand requests.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub per_ten_thousand: i32,
+}
+
+/// The release of the operator that members are asked to run.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorRelease {
+    /// Its version, such as 1.4.0.
+    #[schemars(schema_with = "crate::schema::line")]
+    pub version: String,
+    /// The digest of its image.
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub image: String,
+}
+
+/// What is settled for good.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// The last entry of each log that is settled, by the log's key.
+    #[schemars(extend("maxProperties" = 128))]
+    pub logs: BTreeMap<String, LogHead>,
+    /// The digest of what remains of them.
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub state: String,
+}
+
+/// An entry of a log.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogHead {
+    /// Its position.
+    #[schemars(range(min = 0))]
+    pub seq: i64,
+    /// Its id.
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub id: String,
+}
+
+fn jurisdictions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 128, "items": {"type": "string", "maxLength": 2,
+        "pattern": crate::schema::JURISDICTION}})
+}
+
+fn residency(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "maxProperties": 128, "additionalProperties": {"type": "array", "minItems": 1,
+        "maxItems": 128, "items": {"type": "string", "maxLength": 2, "pattern": crate::schema::JURISDICTION}}})
+}
+
+fn prices(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "maxProperties": 128, "additionalProperties": {"type": "integer", "format": "int64",
+        "minimum": 0, "maximum": 1_000_000_000}})
+}

@@ -1,0 +1,71 @@
+use clap::Parser;
+use koinon_core::body::proposal::Choice;
+
+use super::*;
+use crate::fixture::World;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: NormCommand,
+}
+
+fn action(world: &World, args: &[&str]) -> anyhow::Result<Action> {
+    let line = Line::try_parse_from(["propose"].iter().chain(args))?;
+    line.command.action(&world.commons[0])
+}
+
+#[test]
+fn a_flag_changes_its_own_part_of_what_is_in_force() {
+    let mut world = World::new(&["aarhus", "bilbao", "cork"]);
+    let model = ManifestDigest(Digest::of(b"tiny"));
+    let residency = format!("{model}=SE");
+    let args =
+        ["set-placement-rules", "--jurisdictions", "DK,SE", "--residency", &residency, "--min-evidence", "challenged"];
+    let first = action(&world, &args).unwrap();
+    let id = world.propose(0, first);
+    (0..3).for_each(|who| {
+        world.vote(who, id, Choice::Yes, 0);
+    });
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    assert_eq!(world.state().norms().placement.jurisdictions.len(), 2, "it is in force");
+    let lifted = format!("{model}=any");
+    let args = ["set-placement-rules", "--residency", &lifted, "--max-replicas-per-member", "2"];
+    let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
+    assert_eq!((rules.jurisdictions.len(), rules.residency.len()), (2, 0));
+    assert_eq!((rules.min_evidence, rules.max_replicas_per_member), (EvidenceLevel::Challenged, Some(2)));
+    let args = ["set-placement-rules", "--jurisdictions", "any"];
+    let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
+    assert!(rules.jurisdictions.is_empty() && rules.residency.len() == 1);
+}
+
+#[test]
+fn shares_prices_and_rates_are_read_from_one_line() {
+    let world = World::new(&["aarhus", "bilbao", "cork"]);
+    let shares = action(&world, &["set-shares", "--host-share", "1/3"]).unwrap();
+    assert_eq!(shares, Action::SetShares(Shares { host_share: Fraction { num: 1, den: 3 }, most_gpus: None }));
+    assert!(action(&world, &["set-shares"]).unwrap_err().to_string().contains("--host-share or --most-gpus"));
+    let Action::SetPrices(prices) = action(&world, &["set-prices", "h100-80=1200", "a100-40=0"]).unwrap() else {
+        panic!("no prices")
+    };
+    assert_eq!(prices.gpu_second_micros, [("h100-80".parse().unwrap(), 1200)].into());
+    assert_eq!(
+        action(&world, &["set-audit-rate", "5"]).unwrap(),
+        Action::SetAuditRate(AuditRate { per_ten_thousand: 5 })
+    );
+    for bad in [&["set-audit-rate", "10001"][..], &["set-prices", "h100-80"], &["set-shares", "--most-gpus", "few"]] {
+        assert!(action(&world, bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn what_is_young_is_not_settled() {
+    let mut world = World::new(&["aarhus", "bilbao", "cork"]);
+    let nothing = action(&world, &["checkpoint"]).unwrap_err().to_string();
+    assert!(nothing.contains("nothing is to be settled"), "{nothing}");
+    world.propose(0, Action::SetAuditRate(AuditRate { per_ten_thousand: 5 }));
+    let Action::Checkpoint(checkpoint) = action(&world, &["checkpoint", "--keep-days", "0"]).unwrap() else {
+        panic!("no checkpoint")
+    };
+    assert_eq!(checkpoint.logs.len(), 1);
+}
