@@ -11,7 +11,6 @@ use koinon_api::{GPUOffer, InferenceJob, Member, labels, planning};
 use koinon_core::body::latest::Offer;
 use koinon_core::ids::{MemberId, Seconds};
 use koinon_core::planner::{self, OwnerRules};
-use koinon_core::policy::{Suspension, Utc};
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
 
@@ -70,11 +69,8 @@ impl Args {
         };
         let explanation = work.resolved.explanation.as_deref().unwrap_or_default();
         println!("\none replica needs {} {class} on one node ({explanation})\n", work.need.gpu.count);
-        if let Some(Suspension::Ordered { order, until }) = work.frozen {
-            bail!(
-                "order {order} lets no new copy of the model begin until {}: the job would stay unplaced",
-                Utc(until)
-            );
+        if let Some(frozen) = work.frozen {
+            bail!("no new copy of the model begins, by {frozen}: the job would stay unplaced");
         }
         let candidates = check::candidates(commons.state(), &me, work.scope, now(), |member| heard.see(member));
         let report = planner::plan(&work.need, &candidates);

@@ -103,6 +103,21 @@ async fn latest_statements_go_to_their_addressee_and_only_over_a_connection_to_t
 }
 
 #[tokio::test]
+async fn what_was_held_back_for_a_while_is_told_on_the_same_connection_when_it_is_served_again() {
+    let (_league, a, b) = pair().await;
+    b.reads(&[&a], &[]);
+    let to_b = Audience::Member(b.person.id());
+    let asked = a.beacon(1, to_b.clone());
+    until("b hears it", || b.heard(&a.key()) == [asked.id()]).await;
+    a.store.latest.lock().unwrap().clear();
+    let alive = a.beacon(2, Audience::Everyone);
+    until("b hears that a lives", || b.heard(&a.key()).last() == Some(&alive.id())).await;
+    a.store.latest(to_b, &asked);
+    until("b hears it once more", || b.heard(&a.key()) == [asked.id(), alive.id(), asked.id()]).await;
+    assert_eq!(b.ups(&a.key()), 1);
+}
+
+#[tokio::test]
 async fn a_latest_statement_of_somebody_else_does_not_count() {
     let (league, a, b) = pair().await;
     let cork = koinon_core::testkit::person("cork");

@@ -7,7 +7,7 @@ use koinon_api::inference_job::{InferenceJob, InferenceJobStatus, JobPlacement};
 use koinon_api::labels;
 use koinon_api::placement::PlacementState;
 use koinon_core::planner::{Finding, PlanReport, Rejection};
-use koinon_core::policy::{Suspension, Utc};
+use koinon_core::policy::Suspension;
 use kube::ResourceExt;
 
 use super::inferencejob_check::Checked;
@@ -207,12 +207,8 @@ fn unplaced(why: &Unplaced) -> Verdict {
             Reason::Replacing,
             "onPartition is StopWhenLeaseLapses: the lease of the former copy and a margin pass before another is asked",
         ),
-        Unplaced::Frozen(Suspension::Ordered { order, until }) => Verdict::no(
-            Reason::ReleaseFrozen,
-            format!("order {order} lets no new copy of the model begin until {}; what runs goes on", Utc(*until)),
-        ),
-        Unplaced::Frozen(Suspension::Voted(version)) => {
-            Verdict::no(Reason::ReleaseFrozen, format!("version {version} lets no new copy of the model begin"))
+        Unplaced::Frozen(by) => {
+            Verdict::no(Reason::ReleaseFrozen, format!("no new copy of the model begins, by {by}; what runs goes on"))
         }
         Unplaced::Ending => Verdict::no(Reason::Deleting, "this cluster's membership is being wound up"),
         Unplaced::NoHost(report) => Verdict::no(no_host(report), report.to_string()),

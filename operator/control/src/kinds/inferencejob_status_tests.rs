@@ -189,7 +189,7 @@ fn a_job_says_which_order_keeps_its_replica_unplaced_and_until_when() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "ReleaseFrozen"));
     assert_eq!(
         message,
-        format!("order {order} lets no new copy of the model begin until 2026-11-21T13:20:00Z; what runs goes on")
+        format!("no new copy of the model begins, by order {order} until 2026-11-21T13:20:00Z; what runs goes on")
     );
     let Unplaced::NoHost(mut report) = report(1, &[("bilbao", 4, 8)]) else { panic!("it is a report") };
     let halted = koinon_core::policy::Halted::Ordered { order, until: UnixSeconds(1_795_267_200) };

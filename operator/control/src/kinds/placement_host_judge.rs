@@ -6,7 +6,7 @@ use koinon_core::body::catalogue::Engine;
 use koinon_core::body::latest::{GpuNeed, GuestsMode, ModelRef, NetworkPolicyState, RefusalReason, Request};
 use koinon_core::ids::{Bytes, MemberId, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
-use koinon_core::policy::{Halted, Suspension, Utc, usable_on_probation};
+use koinon_core::policy::{Halted, usable_on_probation};
 
 use crate::placement::inventory::{Inventory, PoolView, Room};
 use crate::placement::rules::{Approval, Rules};
@@ -130,11 +130,7 @@ pub fn allow(request: &Request, asker: Asker<'_>, bench: &Bench<'_>, running: bo
     }
     let digest = request.model.manifest_digest;
     if let Some(frozen) = rules.frozen(&digest).filter(|_| asker != Asker::Local && !running) {
-        let by = match frozen {
-            Suspension::Voted(version) => format!("version {version}"),
-            Suspension::Ordered { order, until } => format!("order {order} until {}", Utc(until)),
-        };
-        let message = format!("no new copy of release {digest} begins, by {by}");
+        let message = format!("no new copy of release {digest} begins, by {frozen}");
         return Err(Refused::new(RefusalReason::ReleaseFrozen, message));
     }
     if rules.denied(&digest) && asker != Asker::Local {

@@ -90,6 +90,15 @@ impl fmt::Display for Halted {
     }
 }
 
+impl fmt::Display for Suspension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Voted(version) => write!(f, "version {version}"),
+            Self::Ordered { order, until } => write!(f, "order {order} until {}", Utc(*until)),
+        }
+    }
+}
+
 impl State {
     /// What stops `member` from work at `now`. A vote comes before an order and both before a proof: it says most about when
     /// the member works again.
