@@ -19,7 +19,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 
 pub use approval::{MODEL_URI, QUANTIZATION, REVISION};
-pub use calling::{Application, Caller};
+pub use calling::{Application, Call, Caller};
 pub use narrator::Narrator;
 pub use partition::never_backwards;
 pub use stage::{JOB, MEMBERS, Materials, RELEASE_NAMESPACE, SERVED_NAME, Stage, TEAM};

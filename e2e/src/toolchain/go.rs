@@ -98,6 +98,19 @@ pub fn build(cache: &Cache, module: &GoModule, report: Report<'_>) -> Result<Pat
     Ok(entry.join("bin"))
 }
 
+/// Whether nothing of a module has to be built.
+pub fn is_built(cache: &Cache, module: &GoModule) -> bool {
+    let kept = || key(&checkout().join(module.dir), module).is_ok_and(|key| cache.find(module.name, &key).is_some());
+    assets_of_others(module).is_some() || kept()
+}
+
+/// Gives a module an empty entry in the cache.
+#[cfg(test)]
+pub(super) fn pretend_built(cache: &Cache, module: &GoModule) {
+    let key = key(&checkout().join(module.dir), module).unwrap();
+    cache.get_or_make(module.name, &key, |_| Ok(())).unwrap();
+}
+
 fn key(dir: &Path, module: &GoModule) -> Result<Key> {
     let files = cache::contents(dir, &[])?;
     let programs: String = module.programs.iter().map(|(_, name, package)| format!("{name}={package}\n")).collect();

@@ -83,6 +83,17 @@ impl Toolchain {
         Ok(toolchain)
     }
 
+    /// Whether the cache has what takes long to build.
+    pub fn is_built(cache: &Cache) -> bool {
+        go::MODULES.iter().all(|module| go::is_built(cache, module))
+    }
+
+    /// Makes the cache look so.
+    #[cfg(test)]
+    pub(crate) fn pretend_built(cache: &Cache) {
+        go::MODULES.iter().for_each(|module| go::pretend_built(cache, module));
+    }
+
     /// Where a program lies.
     pub fn path(&self, tool: Tool) -> &Path {
         // `ensure` fills in every variant; a test below holds it to that.

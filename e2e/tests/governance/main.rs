@@ -6,6 +6,7 @@
 mod charter;
 mod decisions;
 mod figures;
+mod hosts;
 mod keys;
 mod partition;
 mod work;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         .case("its_author_takes_a_proposal_back", decisions::withdrawn)
         .case("a_member_with_an_interest_abstains_and_an_absent_one_votes_through_another", decisions::stood_in)
         .case("a_key_rotated_in_the_middle_of_a_vote_leaves_the_vote_before_it_and_ends_the_old_key", keys::rotated)
+        .case("a_suspended_host_drains_and_is_refused_and_still_votes_until_it_is_reinstated", hosts::suspended)
         .case("every_operator_tells_in_its_metrics_what_was_decided", figures::shown)
         .case("a_withdrawn_release_drains_what_runs", work::release_withdrawn)
         .main()

@@ -9,7 +9,7 @@ use koinon_e2e::ground::{Ground, conditions, ground};
 use koinon_e2e::story::look::{condition, poll, text};
 use koinon_e2e::story::serving::{Copy, GUEST_NAMESPACE, the_copy};
 use koinon_e2e::story::{JOB, MEMBERS, TEAM};
-use koinon_e2e::{Fleet, Poll, wait_until};
+use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use kube::Api;
 use kube::api::ListParams;
 
@@ -18,7 +18,7 @@ use crate::decisions::{all_vote, ends_as, proposed};
 /// From the enactment until the last copy is gone.
 const DRAINED: Duration = Duration::from_secs(120);
 /// From a host's loss until the job is served elsewhere: a lease of 20 s and its margin first.
-const MOVED: Duration = Duration::from_secs(90);
+pub const MOVED: Duration = Duration::from_secs(90);
 
 /// The one copy of the story's job, once there is one and no other.
 pub async fn served(ground: &Ground) -> Result<Copy> {
@@ -51,14 +51,18 @@ pub async fn release_withdrawn(fleet: Arc<Fleet>) -> Result<()> {
     })
     .await?;
     for member in ["bilbao", "cork"] {
-        let host = ground.member(member)?;
-        wait_until(&format!("the copies at {member} to be gone"), DRAINED, || async {
-            match Api::<Pod>::namespaced(host.client(), GUEST_NAMESPACE).list(&ListParams::default()).await {
-                Ok(pods) => Poll::<()>::when(pods.items.is_empty(), format!("{} pods", pods.items.len())),
-                Err(error) => Poll::not_yet(error.to_string()),
-            }
-        })
-        .await?;
+        drained(ground.member(member)?).await?;
     }
     Ok(())
+}
+
+/// Waits until nothing of aarhus' runs at a host any more.
+pub async fn drained(host: &Datacenter) -> Result<()> {
+    wait_until(&format!("the copies at {} to be gone", host.name()), DRAINED, || async {
+        match Api::<Pod>::namespaced(host.client(), GUEST_NAMESPACE).list(&ListParams::default()).await {
+            Ok(pods) => Poll::<()>::when(pods.items.is_empty(), format!("{} pods", pods.items.len())),
+            Err(error) => Poll::not_yet(error.to_string()),
+        }
+    })
+    .await
 }

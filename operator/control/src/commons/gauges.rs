@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::peers::{Liveness, PeersSnapshot};
 
 /// The names of all phases, so that a state without proposals shows as zero.
-const PHASES: [&str; 16] = [
+const PHASES: [&str; 19] = [
     "Invalid",
     "Pending",
     "Open",
@@ -26,6 +26,9 @@ const PHASES: [&str; 16] = [
     "QuorumNotMet",
     "Vetoed",
     "Withdrawn",
+    "Refuted",
+    "Unheard",
+    "Appealed",
     "Cancelled",
     "Stalled",
     "Stale",
@@ -34,13 +37,14 @@ const PHASES: [&str; 16] = [
 ];
 
 /// What can become of a vote, so that what became of none shows as zero.
-const VERDICTS: [Verdict; 16] = [
+const VERDICTS: [Verdict; 17] = [
     Verdict::Counted,
     Verdict::Superseded,
     Verdict::Equivocation,
     Verdict::AlreadyFinal,
     Verdict::NotElector,
     Verdict::WrongKeyRole,
+    Verdict::Revoked,
     Verdict::TooEarly,
     Verdict::TooLate,
     Verdict::AnchoredTooLate,
@@ -59,6 +63,9 @@ pub struct Gauges {
     metrics: Metrics,
     shown: BTreeSet<MemberId>,
     forked: BTreeSet<MemberId>,
+    /// The phases and verdicts that have a figure: one that nothing is in any more goes back to zero.
+    phases: BTreeSet<&'static str>,
+    verdicts: BTreeSet<&'static str>,
     /// What the endpoint had counted when it was last looked at; another endpoint begins at zero again.
     counted: NetSnapshot,
 }
@@ -67,7 +74,14 @@ impl Gauges {
     /// Figures that show nothing yet.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Gauges { metrics, shown: BTreeSet::new(), forked: BTreeSet::new(), counted: NetSnapshot::default() }
+        Gauges {
+            metrics,
+            shown: BTreeSet::new(),
+            forked: BTreeSet::new(),
+            phases: PHASES.into(),
+            verdicts: VERDICTS.map(Verdict::name).into(),
+            counted: NetSnapshot::default(),
+        }
     }
 
     /// Shows what is known now.
@@ -143,23 +157,25 @@ impl Gauges {
         }
     }
 
-    fn show_proposals(&self, view: &CommonsView, now: UnixSeconds) {
-        let mut counts: BTreeMap<&str, i64> = PHASES.into_iter().map(|phase| (phase, 0)).collect();
+    fn show_proposals(&mut self, view: &CommonsView, now: UnixSeconds) {
+        let mut counts: BTreeMap<&str, i64> = self.phases.iter().map(|phase| (*phase, 0)).collect();
         for proposal in view.state.proposals().values() {
             let phase: Phase = view.state.phase(proposal, now);
             *counts.entry(phase.name()).or_default() += 1;
         }
+        self.phases.extend(counts.keys());
         for (phase, count) in counts {
             self.metrics.proposals.with_label_values(&[phase]).set(count);
         }
     }
 
-    fn show_votes(&self, view: &CommonsView) {
-        let mut counts: BTreeMap<&str, i64> = VERDICTS.into_iter().map(|verdict| (verdict.name(), 0)).collect();
+    fn show_votes(&mut self, view: &CommonsView) {
+        let mut counts: BTreeMap<&str, i64> = self.verdicts.iter().map(|verdict| (*verdict, 0)).collect();
         let on_proposals = view.state.proposals().values().flat_map(|proposal| &proposal.votes);
         for vote in on_proposals.chain(view.state.stray_votes().iter().map(|(_, vote)| vote)) {
             *counts.entry(vote.verdict.name()).or_default() += 1;
         }
+        self.verdicts.extend(counts.keys());
         for (verdict, count) in counts {
             self.metrics.votes.with_label_values(&[verdict]).set(count);
         }
@@ -303,6 +319,22 @@ mod tests {
         assert_eq!(samples(&registry, "koinon_proposals").get("Open"), Some(&1.0));
         gauges.clear();
         assert!(samples(&registry, "koinon_votes").is_empty(), "a replica that does not lead knows nothing");
+    }
+
+    #[test]
+    fn a_figure_that_nothing_stands_behind_any_more_goes_back_to_zero() {
+        let (registry, mut gauges) = gauges();
+        (gauges.phases, gauges.verdicts) = (BTreeSet::new(), BTreeSet::new());
+        let voted = view();
+        let people: Vec<Person> = ["aarhus", "bilbao", "cork"].map(testkit::person).into();
+        let everybody: Vec<&Person> = people.iter().collect();
+        let founding = testkit::found(&everybody, testkit::charter(&everybody, Preset::Trial));
+        let before = CommonsView { state: Commons::new(founding, Limits::default()).state().clone(), ..voted.clone() };
+        for (view, count) in [(voted, 1.0), (before, 0.0)] {
+            gauges.show(&view, &PeersSnapshot::default(), &NetMetrics::default(), &ManualClock::at(T0));
+            assert_eq!(samples(&registry, "koinon_proposals"), BTreeMap::from([("Open".to_owned(), count)]));
+            assert_eq!(samples(&registry, "koinon_votes").get("NoProposal"), Some(&count));
+        }
     }
 
     fn offer(offered: u32) -> Heard<Offer> {
