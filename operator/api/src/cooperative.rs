@@ -232,7 +232,7 @@ pub struct CooperativeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guests: Option<GuestCount>,
     /// Joined, Signing, PeersReachable, EndpointReachable, NetworkPolicyEnforced, AcceptingGuests, WeightsCacheReady,
-    /// ClockSynced, Ready.
+    /// ClockSynced, AsAdvised, MayWork, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -110,6 +110,12 @@ super::closed_set! {
         ClockInTolerance,
         /// The clock is off by more than the charter tolerates.
         ClockOffset,
+        /// The cooperative advises no release of the operator.
+        NoAdvice,
+        /// This is the release that the cooperative advises.
+        AdvisedRelease,
+        /// The cooperative advises another release; the message names it and its image.
+        OtherRelease,
 
         // ---- Member
         /// Heard recently.

@@ -24,6 +24,8 @@ super::closed_set! {
         WeightsCacheReady,
         /// `Cooperative`: this clock agrees with the peers' within the charter's tolerance.
         ClockSynced,
+        /// `Cooperative`: this operator is the release that the cooperative advises.
+        AsAdvised,
 
         /// `Member`: it was heard within the charter's limits.
         Reachable,

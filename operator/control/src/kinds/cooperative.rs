@@ -125,6 +125,7 @@ pub(crate) fn status(object: &Cooperative, facts: &Facts<'_>, moment: &Moment) -
         (ConditionType::PeersReachable, reachable),
         (ConditionType::EndpointReachable, endpoint(&object.spec, facts)),
         (ConditionType::ClockSynced, clock(facts)),
+        (ConditionType::AsAdvised, as_advised(facts)),
         (ConditionType::NetworkPolicyEnforced, network_policy(facts.host)),
         (ConditionType::MayWork, may_work),
         (ConditionType::AcceptingGuests, accepting(&object.spec, facts, moment)),
@@ -273,6 +274,25 @@ fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
         message.push_str("The membership names these, whatever spec.endpoints says.");
     }
     Verdict::yes(Reason::EndpointReached, message.trim_end())
+}
+
+/// Advice and no more: each owner upgrades its own cluster, when it is ready to.
+fn as_advised(facts: &Facts<'_>) -> Verdict {
+    let Some(view) = facts.view else { return starting() };
+    let own = env!("CARGO_PKG_VERSION");
+    match &view.state.norms().operator_release {
+        None => Verdict::yes(Reason::NoAdvice, "the cooperative advises no release of the operator"),
+        Some(advised) if advised.version.as_str() == own => {
+            Verdict::yes(Reason::AdvisedRelease, format!("this is release {own}, as the cooperative advises"))
+        }
+        Some(advised) => Verdict::no(
+            Reason::OtherRelease,
+            format!(
+                "this is release {own}; the cooperative advises {}, image {}: helm upgrade when it suits",
+                advised.version, advised.image
+            ),
+        ),
+    }
 }
 
 fn clock(facts: &Facts<'_>) -> Verdict {

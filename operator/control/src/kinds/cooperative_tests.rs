@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::cooperative::Cooperative;
-use koinon_core::body::Stop;
 use koinon_core::body::charter::Preset;
 use koinon_core::body::latest::NetworkPolicyState;
-use koinon_core::ids::UnixSeconds;
+use koinon_core::body::{Action, OperatorRelease, Stop};
+use koinon_core::ids::{Digest, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use koinon_core::testkit;
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::*;
 use crate::peers::PeerView;
-use crate::placement::fixture::rules_stopping;
+use crate::placement::fixture::{rules_stopping, view_with};
 
 fn object(created: &str, gateway: &[&str]) -> Cooperative {
     serde_json::from_value(json!({
@@ -237,4 +237,19 @@ fn a_suspended_member_reads_in_its_own_cooperative_by_which_order_and_until_when
     let later = view.state.next_lapse(testkit::T0).unwrap();
     assert_eq!(said(later.0, ConditionType::MayWork).0, "True");
     assert_ne!(said(later.0, ConditionType::AcceptingGuests).1, "Suspended");
+}
+
+#[test]
+fn an_advised_release_of_the_operator_shows_and_stops_nothing() {
+    let own = env!("CARGO_PKG_VERSION");
+    let advise = |version: &str| {
+        let release = OperatorRelease { version: version.parse().unwrap(), image: Digest([7; 32]) };
+        let state = view_with("cork", json!({}), Some(Action::AdviseOperatorRelease(release))).state;
+        let view = CommonsView { me: "cork".parse().unwrap(), state, ..alone(Standing::Member) };
+        let (key, peers, host) = (refusal(), PeersSnapshot::default(), HostFacts::default());
+        let facts = Facts { view: Some(&view), ..facts(&key, &peers, &host) };
+        reason(&status(&object("2026-01-01T00:00:00Z", &[]), &facts, &moment(0)), ConditionType::AsAdvised)
+    };
+    assert_eq!(advise(own), ("True".to_owned(), "AdvisedRelease".to_owned()));
+    assert_eq!(advise("99.0.0"), ("False".to_owned(), "OtherRelease".to_owned()));
 }
