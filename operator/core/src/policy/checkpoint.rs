@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::chain::Why;
-use super::gather::{Gathered, as_proposal, gather};
+use super::gather::{Forked, Gathered, as_proposal, gather};
 use super::{Enactment, ProposalState, State};
 use crate::body::Body;
 use crate::body::entry::Head;
@@ -82,7 +82,7 @@ pub fn settle(
         .map(|proposal| proposal.id)
         .filter(|id| !state.proposals().contains_key(id))
         .collect();
-    let needed = Needed::new(&state, &gather(&before), newest(&before).minus(dormant_after), forgotten);
+    let needed = Needed::new(&state, &gather(&before, Forked::Stands), newest(&before).minus(dormant_after), forgotten);
     let mut settled = Settled { versions: versions(&state), ..Settled::default() };
     for (log, head) in heads {
         let owner = before.logs().find(|(known, _)| *known == log).map(|(_, owner)| owner.clone());
