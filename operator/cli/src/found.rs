@@ -218,6 +218,7 @@ async fn apply(
             weights: cooperative::Weights::default(),
             sources: member.sources.clone(),
             images: cooperative::Images::default(),
+            limits: cooperative::Limits::default(),
         },
     );
     let mut resource = resource;

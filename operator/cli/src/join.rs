@@ -95,6 +95,7 @@ impl Args {
                 weights: cooperative::Weights::default(),
                 sources: member.sources.clone(),
                 images: cooperative::Images::default(),
+                limits: cooperative::Limits::default(),
             },
         );
         resource.metadata.namespace = Some(cluster.namespace.clone());

@@ -159,6 +159,7 @@ impl Names {
             weights: Default::default(),
             sources: Vec::new(),
             images: Default::default(),
+            limits: Default::default(),
             ..object.spec.clone()
         };
         Names { uid: object.uid(), key, spec }
