@@ -84,6 +84,14 @@ pub enum Problem {
         /// Who the entry says it is.
         author: MemberId,
     },
+    /// A checkpoint is not what remains of the entries up to it.
+    #[error("checkpoint {version} settles something else than the entries up to it amount to: {why}")]
+    Checkpoint {
+        /// Its version.
+        version: PolicyHash,
+        /// What differs.
+        why: String,
+    },
     /// It ends before its end.
     #[error("the bundle ends here without its last line: it was cut off")]
     CutOff,
@@ -134,6 +142,7 @@ impl Problem {
             Self::Repeated(_) => "Repeated",
             Self::UnknownLog(_) => "UnknownLog",
             Self::OtherAuthor { .. } => "OtherAuthor",
+            Self::Checkpoint { .. } => "Checkpoint",
             Self::CutOff => "CutOff",
             Self::Entries { .. } => "WrongCount",
             Self::Unlisted(_) => "Unlisted",
@@ -253,6 +262,9 @@ impl Reader {
             });
         }
         self.check_claims(&commons, &claims)?;
+        if let Some((version, why)) = commons.false_checkpoint() {
+            return Err(self.finding(Problem::Checkpoint { version, why }));
+        }
         Ok(Report::of(&commons, as_of))
     }
 

@@ -4,15 +4,16 @@ use super::*;
 use crate::body::charter::Preset;
 use crate::body::entry::LogResume;
 use crate::body::proposal::{Action, Choice, RemoveEngine, Scope, Vote};
-use crate::body::{Anchor, Body, Cause, EmergencyOrder, EnactSeal, KeyUpdate, Slot, Stop};
+use crate::body::{Anchor, Body, Cause, Checkpoint, EmergencyOrder, EnactSeal, KeyUpdate, Slot, Stop};
 use crate::dsse::Signer as _;
 use crate::founding::Founding;
-use crate::ids::{BoxRoot, Digest, PolicyHash, Seq, StatementId};
+use crate::ids::{BoxRoot, Digest, PolicyHash, Seq, StatementId, UnixSeconds};
 use crate::log::{ForkProof, Limits};
 use crate::policy::Commons;
 use crate::presets;
 use crate::sealing::{self, Circumstances, Promises};
 use crate::statement::{Draft, Statement};
+use crate::testkit::history::decided;
 use crate::testkit::{Person, T0, charter, found, person};
 
 /// Operators that hear each other at once.
@@ -281,4 +282,25 @@ fn a_list_in_place_of_an_object_is_no_line() {
     let text = serde_json::json!({ "end": [end.entries, end.policy, end.logs] }).to_string();
     let whole = [lines[0].to_json(), text.into_bytes()].join(&b'\n');
     assert_eq!(audit(&whole).unwrap_err().problem.category(), "BadLine");
+}
+
+#[test]
+fn a_checkpoint_that_a_quorum_sealed_against_what_it_held_is_found() {
+    let people = ["aarhus", "bilbao", "cork", "delft"].map(person);
+    let everybody: Vec<&Person> = people.iter().collect();
+    let remove = Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() });
+    let after = |more: Option<Action>| {
+        let actions = [remove.clone()].into_iter().chain(more);
+        decided(&people, charter(&everybody, Preset::Trial), actions)
+    };
+    let right = after(None).draft_checkpoint(UnixSeconds(i64::MAX)).unwrap();
+    let audit = |checkpoint: Checkpoint| {
+        let commons = after(Some(Action::Checkpoint(checkpoint)));
+        assert_eq!(commons.state().checkpoints().count(), 1);
+        let mut reader = Reader::new();
+        export(&commons, T0).for_each(|line| reader.line(&line.to_json()).unwrap());
+        reader.finish().map_err(|finding| finding.problem.category())
+    };
+    assert!(audit(right.clone()).is_ok());
+    assert_eq!(audit(Checkpoint { state: Digest::of(b"something else"), ..right }).unwrap_err(), "Checkpoint");
 }

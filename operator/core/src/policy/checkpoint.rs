@@ -18,7 +18,7 @@ use crate::body::entry::Head;
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::{Action, Scope};
 use crate::founding::Founding;
-use crate::ids::{MemberId, PublicKey, Seconds, StatementId, UnixSeconds};
+use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
 use crate::log::{Entry, NoPrefix, Replica, Settled, SettledLog, SettledProposal, SettledVersion, Standing};
 use crate::statement::Statement;
 
@@ -205,7 +205,7 @@ impl<'a> Needed<'a> {
 }
 
 /// Whether another version has followed `parent`, so that nothing else can.
-fn is_past(state: &State, scope: Scope, parent: &crate::ids::PolicyHash) -> bool {
+fn is_past(state: &State, scope: Scope, parent: &PolicyHash) -> bool {
     *parent != state.head(scope) && state.chain(scope).iter().any(|version| version.hash == *parent)
 }
 
@@ -308,6 +308,18 @@ pub(super) fn judge_all(
         }
     }
     hold
+}
+
+/// The first checkpoint in force that is not what remains of the entries up to it, with why.
+pub(super) fn first_false(founding: &Founding, replica: &Replica, state: &State) -> Option<(PolicyHash, String)> {
+    let versions = state.chain(Scope::Checkpoints).iter().skip(1);
+    versions.zip(state.checkpoints()).find_map(|(version, checkpoint)| {
+        match settle(founding, replica, &checkpoint.logs) {
+            Ok(settled) if settled.digest() == checkpoint.state => None,
+            Ok(settled) => Some((version.hash, format!("what remains is {}", settled.digest()))),
+            Err(error) => Some((version.hash, error.to_string())),
+        }
+    })
 }
 
 /// What remains up to the newest checkpoint that is in force, if that is news here.

@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::Proposal;
 use crate::founding::Founding;
-use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::ids::{MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
 use crate::log::{Entry, Inserted, Limits, Refused, Replica};
 use crate::statement::Statement;
@@ -143,6 +143,12 @@ impl Commons {
         self.replica.settle(settled);
         self.refold();
         before.difference(&ids(&self.replica)).copied().collect()
+    }
+
+    /// The first checkpoint in force that is not what remains of the entries up to it, with why: more members than may have
+    /// sealed something else than they held. It costs a fold for each checkpoint, and all entries.
+    pub fn false_checkpoint(&self) -> Option<(PolicyHash, String)> {
+        checkpoint::first_false(&self.founding, &self.replica, &self.state)
     }
 
     /// This as if a checkpoint of everything that was written up to `before` were in force, and forgotten; nothing where none
