@@ -106,6 +106,26 @@ def engine_holds(engine):
     )
 
 
+MOST_LISTED, MOST_PRICE = 128, 1_000_000_000
+
+
+def norm_holds(name, change):
+    """Whether what would be in force for all work contradicts itself nowhere."""
+    if name == "setPlacementRules":
+        residency = change["residency"].values()
+        listed = max(len(change["jurisdictions"]), len(residency)) <= MOST_LISTED
+        return listed and all(1 <= len(of_model) <= MOST_LISTED for of_model in residency)
+    if name == "setShares":
+        share = change["hostShare"]
+        return 1 <= share["num"] <= share["den"] <= 1000
+    if name == "setPrices":
+        prices = change["gpuSecondMicros"].values()
+        return len(prices) <= MOST_LISTED and all(price <= MOST_PRICE for price in prices)
+    if name == "setAuditRate":
+        return change["perTenThousand"] <= 10_000
+    return name != "checkpoint" or 1 <= len(change["logs"]) <= MOST_LISTED
+
+
 def charter_holds(body):
     """Whether a charter contradicts itself nowhere."""
     founders = body["founders"]

@@ -96,7 +96,7 @@ SILENCE = ("markDormant", "reactivate")
 class Gathered:
     """All that counts, from the logs of `owners`."""
 
-    def __init__(self, bundle, owners, forks, forgiving=False):
+    def __init__(self, bundle, owners, forks, floor, forgiving=False):
         self.coop, self.forgiving = bundle.coop, forgiving
         # Whether a fork takes the place away from something that rules 1 may have decided
         self.undoes = False
@@ -112,13 +112,14 @@ class Gathered:
         self.trails, self.ends = {}, {}
         chains = [(log, owners[log], bundle.chains[log]) for log in sorted(owners) if log in bundle.chains]
         for log, owner, chain in chains:
-            self._read(chain, owner, forks[log][0] if log in forks else None)
+            beside = chain.beside(floor[log]) if log in floor else set()
+            self._read(chain, owner, forks[log][0] if log in forks else None, beside)
         self._note_signs(chains)
 
-    def _read(self, chain, owner, fork):
+    def _read(self, chain, owner, fork, beside):
         # What its own chain says behind an entry: whatever else is known of its log
         behind = {}
-        for entry in chain.entries():
+        for entry in (entry for entry in chain.entries() if entry.id not in beside):
             before = behind.get(entry.statement.prev, ((), {}))
             trail, still_open = before
             own, inner = self._own(entry, owner), entry.statement.nested

@@ -15,7 +15,8 @@ from members import Membership, Standing, probation
 from seals import Leaving, Sealing, genesis, triple
 
 # Chains with versions, in the order in which two decisions at once are taken
-CHAINS = ("membership", "releases", "engines", "charter", "standing")
+CHAINS = "membership releases engines charter standing placement economy operators checkpoints".split()
+FIRST_CHAINS = CHAINS[:4]
 
 
 @dataclass
@@ -73,6 +74,8 @@ class History:
 
     bundle: object
     owners: dict
+    # Up to where each log is settled
+    floor: dict = field(default_factory=dict)
     forgiving: bool = False
     proposals: dict = field(default_factory=dict)
     leaves: list = field(default_factory=list)
@@ -80,9 +83,9 @@ class History:
     faults: list = field(default_factory=list)
 
     def __post_init__(self):
-        self.forks, self.proofs = forks_of(self.bundle, self.owners)
+        self.forks, self.proofs = forks_of(self.bundle, self.owners, self.floor)
         self._read_reports()
-        self.gathered = Gathered(self.bundle, self.owners, self.forks, self.forgiving)
+        self.gathered = Gathered(self.bundle, self.owners, self.forks, self.floor, self.forgiving)
         self._begin()
         self._read_keys()
         while decided := self._next():
@@ -118,7 +121,7 @@ class History:
 
     def heads(self):
         """The newest version of every chain. One that came with rules 2 is named once something was decided there."""
-        named = [scope for scope in CHAINS if scope != "standing" or len(self.chains[scope]) > 1]
+        named = [scope for scope in CHAINS if scope in FIRST_CHAINS or len(self.chains[scope]) > 1]
         return {scope: self.head(scope) for scope in named}
 
     def head(self, scope):
@@ -181,7 +184,10 @@ class History:
             self._part(enacted, statement.author, "Left")
         else:
             name, change = statement.body["action"]
-            getattr(self, f"_apply_{name}")(enacted, change, statement)
+            # What is decided about all work changes nobody's say.
+            apply = getattr(self, f"_apply_{name}", None)
+            if apply:
+                apply(enacted, change, statement)
         self.chains[scope].append(Version(enacted.version, self.head(scope), enacted))
 
     def _apply_addModelRelease(self, enacted, release, _):
@@ -265,6 +271,15 @@ class History:
     def ring(self, log):
         """The keys in force at the end of a log."""
         return self.keys.ring(log, self.gathered.ends.get(log, ()))
+
+    def settled(self):
+        """The positions up to which checkpoints have settled the logs."""
+        floor = {}
+        for version in self.chains["checkpoints"][1:]:
+            _, change = self.proposals[version.enacted.child].body["action"]
+            for log, head in change["logs"].items():
+                floor[log] = max(floor.get(log, (0, "")), (head["seq"], head["id"]))
+        return floor
 
     # What became of everything
 
@@ -417,13 +432,13 @@ class History:
         return term, bound
 
 
-def _reading(bundle, owners):
+def _reading(bundle, owners, floor):
     """By rules 1 a fork undoes what was anchored behind it. Once later rules are in force one member could take back by
     that what it proposed before them: of the two readings then the one counts in which more stands."""
-    history = History(bundle, owners)
+    history = History(bundle, owners, floor)
     if not history.gathered.undoes:
         return history
-    whole = History(bundle, owners, forgiving=True)
+    whole = History(bundle, owners, floor, forgiving=True)
     decided = [sum(map(len, reading.chains.values())) for reading in (whole, history)]
     return whole if whole.rules >= 2 and decided[0] > decided[1] else history
 
@@ -431,8 +446,13 @@ def _reading(bundle, owners):
 def follow(bundle):
     """The history of a bundle; a member's log counts from the round after the one in which it was admitted."""
     owners = {founder["keys"]["operator"]: founder["id"] for founder in bundle.founding.body["founders"]}
+    floor = {}
     while True:
-        history = _reading(bundle, owners)
+        history = _reading(bundle, owners, floor)
+        if history.settled() != floor:
+            # Below what is settled a conflict has no effect: the past is read again without it.
+            floor = history.settled()
+            continue
         found = {log: began.owner for log, began in history.keys.logs.items()}
         if found.keys() <= owners.keys():
             return history

@@ -93,6 +93,17 @@ class Chain:
         """In an order that does not depend on which branch of a fork came first."""
         return sorted(self.by_id.values(), key=lambda entry: (entry.seq, entry.id))
 
+    def beside(self, floor):
+        """Up to what is settled: the entries of another branch."""
+        seq, name = floor
+        if name not in self.by_id or all(len(several) == 1 for at, several in self.by_seq.items() if at <= seq):
+            return set()
+        settled, entry = set(), self.by_id[name]
+        while entry:
+            settled.add(entry.id)
+            entry = self.by_id.get(entry.statement.prev)
+        return {entry.id for entry in self.by_id.values() if entry.seq <= seq} - settled
+
     def last(self):
         followed = {entry.statement.prev for entry in self.by_id.values()}
         return frozenset((entry.seq, entry.id) for entry in self.by_id.values() if entry.id not in followed)
@@ -214,14 +225,15 @@ def reported(bundle, owners):
     return found
 
 
-def forks_of(bundle, owners):
+def forks_of(bundle, owners, floor):
     """For every log that forked: where, and the two payloads there, the smaller id first; and every proof."""
     found, proofs = {}, []
 
     def note(log, seq, ids):
         # Of several proofs of one position the one with the smallest ids, so that all show the same.
         place = (seq, *sorted(ids))
-        found[log] = min(found.get(log, place), place)
+        if log not in floor or seq > floor[log][0]:
+            found[log] = min(found.get(log, place), place)
 
     for log, chain in bundle.chains.items():
         if log not in owners:

@@ -330,6 +330,10 @@ class Leaving:
         stays = len(current.members) != 4 or seal.by != self.statement.author
         return current.is_of(seal) and stays
 
+    def _founding_window(self):
+        """By the founding charter: which later one was in force then, logs alone do not say."""
+        return self.history.bundle.founding.body["parameters"]["enactWindowSeconds"]
+
     def _enactment(self, gathered, current):
         child, size = self.statement.id, len(current.members)
         made = version("membership", current.hash, child, self.root)
@@ -350,7 +354,7 @@ class Leaving:
                     root=self.root,
                     version=made,
                     term=term,
-                    settled_at=bounded(self.statement.issued_at + self.history.parameters["enactWindowSeconds"]),
+                    settled_at=bounded(self.statement.issued_at + self._founding_window()),
                     close_seals=sorted({seal for certificate in held for seal in certificate.seals.values()}),
                     enact_seals=sorted(signers.values()),
                 )

@@ -150,7 +150,9 @@ def envelope(value):
 
 # The charter and the catalogue
 
-SCOPES = ("membership", "releases", "engines", "charter", "standing", "cancellations")
+SCOPES = (
+    "membership releases engines charter standing placement economy operators checkpoints cancellations"
+).split()
 CLASSES = ("Routine", "Economic", "Admit", "Charter", "Expel", "Recall", "Cancel", "Emergency")
 scope, class_name = word(*SCOPES), word(*CLASSES)
 
@@ -247,6 +249,20 @@ engine = closed(
 evidence = sequence(variant({"entry": digest, "document": closed({"digest": digest, "text": line})}))
 of_member = closed({"member": label30})
 
+# What is decided about all work
+
+jurisdictions = collection(matching(r"[A-Z]{2}"))
+placement_rules = closed(
+    {},
+    {"maxReplicasPerMember": u32},
+    {
+        "jurisdictions": (jurisdictions, frozenset),
+        "residency": (mapping(digest, jurisdictions), dict),
+        "minEvidence": (word("Claimed", "SchedulerConsistent", "Challenged", "Attested"), lambda: "Claimed"),
+    },
+)
+head = closed({"seq": u64, "id": digest})
+
 # What can be proposed: where it is decided, how, since which rules, and what it looks like
 
 ACTIONS = {
@@ -269,12 +285,17 @@ ACTIONS = {
     "markDormant": ("membership", "Routine", 2, of_member),
     "reactivate": ("membership", "Routine", 2, of_member),
     "liftQuarantine": ("standing", "Routine", 2, closed({"member": label30, "proofs": collection(digest)})),
+    "setPlacementRules": ("placement", "Routine", 2, placement_rules),
+    "setShares": ("placement", "Economic", 2, closed({"hostShare": fraction}, {"mostGpus": u32})),
+    "setPrices": ("economy", "Economic", 2, closed({"gpuSecondMicros": mapping(label63, u64)})),
+    "setAuditRate": ("economy", "Economic", 2, closed({"perTenThousand": u32})),
+    "adviseOperatorRelease": ("operators", "Routine", 2, closed({"version": line, "image": digest})),
+    "checkpoint": ("checkpoints", "Routine", 2, closed({"logs": mapping(key, head), "state": digest})),
     "suspend": ("standing", "Recall", 2, of_member),
     "reinstate": ("standing", "Recall", 2, of_member),
 }
 
 slot = closed({"scope": scope, "parent": digest, "term": u32})
-head = closed({"seq": u64, "id": digest})
 OUTCOMES = ("passed", "rejected", "quorumNotMet", "vetoed", "stale", "withdrawn", "refuted", "unheard")
 
 BODIES = {

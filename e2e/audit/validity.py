@@ -99,6 +99,8 @@ def _judge_action(history, anchored, numbers, pinned):
         parameters, classes = change["parameters"], change["classes"]
         good = parameters["deliberation"] and charter.numbers_hold(parameters, classes)
         return None if good else "InvalidCharter"
+    if not charter.norm_holds(name, change):
+        return "InvalidNorm"
     if name == "cancelProposal":
         target = history.target(change["proposal"])
         if target is None:

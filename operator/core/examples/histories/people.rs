@@ -44,7 +44,8 @@ fn engine(port: usize) -> Option<Engine> {
 
 fn action(world: &mut World, who: usize) -> Option<Action> {
     let complete = world.state(who).rules() >= 2;
-    Some(match world.random.below(if complete { 16 } else { 11 }) {
+    Some(match world.random.below(if complete { 19 } else { 11 }) {
+        16..=18 => norm(world)?,
         0..=3 => Action::AddModelRelease(release(model(world))?),
         4 => Action::WithdrawModelRelease(WithdrawModelRelease { manifest_digest: model(world) }),
         5 => Action::AddEngine(AddEngine { engine: engine(world.random.below(50))? }),
@@ -84,6 +85,25 @@ fn action(world: &mut World, who: usize) -> Option<Action> {
             expel(world, whom)?
         }
     })
+}
+
+/// Something about all work, as JSON so that it may be wrong in any way.
+fn norm(world: &mut World) -> Option<Action> {
+    let random = &mut world.random;
+    let odd = random.once_in(4);
+    let some = |least: usize| if odd { 0 } else { least };
+    let action = match random.below(5) {
+        0 => serde_json::json!({ "setPlacementRules": { "jurisdictions": ["ES", "PT"],
+            "residency": { (Digest::of(b"model").to_string()): if odd { vec![] } else { vec!["ES"] } },
+            "minEvidence": "Challenged", "maxReplicasPerMember": 3 } }),
+        1 => serde_json::json!({ "setShares": { "hostShare": { "num": some(1), "den": 2 }, "mostGpus": null } }),
+        2 => {
+            serde_json::json!({ "setPrices": { "gpuSecondMicros": { "h100-80": if odd { 2_000_000_000 } else { 278 } } } })
+        }
+        3 => serde_json::json!({ "setAuditRate": { "perTenThousand": if odd { 10_001 } else { 200 } } }),
+        _ => serde_json::json!({ "adviseOperatorRelease": { "version": "1.4.0", "image": Digest::of(b"image") } }),
+    };
+    serde_json::from_value(action).ok()
 }
 
 /// To expel a member, for what a document shows.
