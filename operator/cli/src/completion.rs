@@ -129,6 +129,10 @@ mod tests {
         assert_eq!(offered(&["vote", "p-1", "ve"]).0, ["veto"]);
         assert_eq!(offered(&["proposal", "p-1", "-o", ""]).0, ["json", "yaml"]);
         assert_eq!(offered(&["-n", "acme", "completion", "z"]).0, ["zsh"]);
+        assert_eq!(offered(&["emergency", "stop-m"]).0, ["stop-member"]);
+        let causes = offered(&["emergency", "stop-member", "cork", "--cause", ""]).0;
+        assert_eq!(causes, ["key-compromise", "safety", "fraud", "legal"]);
+        assert_eq!(offered(&["keys", "ro"]).0, ["rotate"]);
         let (commands, goes_on) = offered(&["audit", ""]);
         assert!(commands.contains(&"export".to_owned()) && goes_on == ":0", "a file or a subcommand: {commands:?}");
         let files = offered(&["plan", "-f", ""]);

@@ -82,7 +82,7 @@ impl Args {
                 membership.member
             );
         }
-        for key in drop.iter().filter(|key| !set.governance.contains(*key)) {
+        if let Some(key) = drop.iter().find(|key| !set.governance.contains(*key)) {
             bail!("{key} is no governance key of {} that is in force: see kubectl koinon keys show", membership.member);
         }
         let protection = if no_passphrase { Protection::Plain } else { Protection::Passphrase };

@@ -66,9 +66,9 @@ pub enum MemberCommand {
     },
     /// Give a member that lost its keys others.
     ///
-    /// 1. There: kubectl koinon keys new > cork-keys.yaml. 2. At another member: kubectl koinon propose --out reset.yaml
-    /// reset-keys cork cork-keys.yaml. 3. There again: kubectl koinon propose --co-sign reset.yaml, which proves that it holds
-    /// them. 4. Back at the author: kubectl koinon propose --signed reset.yaml.
+    /// There: kubectl koinon keys new > cork-keys.yaml. At another member: kubectl koinon propose --out reset.yaml reset-keys
+    /// cork cork-keys.yaml. There again: kubectl koinon propose --co-sign reset.yaml, which proves that it holds them. Back at
+    /// the author: kubectl koinon propose --signed reset.yaml.
     ResetKeys {
         /// Its id, as `kubectl koinon members` lists it.
         member: MemberId,

@@ -7,3 +7,4 @@ mod join;
 mod kit;
 mod promises;
 mod reach;
+mod said;
