@@ -70,12 +70,16 @@ impl Gauges {
     /// Shows who may work, and what stops the others.
     fn show_work(&self, state: &State, now: UnixSeconds) {
         let metrics = &self.metrics;
-        // Whoever is gone has no figure any more.
-        metrics.member_work.reset();
-        for (id, member) in state.members().iter().filter(|(_, member)| !member.standing.is_gone()) {
+        for (id, member) in state.members() {
             let holds = works(member.standing, state.halted(id, now));
             for state in WORK {
-                metrics.member_work.with_label_values(&[id.as_str(), state.as_str()]).set(i64::from(state == holds));
+                let labels = [id.as_str(), state.as_str()];
+                if member.standing.is_gone() {
+                    // Whoever is gone has no figure any more, and most never had one here.
+                    let _ = metrics.member_work.remove_label_values(&labels);
+                } else {
+                    metrics.member_work.with_label_values(&labels).set(i64::from(state == holds));
+                }
             }
         }
         let mut orders: BTreeMap<&str, i64> = STOPS.map(|stops| (stops, 0)).into();
