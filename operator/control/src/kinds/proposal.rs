@@ -260,6 +260,14 @@ pub(crate) fn invalid_reason(why: &koinon_core::policy::Invalid) -> Reason {
     people::invalid(why, || Reason::UnknownKey)
 }
 
+/// Whether something is refused because of who signed it, or because nobody did.
+fn is_of_a_signature(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InvalidSignature | Reason::UnknownKey | Reason::KeyReplaced | Reason::OperatorKeyNotAllowed
+    )
+}
+
 /// What the fields of a signed resource and the engine's verdict amount to.
 pub(crate) struct Applied<'a> {
     /// It stands in a log.
@@ -272,7 +280,7 @@ impl Applied<'_> {
     /// Whether a signature holds.
     pub fn signed(&self) -> Verdict {
         match self.verdict {
-            Some(people::Verdict::Refused(refusal)) if refusal.reason == Reason::InvalidSignature => {
+            Some(people::Verdict::Refused(refusal)) if is_of_a_signature(refusal.reason) => {
                 Verdict::no(refusal.reason, refusal.message.clone())
             }
             _ => Verdict::yes(Reason::Signed, "signed with a governance key"),
