@@ -160,7 +160,7 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Closing { .. } => Shown::Closing,
         Phase::Queued { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
         Phase::Appealed { .. } => Shown::Appealed,
-        Phase::Enacted { .. } => Shown::Enacted,
+        Phase::Enacted { .. } | Phase::Stopped { .. } => Shown::Enacted,
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
         Phase::Vetoed => Shown::Vetoed,
@@ -183,6 +183,7 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
     );
     match phase {
         Phase::Enacted { version } => Verdict::yes(Reason::Enacted, format!("version {version} is in force")),
+        Phase::Stopped { target } => Verdict::yes(Reason::Enacted, format!("{votes}; it has stopped {target}")),
         Phase::Invalid(why) => Verdict::no(invalid_reason(why), why.to_string()),
         Phase::Pending { .. } => Verdict::no(Reason::Pending, "the vote has not opened yet"),
         Phase::Open { .. } => Verdict::no(
