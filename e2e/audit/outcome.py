@@ -22,6 +22,8 @@ def phase(history, proposal, now):
     certificate = sealing.certificates[0] if sealing.certificates else None
     if certificate and certificate.outcome != "passed":
         return certificate.outcome[0].upper() + certificate.outcome[1:], None
+    if certificate and body["action"][0] == "cancelProposal":
+        return "Enacted", body["action"][1]["proposal"]
     if proposal.cancelled_by:
         return "Cancelled", proposal.cancelled_by
     if proposal.superseded_by:

@@ -18,8 +18,8 @@ use crate::decisions::{all_vote, proposed};
 const PERIOD: Seconds = Seconds(12);
 const GRACE: Seconds = Seconds(2);
 /// The same for what is voted of class Charter: within it a key is rotated.
-const LONG_PERIOD: Seconds = Seconds(30);
-/// From the close of an Economic vote to its effect: it is sealed after two graces, and a vote to cancel it closes three
+const LONG_PERIOD: Seconds = Seconds(20);
+/// From the close of a Charter vote to its effect: it is sealed after two graces, and a vote to cancel it closes three
 /// graces before.
 const TIMELOCK: Seconds = Seconds(30);
 
@@ -68,8 +68,8 @@ pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
     numbers.parameters.grace_seconds = GRACE;
     numbers.parameters.close_when_all_voted = false;
     for (class, rules) in &mut numbers.classes {
-        rules.period_seconds = if *class == Class::Charter { LONG_PERIOD } else { PERIOD };
-        rules.timelock_seconds = if *class == Class::Economic { TIMELOCK } else { Seconds(0) };
+        (rules.period_seconds, rules.timelock_seconds) =
+            if *class == Class::Charter { (LONG_PERIOD, TIMELOCK) } else { (PERIOD, Seconds(0)) };
     }
     let file = ground.stage.desk("cork").join("charter.yaml");
     std::fs::write(&file, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)

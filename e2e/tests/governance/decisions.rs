@@ -52,18 +52,11 @@ pub fn tally(proposal: &Value) -> [i64; 3] {
     ["approve", "reject", "abstain"].map(|count| proposal["status"]["tally"][count].as_i64().unwrap_or(-1))
 }
 
-/// Proposes how many of ten thousand requests are checked, from a file: a change of class Economic.
-async fn proposed_rate(ground: &Ground, by: &str, per_ten_thousand: u32) -> Result<String> {
-    let file = ground.stage.desk(by).join("rate.yaml");
-    std::fs::write(&file, format!("setAuditRate: {{perTenThousand: {per_ten_thousand}}}\n"))
-        .with_context(|| format!("writing {}", file.display()))?;
-    proposed(ground, by, &["propose", "--file", file.to_str().context("the desk's path is not text")?]).await
-}
-
 /// It had passed and waited for its time lock; a second vote stops it.
 pub async fn cancelled(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
-    let proposal = proposed_rate(ground, "aarhus", 5).await?;
+    let proposal =
+        proposed(ground, "aarhus", &["propose", "change-charter", "--set", "parameters.inviteHours=70"]).await?;
     all_vote(ground, &proposal, &["yes", "yes", "yes"]).await?;
     ends_as(ground, "bilbao", &proposal, "Queued").await?;
     let cancel = proposed(ground, "bilbao", &["propose", "cancel", &proposal]).await?;
@@ -71,9 +64,10 @@ pub async fn cancelled(fleet: Arc<Fleet>) -> Result<()> {
     for member in MEMBERS {
         let seen = ends_as(ground, member, &proposal, "Cancelled").await?;
         ensure!(conditions(&seen).contains(&cancel), "it does not say what stopped it: {}", conditions(&seen));
+        ends_as(ground, member, &cancel, "Enacted").await?;
     }
     // The slot that it held is given up by all, and the next proposal is decided in the next term.
-    let again = proposed_rate(ground, "cork", 7).await?;
+    let again = proposed(ground, "cork", &["propose", "change-charter", "--set", "parameters.inviteHours=71"]).await?;
     all_vote(ground, &again, &["yes", "yes", "yes"]).await?;
     for member in MEMBERS {
         ends_as(ground, member, &again, "Enacted").await?;

@@ -82,7 +82,7 @@ pub fn check_at(state: &State, membership: &Membership, statement: &Statement, n
 /// What to do about a refusal.
 fn fix(why: &NotAnchored) -> Option<&'static str> {
     Some(match why {
-        NotAnchored::WrongKeyRole(_) => {
+        NotAnchored::WrongKeyRole(_) | NotAnchored::KeyReplaced(_) => {
             "sign with a governance key that is in force: give its directory with --keys DIR, and compare with kubectl koinon keys show"
         }
         NotAnchored::FromTheFuture { .. } => "set this machine's clock",

@@ -218,6 +218,8 @@ super::closed_set! {
         ForeignCooperative,
         /// It is signed by a key that is not its author's.
         UnknownKey,
+        /// It is signed by a key that its author had before.
+        KeyReplaced,
         /// It is signed by an operator key, and only people may do this.
         OperatorKeyNotAllowed,
         /// The author has no vote here.

@@ -357,6 +357,7 @@ fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
             "it has passed and was not enacted in time: first operators say what they signed, up to term {term}; nothing is to be done"
         ),
         Phase::Enacted { .. } => "it is in force".to_owned(),
+        Phase::Stopped { target } => format!("it has stopped {}", title(target)),
         Phase::Rejected => "too few were for it".to_owned(),
         Phase::QuorumNotMet => "too few took part".to_owned(),
         Phase::Vetoed => "enough vetoes blocked it".to_owned(),

@@ -92,6 +92,7 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::NotOurs(_) => Reason::NotSeat,
         NotAnchored::NotActive(_) => Reason::NotElector,
         NotAnchored::WrongKeyRole(_) => key(),
+        NotAnchored::KeyReplaced(_) => Reason::KeyReplaced,
         NotAnchored::FromTheFuture { .. } => Reason::TimesInvalid,
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
         NotAnchored::ProposalOver(_) => Reason::TooLate,

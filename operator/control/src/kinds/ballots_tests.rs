@@ -161,13 +161,19 @@ fn a_vote_that_was_refused_says_why_it_does_not_count() {
         envelope: Some(to_resource(stray.envelope())),
     };
     let object = Arc::new(Vote::new("mine", spec));
-    let refusal = Refusal::new(Reason::NotElector, "its author is not among the electors");
-    let verdicts = BTreeMap::from([(Source::Vote("mine".into()), people::Verdict::Refused(refusal))]);
-    let shown = vote::statuses(&view(&fixture, verdicts), &[object], &moment(T0));
-    let status = &shown["mine"];
-    assert_eq!((status.counted, status.reason.as_deref()), (Some(false), Some("NotElector")));
-    let anchored = conditions::find(&status.conditions, ConditionType::Anchored).unwrap();
-    assert_eq!((anchored.status.as_str(), anchored.reason.as_str()), ("False", "NotElector"));
+    // Who may not vote has signed all the same; a key that is its author's no more is no signature of it.
+    for (reason, signed) in
+        [(Reason::NotElector, "True"), (Reason::KeyReplaced, "False"), (Reason::UnknownKey, "False")]
+    {
+        let verdict = people::Verdict::Refused(Refusal::new(reason, "why"));
+        let verdicts = BTreeMap::from([(Source::Vote("mine".into()), verdict)]);
+        let shown = vote::statuses(&view(&fixture, verdicts), std::slice::from_ref(&object), &moment(T0));
+        let status = &shown["mine"];
+        assert_eq!((status.counted, status.reason.as_deref()), (Some(false), Some(reason.as_str())));
+        let anchored = conditions::find(&status.conditions, ConditionType::Anchored).unwrap();
+        assert_eq!((anchored.status.as_str(), anchored.reason.as_str()), ("False", reason.as_str()));
+        assert_eq!(conditions::find(&status.conditions, ConditionType::Signed).unwrap().status, signed, "{reason:?}");
+    }
 }
 
 #[test]

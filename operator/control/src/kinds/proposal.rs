@@ -160,7 +160,7 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Closing { .. } => Shown::Closing,
         Phase::Queued { .. } | Phase::AwaitingSlot { .. } => Shown::Queued,
         Phase::Appealed { .. } => Shown::Appealed,
-        Phase::Enacted { .. } => Shown::Enacted,
+        Phase::Enacted { .. } | Phase::Stopped { .. } => Shown::Enacted,
         Phase::Rejected => Shown::Rejected,
         Phase::QuorumNotMet => Shown::QuorumNotMet,
         Phase::Vetoed => Shown::Vetoed,
@@ -183,6 +183,7 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
     );
     match phase {
         Phase::Enacted { version } => Verdict::yes(Reason::Enacted, format!("version {version} is in force")),
+        Phase::Stopped { target } => Verdict::yes(Reason::Enacted, format!("{votes}; it has stopped {target}")),
         Phase::Invalid(why) => Verdict::no(invalid_reason(why), why.to_string()),
         Phase::Pending { .. } => Verdict::no(Reason::Pending, "the vote has not opened yet"),
         Phase::Open { .. } => Verdict::no(
@@ -260,6 +261,14 @@ pub(crate) fn invalid_reason(why: &koinon_core::policy::Invalid) -> Reason {
     people::invalid(why, || Reason::UnknownKey)
 }
 
+/// Whether something is refused because of who signed it, or because nobody did.
+fn is_of_a_signature(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InvalidSignature | Reason::UnknownKey | Reason::KeyReplaced | Reason::OperatorKeyNotAllowed
+    )
+}
+
 /// What the fields of a signed resource and the engine's verdict amount to.
 pub(crate) struct Applied<'a> {
     /// It stands in a log.
@@ -272,7 +281,7 @@ impl Applied<'_> {
     /// Whether a signature holds.
     pub fn signed(&self) -> Verdict {
         match self.verdict {
-            Some(people::Verdict::Refused(refusal)) if refusal.reason == Reason::InvalidSignature => {
+            Some(people::Verdict::Refused(refusal)) if is_of_a_signature(refusal.reason) => {
                 Verdict::no(refusal.reason, refusal.message.clone())
             }
             _ => Verdict::yes(Reason::Signed, "signed with a governance key"),

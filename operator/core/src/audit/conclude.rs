@@ -111,6 +111,7 @@ impl Standing {
             Phase::Queued { eta, signed, needed } => (format!("{signed}/{needed}@{eta}"), None),
             Phase::AwaitingSlot { term } => (term.to_string(), None),
             Phase::Enacted { version } => (version.to_string(), None),
+            Phase::Stopped { target } => (target.to_string(), None),
             Phase::Cancelled { by } | Phase::Superseded { by } | Phase::Appealed { by } => (by.to_string(), None),
             _ => (String::new(), None),
         };

@@ -234,6 +234,9 @@ pub enum NotAnchored {
     /// It is signed by a key that may not do that.
     #[error("the statement is signed by {0}, which is no governance key of its author (an operator key cannot vote)")]
     WrongKeyRole(PublicKey),
+    /// It is signed by a key that speaks for its author no more.
+    #[error("the statement is signed by {0}, which its author has replaced or taken back: sign it with a key in force")]
+    KeyReplaced(PublicKey),
     /// It is dated ahead of this operator's clock.
     #[error("the statement is dated {issued_at}, it is {now} here: compare the clocks")]
     FromTheFuture {
@@ -287,7 +290,8 @@ impl State {
         let member = member.ok_or_else(|| NotAnchored::NotActive(me.clone()))?;
         let about_keys = matches!(statement.body(), Body::KeyUpdate(_) | Body::KeyRevocation(_)) && self.rules() >= 2;
         if !about_keys && !member.member.keys.governance.contains(&header.key) {
-            return Err(NotAnchored::WrongKeyRole(header.key));
+            let had = self.key_set(me).is_some_and(|set| set.retired.contains(&header.key));
+            return Err(if had { NotAnchored::KeyReplaced } else { NotAnchored::WrongKeyRole }(header.key));
         }
         if header.issued_at > now.plus(self.parameters().clock_tolerance_seconds) {
             return Err(NotAnchored::FromTheFuture { issued_at: header.issued_at, now });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::standing::parting;
 use super::{CloseCertificate, Invalid, ProposalState, State};
 use crate::body::entry::{Outcome, Slot};
-use crate::body::proposal::{Proposal, Scope};
+use crate::body::proposal::{Action, Proposal, Scope};
 use crate::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 
 /// Where a proposal stands.
@@ -48,6 +48,11 @@ pub enum Phase {
     Enacted {
         /// The version that it made.
         version: PolicyHash,
+    },
+    /// It has stopped another proposal: a cancellation makes no version and is in force once its box is certified.
+    Stopped {
+        /// Which one.
+        target: StatementId,
     },
     /// Too few yes.
     Rejected,
@@ -94,7 +99,7 @@ impl Phase {
             Self::Closing { .. } => "Closing",
             Self::Queued { .. } => "Queued",
             Self::AwaitingSlot { .. } => "AwaitingSlot",
-            Self::Enacted { .. } => "Enacted",
+            Self::Enacted { .. } | Self::Stopped { .. } => "Enacted",
             Self::Rejected => "Rejected",
             Self::QuorumNotMet => "QuorumNotMet",
             Self::Vetoed => "Vetoed",
@@ -144,7 +149,12 @@ impl State {
             Some(Outcome::Withdrawn) => return Phase::Withdrawn,
             Some(Outcome::Refuted) => return Phase::Refuted,
             Some(Outcome::Unheard) => return Phase::Unheard,
-            Some(Outcome::Passed) | None => {}
+            Some(Outcome::Passed) => {
+                if let Action::CancelProposal(cancel) = &body.action {
+                    return Phase::Stopped { target: cancel.proposal };
+                }
+            }
+            None => {}
         }
         if let Some(by) = proposal.cancelled_by {
             return Phase::Cancelled { by };

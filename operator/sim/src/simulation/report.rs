@@ -49,7 +49,7 @@ impl Fate {
         match phase {
             // Once its time is over its phase does not say any more that nobody sealed its box.
             Phase::Expired if proposal.certificates.is_empty() => Self::Stalled,
-            Phase::Enacted { .. } => Self::Enacted,
+            Phase::Enacted { .. } | Phase::Stopped { .. } => Self::Enacted,
             Phase::Rejected | Phase::QuorumNotMet | Phase::Vetoed | Phase::Withdrawn => Self::Refused,
             Phase::Refuted | Phase::Unheard => Self::Refused,
             Phase::Cancelled { .. } => Self::Cancelled,

@@ -82,7 +82,7 @@ fn a_rotation_in_the_middle_of_a_vote_harms_no_vote_and_the_next_key_may_change_
     let draft = world.state(1).draft_proposal(approve("llama"), "l".parse().unwrap(), Default::default(), world.now);
     let draft = Body::Proposal(Box::new(draft.unwrap()));
     let (by_old, by_new) = (signed(&world, 1, draft.clone(), &[&old]), signed(&world, 1, draft, &[&new]));
-    assert_eq!(may_anchor(&world, 1, &by_old), Err(NotAnchored::WrongKeyRole(old.public_key())));
+    assert_eq!(may_anchor(&world, 1, &by_old), Err(NotAnchored::KeyReplaced(old.public_key())));
     assert_eq!(may_anchor(&world, 1, &by_new), Ok(()));
     world.anchor(1, &by_old);
     world.anchor(1, &by_new);
