@@ -76,7 +76,13 @@ pub fn revoke(world: &mut World) {
         _ => own,
     };
     let end = world.commons(who).replica().next_seq(&log).0;
-    let since_seq = Seq(world.random.below(end as usize + 2) as u64);
+    let mut since_seq = Seq(world.random.below(end as usize + 2) as u64);
+    if world.random.once_in(2) {
+        // From the very entry that anchors something of its owner's people.
+        let entries = world.commons(who).replica().entries(&log);
+        let anchors: Vec<Seq> = entries.filter(|entry| entry.statement.nested().is_some()).map(|e| e.seq()).collect();
+        since_seq = anchors.last().copied().unwrap_or(since_seq);
+    }
     let body = Body::KeyRevocation(KeyRevocation { key, log, since_seq });
     let draw = world.random.below(8);
     let signers: Vec<&dyn Signer> = match draw {
@@ -134,8 +140,13 @@ pub fn change_in_a_vote(world: &mut World) {
 
 /// The others give a member keys of its own again; it goes on in a new log, and the old keys are in somebody's hands.
 pub fn reset(world: &mut World) {
-    let (who, proposer) = (world.anybody(), world.anybody());
-    let Some(old_name) = Some(world.id(who).to_string()) else { return };
+    let (mut who, proposer) = (world.anybody(), world.anybody());
+    let before = world.thieves.last().and_then(|thief| world.people.iter().position(|known| known.id() == thief.id()));
+    if world.random.once_in(2) {
+        // A second time, whoever it was the first time.
+        who = before.unwrap_or(who);
+    }
+    let old_name = world.id(who).to_string();
     let (governance, operator, recovery) = (world.new_key(), world.new_key(), world.new_key());
     let mut keys = MemberKeys {
         recovery: vec![recovery.public_key()],
