@@ -90,7 +90,9 @@ pub fn settle(
         let known = earlier.and_then(|settled| settled.logs.get(log));
         let mut proposals: BTreeSet<SettledProposal> = known.iter().flat_map(|log| log.proposals.clone()).collect();
         let mut last_at = known.map_or(UnixSeconds(i64::MIN), |log| log.last_at);
-        for entry in before.all(log) {
+        // Whoever forks its past after it was settled changes nothing about what was settled.
+        let beside = replica.beside_settled(log);
+        for entry in before.all(log).filter(|entry| !beside.contains(&entry.id())) {
             if entry.standing == Standing::Valid {
                 last_at = last_at.max(entry.statement.header().issued_at);
             }

@@ -217,6 +217,7 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
         let member = world.state(who).member(&world.people[2].id()).unwrap();
         assert!(member.quarantine.is_empty() && member.forked_at.is_none() && member.may_work(), "{who}");
     }
+    assert_eq!(world.commons[0].false_checkpoint(), None, "nor does it make the checkpoint a false one");
     world.settle();
     assert_eq!(decided(world.state(1)), decided(world.state(0)));
     // Above it a conflict is one.
