@@ -10,7 +10,7 @@ use koinon_core::body::{Body, CloseSeal, EnactSeal};
 use koinon_core::dsse::Envelope;
 use koinon_core::ids::{BoxRoot, Digest, PolicyHash, Seq, StatementId};
 use koinon_core::log::{Inserted, Limits, Refused};
-use koinon_core::policy::{Commons, Verdict};
+use koinon_core::policy::{Commons, Offence, Verdict};
 use koinon_core::presets;
 use koinon_core::statement::{Position, Statement};
 use koinon_core::tally::{Counts, tally};
@@ -115,6 +115,9 @@ fn a07_who_seals_two_roots_or_two_children_is_quarantined_by_all_as_soon_as_both
         world.cut.clear();
         world.sync();
         assert_eq!(world.may_work(3), [false; 4]);
+        // The two seals are a proof by themselves, beside the fork that they make.
+        let proofs = world.state(2).quarantined(&world.id(3)).unwrap();
+        assert!(proofs.values().any(|proof| !matches!(proof.offence, Offence::Fork { .. })));
         assert!((0..3).all(|of| world.may_work(of) == [true; 4]));
         assert!(
             (0..4).all(|who| world.state(who).quarantined(&world.id(3)) == world.state(0).quarantined(&world.id(3)))
