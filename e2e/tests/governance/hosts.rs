@@ -69,7 +69,7 @@ pub async fn suspended(fleet: Arc<Fleet>) -> Result<()> {
         decided(ground, &hosts, "reinstate").await?;
         may_work(ground, &hosts, "True", "Active").await?;
         let waiting = ["kjob", WAITING, "--namespace", TEAM];
-        settled(aarhus, &waiting, "Ready", "True", "Ready", Duration::from_secs(120)).await.map(drop)
+        settled(aarhus, &waiting, "Ready", "True", "Routable", Duration::from_secs(120)).await.map(drop)
     };
     let result = result.await;
     let cleaned = async {
