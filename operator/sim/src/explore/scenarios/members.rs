@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use koinon_core::body::entry::Slot;
 use koinon_core::body::proposal::{Action, Admit, Leave, Proposal, Scope, SetRules};
-use koinon_core::body::{Body, BoxOffer};
+use koinon_core::body::{Body, BoxOffer, Notice, NoticeSent};
 use koinon_core::ids::{PolicyHash, Seconds, StatementId, UnixSeconds};
 use koinon_core::policy::version_hash;
 use koinon_core::testkit::{T0, person};
@@ -28,6 +28,13 @@ fn expelling() -> (Stage, StatementId, StatementId) {
     let y = stage.propose(LIAR, koinon_core::testkit::expel(first), |_| ());
     stage.yes(0..3, x);
     stage.yes(1..4, y);
+    // Whom it is about is heard before it may be expelled.
+    for (about, subject) in [(x, LIAR), (y, 0)] {
+        for who in 0..FOUR.len() {
+            let notice = if who == subject { Notice::Received } else { Notice::Delivered };
+            stage.append(who, Body::NoticeSent(NoticeSent { proposal: about, notice }));
+        }
+    }
     stage.offer(after(PERIOD + GRACE));
     (stage, x, y)
 }
