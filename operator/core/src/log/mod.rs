@@ -202,6 +202,8 @@ pub struct Replica {
     early: BTreeMap<PublicKey, BTreeSet<(PublicKey, StatementId)>>,
     /// Entries that stand in proofs and were not stored: see [`Proved::Noted`].
     noted: BTreeMap<StatementId, Arc<Statement>>,
+    /// What was stored since somebody last asked, also what came in with a proof.
+    news: Vec<StatementId>,
 }
 
 /// The forks that somebody's log tells of.
@@ -237,6 +239,7 @@ impl Replica {
             floor: BTreeMap::new(),
             early: BTreeMap::new(),
             noted: BTreeMap::new(),
+            news: Vec::new(),
         };
         for founder in &founding.charter().founders {
             replica.know(founder.keys.operator, founder.id.clone());
@@ -284,12 +287,19 @@ impl Replica {
             Placed::Known => Inserted::Known,
             Placed::Waiting => Inserted::Waiting,
             Placed::Stored { ids, proof } => {
+                self.news.extend(&ids);
                 self.read_evidence(&log, &ids);
                 self.read_seal_evidence(&log, &ids);
                 let fork = proof.filter(|proof| self.note_fork((**proof).clone()));
                 Inserted::Stored { ids, fork }
             }
         })
+    }
+
+    /// Everything that was stored since this was last asked, each behind the one that it follows: also what came in with a
+    /// proof, which is to be kept like any other entry.
+    pub(crate) fn take_news(&mut self) -> Vec<StatementId> {
+        std::mem::take(&mut self.news)
     }
 
     /// Remembers a proof that a log forked; `true` if it is news, that is the first or an earlier position.

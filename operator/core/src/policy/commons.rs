@@ -62,6 +62,7 @@ impl Commons {
         let inserted = self.replica.insert(entry)?;
         if matches!(inserted, Inserted::Stored { .. }) {
             self.refold();
+            self.replica.take_news();
         }
         Ok(inserted)
     }
@@ -80,7 +81,7 @@ impl Commons {
         let mut taken = Taken::default();
         loop {
             let mut unknown = Vec::new();
-            let before = taken.stored.len();
+            let mut news = false;
             for entry in waiting {
                 if !self.replica.knows(&entry.header().key) && entry.log_seq().is_some() {
                     unknown.push(entry);
@@ -88,16 +89,16 @@ impl Commons {
                 }
                 let id = entry.id();
                 match self.replica.insert(entry) {
-                    Ok(Inserted::Stored { ids, .. }) => taken.stored.extend(ids),
-                    Ok(Inserted::Known | Inserted::Waiting) => {}
+                    Ok(inserted) => news |= matches!(inserted, Inserted::Stored { .. }),
                     Err(error) => taken.refused.push((id, error)),
                 }
             }
-            if taken.stored.len() > before {
+            if news {
                 self.refold();
             }
             if !unknown.iter().any(|entry| self.replica.knows(&entry.header().key)) {
                 taken.refused.extend(unknown.into_iter().map(|e| (e.id(), Refused::UnknownLog(e.header().key))));
+                taken.stored = self.replica.take_news();
                 return taken;
             }
             waiting = unknown;

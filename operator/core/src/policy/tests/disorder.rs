@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::body::proposal::{Admit, Leave};
 use crate::log::{Entry, Refused};
+use crate::statement::Position;
 
 /// Every entry that anybody holds.
 fn everything(world: &World) -> Vec<Statement> {
@@ -262,4 +263,24 @@ fn an_entry_over_the_budget_gives_no_vote_anywhere() {
     world.sync();
     assert_eq!((world.verdict(0, vote), world.verdict(1, vote)), (Verdict::OverBudget, Verdict::OverBudget));
     assert_eq!(world.state(0), world.state(1));
+}
+
+#[test]
+fn entries_that_come_in_with_a_proof_are_news_like_any_others() {
+    let mut world = World::new(&THREE, Preset::Trial);
+    let position = world.commons[0].replica().next_position(&world.log(0));
+    let Position::Log { seq, prev } = position else { panic!("it is a log") };
+    let branch = |name: &str| {
+        let leave = Body::Leave(Leave { reason: Some(name.parse().unwrap()) });
+        let said = world.people[0].human(world.coop(), world.now, leave);
+        let anchor = Body::Anchor(Box::new(Anchor { statement: said.envelope().clone() }));
+        world.people[0].entry(world.coop(), world.now, seq.0, prev, anchor)
+    };
+    let both = [branch("one"), branch("two")];
+    assert!(world.commons[1].insert_all(both.clone()).is_empty());
+    let fork = world.commons[1].replica().unreported_forks().remove(0);
+    let report = world.append(1, Body::Evidence(Box::new(fork.to_evidence())));
+    let taken = world.commons[2].take_all([report.clone()]);
+    let news: BTreeSet<StatementId> = taken.stored.into_iter().collect();
+    assert_eq!(news, BTreeSet::from([report.id(), both[0].id(), both[1].id()]));
 }
