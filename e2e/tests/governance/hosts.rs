@@ -131,9 +131,17 @@ async fn nothing_new(ground: &Ground, hosts: &Hosts) -> Result<()> {
         })
         .await?;
     }
-    let (status, answer) = as_its_gateway(ground, hosts).await?;
-    ensure!(status == 403 && answer.contains("member_halted"), "the other gateway answered {status}: {answer}");
-    Ok(())
+    // A refusal that comes before the request has been sent may reset it instead of being read.
+    wait_until("the other gateway to refuse the suspended host", SHOWN, || async {
+        match as_its_gateway(ground, hosts).await {
+            Ok((status, answer)) => {
+                let refused = status == 403 && answer.contains("member_halted");
+                Poll::<()>::when(refused, format!("it answered {status}: {answer}"))
+            }
+            Err(error) => Poll::not_yet(format!("{error:#}")),
+        }
+    })
+    .await
 }
 
 /// A call to the other host's gateway with the certificate of the suspended host's gateway.
