@@ -18,7 +18,7 @@ use crate::body::entry::Head;
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::{Action, Scope};
 use crate::founding::Founding;
-use crate::ids::{MemberId, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
+use crate::ids::{MemberId, PolicyHash, PublicKey, StatementId, UnixSeconds};
 use crate::log::{Entry, NoPrefix, Replica, Settled, SettledLog, SettledProposal, SettledVersion, Standing};
 use crate::statement::Statement;
 
@@ -281,9 +281,6 @@ impl State {
     }
 }
 
-/// How long entries should have been known before they are settled: nobody should have to wait for one that is on its way.
-pub const SETTLE_AFTER: Seconds = Seconds(600);
-
 /// Which of the proposed checkpoints are what remains of the entries up to them. It costs a fold for each that was not judged
 /// before: `judged` says of those whether they are.
 pub(super) fn judge_all(
@@ -325,6 +322,7 @@ pub(super) fn first_false(founding: &Founding, replica: &Replica, state: &State)
 }
 
 /// What remains up to the newest checkpoint that is in force, if that is news here.
+#[cfg(any(test, feature = "testkit"))]
 pub(super) fn news(founding: &Founding, replica: &Replica, state: &State) -> Option<Arc<Settled>> {
     let newest = state.checkpoints().last()?;
     let heads = |settled: &Arc<Settled>| -> BTreeMap<PublicKey, Head> {

@@ -36,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
-pub use checkpoint::{NotSettled, SETTLE_AFTER, settle};
+pub use checkpoint::{NotSettled, settle};
 pub use commons::{Anchoring, Commons, NotAnchored, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
@@ -115,14 +115,6 @@ impl MemberState {
     /// [`State::halted`].
     pub fn may_work(&self) -> bool {
         !self.standing.is_gone() && self.quarantine.is_empty() && self.suspended.is_none()
-    }
-
-    /// How much of what it offers may be used.
-    pub fn schedulable(&self, offered: u64) -> u64 {
-        match self.standing {
-            MemberStanding::Probationary => usable_on_probation(offered),
-            _ => offered,
-        }
     }
 }
 

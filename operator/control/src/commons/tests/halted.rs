@@ -8,30 +8,14 @@ use koinon_core::body::{Body, Cause, CoSignature, EmergencyOrder, Leave, Scope, 
 use koinon_core::ids::Seq;
 use koinon_core::log::Limits;
 use koinon_core::policy::{self, MemberStanding};
-use koinon_core::presets;
 use koinon_core::statement::Statement;
 use koinon_net::commons::{Access, Commons as _};
 
-use super::kit::{Operator, enacted, now, quick_with, release};
+use super::kit::{Operator, enacted, now, release, three_complete};
 use crate::commons::engine::follow;
 use crate::peers::Liveness;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Three that may give orders.
-async fn three() -> [Operator; 3] {
-    let mut operators = ["aarhus", "bilbao", "cork"].map(Operator::new);
-    let founding = quick_with(&operators.each_ref(), |parameters| {
-        parameters.deliberation = Some(presets::deliberation());
-    });
-    for operator in &mut operators {
-        operator.start(&founding, None).await;
-    }
-    for operator in &operators {
-        operator.until_signing().await;
-    }
-    operators
-}
 
 /// Aarhus orders and bilbao co-signs, each in its own log.
 async fn order(operators: &[Operator; 3], stop: Stop) {
@@ -66,7 +50,7 @@ async fn settles(what: &str, good: impl Fn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_suspended_member_asks_and_grants_nothing_and_still_votes_seals_and_is_heard() {
-    let operators = three().await;
+    let operators = three_complete().await;
     let [aarhus, bilbao, cork] = &operators;
     let (a, c) = (aarhus.person.id(), cork.person.id());
     for (from, to) in [(aarhus, &c), (cork, &a)] {
@@ -102,7 +86,7 @@ async fn a_suspended_member_asks_and_grants_nothing_and_still_votes_seals_and_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_was_expelled_reads_how_it_came_to_that_and_nothing_later() {
-    let operators = super::kit::three().await;
+    let operators = super::kit::three_complete().await;
     let [aarhus, bilbao, cork] = &operators;
     let gone = cork.person.id();
     let leave = cork.person.human(cork.state().coop(), now(), Body::Leave(Leave::default()));

@@ -15,6 +15,7 @@ use koinon_core::ids::{CoopId, Digest, PolicyHash, PublicKey, Seconds, Statement
 use koinon_core::invite::{Invite, secret_digest};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Phase, State};
+use koinon_core::presets;
 use koinon_core::statement::Statement;
 use koinon_core::testkit::{self, Person};
 use koinon_net::client::Proxies;
@@ -362,4 +363,19 @@ pub fn enacted(view: &CommonsView, proposal: &StatementId) -> Option<PolicyHash>
         Phase::Enacted { version } => Some(version),
         _ => None,
     }
+}
+
+/// Three founders by the complete rules, running and signing.
+pub async fn three_complete() -> [Operator; 3] {
+    let mut operators = ["aarhus", "bilbao", "cork"].map(Operator::new);
+    let founding = quick_with(&operators.each_ref(), |parameters| {
+        parameters.deliberation = Some(presets::deliberation());
+    });
+    for operator in &mut operators {
+        operator.start(&founding, None).await;
+    }
+    for operator in &operators {
+        operator.until_signing().await;
+    }
+    operators
 }

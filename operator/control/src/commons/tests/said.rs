@@ -5,28 +5,12 @@ use koinon_core::body::keys::KeyUpdate;
 use koinon_core::body::proposal::{Choice, Recusal};
 use koinon_core::body::{Body, Scope, Vote};
 use koinon_core::dsse::{SeedSigner, Signer as _};
-use koinon_core::presets;
 use koinon_core::statement::{Draft, Position, Statement};
 use koinon_core::testkit;
 
-use super::kit::{Operator, now, quick_with, release};
+use super::kit::{Operator, now, release, three_complete};
 use crate::commons::candidate::Source;
 use crate::commons::people::Verdict;
-
-/// Three founders by rules 2, running and signing.
-async fn three() -> [Operator; 3] {
-    let mut operators = ["aarhus", "bilbao", "cork"].map(Operator::new);
-    let founding = quick_with(&operators.each_ref(), |parameters| {
-        parameters.deliberation = Some(presets::deliberation());
-    });
-    for operator in &mut operators {
-        operator.start(&founding, None).await;
-    }
-    for operator in &operators {
-        operator.until_signing().await;
-    }
-    operators
-}
 
 fn signed(operator: &Operator, body: Body, signers: &[&SeedSigner]) -> Statement {
     let person = &operator.person;
@@ -44,7 +28,7 @@ fn signed(operator: &Operator, body: Body, signers: &[&SeedSigner]) -> Statement
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_rotated_while_a_vote_is_open_and_the_new_one_votes() {
-    let operators = three().await;
+    let operators = three_complete().await;
     let [aarhus, bilbao, cork] = &operators;
     let proposal = bilbao.proposal(release("tiny"));
     bilbao.apply("p", &proposal);
@@ -70,7 +54,7 @@ async fn a_key_is_rotated_while_a_vote_is_open_and_the_new_one_votes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_and_a_signature_under_it_stop_a_member_everywhere() {
-    let operators = three().await;
+    let operators = three_complete().await;
     let [aarhus, bilbao, cork] = &operators;
     let state = aarhus.state();
     let (membership, charter) = (state.head(Scope::Membership), state.head(Scope::Charter));

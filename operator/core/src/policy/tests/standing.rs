@@ -52,8 +52,8 @@ fn a_new_member_works_within_limits_and_is_counted_only_when_it_is_confirmed() {
     let member = admit(&mut world, "delft");
     let state = world.state(3).member(&member).unwrap();
     assert_eq!((state.standing, state.may_work()), (MemberStanding::Probationary, true));
-    assert_eq!([0, 1, 3, 4, 100].map(|offered| state.schedulable(offered)), [0, 1, 1, 1, 25]);
-    assert_eq!(world.state(3).member(&world.people[0].id()).unwrap().schedulable(100), 100);
+    assert_eq!([0, 1, 3, 4, 100].map(usable_on_probation), [0, 1, 1, 1, 25]);
+    assert_eq!(world.state(3).member(&world.people[0].id()).unwrap().standing, MemberStanding::Active);
     assert_eq!((world.state(3).active().count(), world.state(3).present().count(), world.state(3).quorum()), (3, 4, 2));
     assert!(world.state(3).member_by_operator(&world.log(3)).is_some());
     // It neither votes nor proposes nor seals.
