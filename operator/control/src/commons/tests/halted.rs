@@ -86,7 +86,7 @@ async fn a_suspended_member_asks_and_grants_nothing_and_still_votes_seals_and_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_was_expelled_reads_how_it_came_to_that_and_nothing_later() {
-    let operators = super::kit::three_complete().await;
+    let operators = super::kit::three().await;
     let [aarhus, bilbao, cork] = &operators;
     let gone = cork.person.id();
     let leave = cork.person.human(cork.state().coop(), now(), Body::Leave(Leave::default()));

@@ -220,6 +220,13 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
     assert_eq!(world.commons[0].false_checkpoint(), None, "nor does it make the checkpoint a false one");
     world.settle();
     assert_eq!(decided(world.state(1)), decided(world.state(0)));
+    // Nor on who reads both branches before it has read the checkpoint.
+    let replica = world.commons[0].replica();
+    let held = replica.logs().flat_map(|(log, _)| replica.all(log)).map(|entry| (*entry.statement).clone());
+    let (newcomer, _) = Commons::load(world.founding(), Limits::default(), [other.clone()].into_iter().chain(held));
+    assert!(newcomer.replica().contains(&other.id()));
+    assert!(newcomer.state().member(&world.people[2].id()).unwrap().may_work());
+    assert_eq!(decided(newcomer.state()), decided(world.state(0)));
     // Above it a conflict is one.
     let last = world.commons[0].replica().entries(&world.log(2)).last().unwrap().statement.clone();
     let Position::Log { seq, prev } = *last.position() else { panic!("it is an entry") };
