@@ -213,12 +213,18 @@ impl Daemon {
         }
     }
 
-    /// Asks it to end, and kills it if it has not done so after `grace`.
+    /// Asks it to end, and kills it if it has not done so after `grace`; without any grace it is killed unasked.
+    ///
+    /// An API server that is asked first takes its own address from its Service. A kube-proxy that sees that and is then
+    /// restarted finds the emptied chain, takes it for a written one, and no pod reaches the API server any more
+    /// (Kubernetes 1.34, nftables).
     pub fn stop(&mut self, grace: Duration) {
-        self.signal(Signal::Terminate);
+        if !grace.is_zero() {
+            self.signal(Signal::Terminate);
+        }
         let asked = Instant::now();
         while self.is_running() {
-            if asked.elapsed() > grace {
+            if asked.elapsed() >= grace {
                 self.signal(Signal::Kill);
             }
             std::thread::sleep(Duration::from_millis(20));
