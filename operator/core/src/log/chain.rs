@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::budget::{OverBudget, Usage, spend};
+use super::past::{Past, PastLog, RecalledLog};
 use super::{ForkProof, Limits, Refused};
 use crate::body::charter::Budgets;
 use crate::body::entry::Head;
@@ -67,6 +68,8 @@ pub(super) struct Chain {
     levels: BTreeMap<Seq, Level>,
     /// Up to here everything is settled: what is not held of it any more is not needed.
     settled: Option<Seq>,
+    past: PastLog,
+    /// Where everything stands that is held, and what was forgotten.
     places: BTreeMap<StatementId, Seq>,
     waiting: BTreeMap<(Seq, StatementId), Arc<Statement>>,
     waiting_bytes: usize,
@@ -81,12 +84,34 @@ impl Chain {
             owner,
             levels: BTreeMap::new(),
             settled: None,
+            past: PastLog::default(),
             places: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             stored_bytes: 0,
             capped: false,
         }
+    }
+
+    /// A log up to a checkpoint, as a store has it.
+    pub(super) fn recalled(
+        log: PublicKey,
+        owner: MemberId,
+        (settled, recalled): (Seq, RecalledLog),
+        budgets: &Budgets,
+    ) -> Self {
+        let (held, past) = recalled.unfold(budgets);
+        let mut chain = Self { settled: Some(settled), ..Self::new(log, owner) };
+        chain.places.extend(past.from(Seq(0)).map(|past| (past.id, past.seq)));
+        chain.past = past;
+        for recalled in held {
+            let (statement, standing, usage) = (recalled.statement, recalled.standing, recalled.usage);
+            let entry = Entry { statement, standing, usage };
+            chain.stored_bytes += entry.statement.size();
+            chain.places.insert(entry.id(), entry.seq());
+            chain.levels.insert(entry.seq(), Level { first: entry, second: None });
+        }
+        chain
     }
 
     pub(super) fn owner(&self) -> &MemberId {
@@ -123,6 +148,16 @@ impl Chain {
     pub(super) fn get(&self, id: &StatementId) -> Option<&Entry> {
         let seq = self.places.get(id)?;
         self.at(*seq).find(|e| e.id() == *id)
+    }
+
+    /// Whether it is held, or was forgotten.
+    pub(super) fn contains(&self, id: &StatementId) -> bool {
+        self.places.contains_key(id)
+    }
+
+    /// What was forgotten.
+    pub(super) fn past(&self) -> &PastLog {
+        &self.past
     }
 
     /// The number of the first position that is empty.
@@ -267,19 +302,24 @@ impl Chain {
         self.waiting_bytes = 0;
     }
 
-    /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows.
-    pub(super) fn settle(&mut self, last: Seq, keep: &BTreeSet<StatementId>) {
-        let forgotten = |seq: &Seq, level: &Level| *seq < last && !level.entries().any(|e| keep.contains(&e.id()));
-        let (places, bytes) = (&mut self.places, &mut self.stored_bytes);
-        self.levels.retain(|seq, level| {
-            let forgotten = forgotten(seq, level);
-            for entry in level.entries().filter(|_| forgotten) {
-                places.remove(&entry.id());
-                *bytes -= entry.statement.size();
+    /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows; and what stands
+    /// beside either, which has no effect.
+    pub(super) fn settle(&mut self, last: Head, keep: &BTreeSet<StatementId>) {
+        let is_kept = |entry: &Entry| entry.id() == last.id || keep.contains(&entry.id());
+        let later = self.levels.split_off(&Seq(last.seq.0.saturating_add(1)));
+        for (seq, level) in std::mem::replace(&mut self.levels, later) {
+            let (kept, forgotten): (Vec<Entry>, Vec<Entry>) =
+                std::iter::once(level.first).chain(level.second).partition(is_kept);
+            for entry in forgotten {
+                self.stored_bytes -= entry.statement.size();
+                self.past.insert(Past::of(&entry.statement));
             }
-            !forgotten
-        });
-        self.settled = self.settled.max(Some(last));
+            let mut kept = kept.into_iter();
+            if let Some(first) = kept.next() {
+                self.levels.insert(seq, Level { first, second: kept.next() });
+            }
+        }
+        self.settled = self.settled.max(Some(last.seq));
         self.capped = false;
     }
 

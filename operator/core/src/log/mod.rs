@@ -13,6 +13,7 @@
 mod budget;
 mod chain;
 mod fork;
+mod past;
 mod seals;
 mod settled;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use std::sync::Arc;
 pub use budget::{BudgetLeft, OverBudget};
 pub use chain::{Entry, Standing};
 pub use fork::ForkProof;
+pub use past::{Past, Recollection};
 pub use seals::SealConflict;
 pub use settled::{NoPrefix, Settled, SettledLog, SettledProposal, SettledVersion};
 
@@ -34,6 +36,7 @@ use crate::founding::Founding;
 use crate::ids::{CoopId, Digest, MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::statement::{Position, Statement};
 use chain::{Chain, Placed};
+use past::RecalledLog;
 
 /// What one member is willing to store of one author. Local: others may be more generous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +199,8 @@ pub struct Replica {
     reported: Reported,
     /// What remains of entries that were forgotten.
     settled: Option<Arc<Settled>>,
+    /// The logs among them that are not known yet.
+    recalled: BTreeMap<PublicKey, RecalledLog>,
     /// Up to where the cooperative has settled each log.
     floor: BTreeMap<PublicKey, Head>,
     /// Evidence about logs that nobody here has yet, with the logs in which it stands: it is read again when they are known.
@@ -236,6 +241,7 @@ impl Replica {
             conflicts: BTreeMap::new(),
             reported: Reported::default(),
             settled: None,
+            recalled: BTreeMap::new(),
             floor: BTreeMap::new(),
             early: BTreeMap::new(),
             noted: BTreeMap::new(),
@@ -247,16 +253,26 @@ impl Replica {
         replica
     }
 
-    /// Takes the log of a member from now on. A log that is known stays its first owner's. True if there was evidence
-    /// about it, which has an effect only now.
+    /// Takes the log of a member from now on. A log that is known stays its first owner's. True if something was here already
+    /// that has an effect only now.
     pub fn know(&mut self, log: PublicKey, owner: MemberId) -> bool {
-        self.chains.entry(log).or_insert_with(|| Chain::new(log, owner));
+        let recalled = self.settled.clone().and_then(|settled| {
+            let last = settled.logs.get(&log)?.head.seq;
+            Some(Chain::recalled(log, owner.clone(), (last, self.recalled.remove(&log)?), &self.budgets))
+        });
+        let is_recalled = recalled.is_some();
+        self.chains.entry(log).or_insert_with(|| recalled.unwrap_or_else(|| Chain::new(log, owner)));
+        if is_recalled {
+            let held: Vec<StatementId> = self.entries(&log).map(Entry::id).collect();
+            self.read_evidence(&log, &held);
+            self.read_seal_evidence(&log, &held);
+        }
         let early = self.early.remove(&log).unwrap_or_default();
         for (carrier, entry) in &early {
             self.read_evidence(carrier, &[*entry]);
             self.read_seal_evidence(carrier, &[*entry]);
         }
-        !early.is_empty()
+        is_recalled || !early.is_empty()
     }
 
     /// Whether entries of `log` are taken.
@@ -414,9 +430,24 @@ impl Replica {
         self.chains.values().find_map(|chain| chain.get(id))
     }
 
-    /// Whether the entry with this id is stored.
+    /// Whether the entry with this id is stored, here or, where it was forgotten, elsewhere.
     pub fn contains(&self, id: &StatementId) -> bool {
-        self.get(id).is_some()
+        self.chains.values().any(|chain| chain.contains(id))
+    }
+
+    /// The entries of `log` from position `from` on that were forgotten here.
+    pub fn past(&self, log: &PublicKey, from: Seq) -> impl Iterator<Item = Past> {
+        self.chains.get(log).into_iter().flat_map(move |chain| chain.past().from(from))
+    }
+
+    /// How many entries of `log` were forgotten here.
+    pub fn past_count(&self, log: &PublicKey) -> usize {
+        self.chains.get(log).map_or(0, |chain| chain.past().len())
+    }
+
+    /// The forgotten entry of `log` that gave a place to what a person signed.
+    pub fn past_that_says(&self, log: &PublicKey, said: &StatementId) -> Option<Past> {
+        self.chains.get(log)?.past().that_says(said)
     }
 
     /// The last entry of every log that has one.

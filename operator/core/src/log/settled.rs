@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ForkProof, Limits, Replica};
+use super::{ForkProof, Limits, Recollection, Replica};
 use crate::body::entry::Head;
 use crate::body::proposal::Scope;
-use crate::ids::{BoxRoot, Digest, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::ids::{BoxRoot, Digest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::statement::Position;
 
 /// What remains of everything up to a checkpoint. A function of the entries up to there and of nothing else.
@@ -141,10 +141,21 @@ impl Replica {
     pub(crate) fn settle(&mut self, settled: Arc<Settled>) {
         for (log, of_log) in &settled.logs {
             if let Some(chain) = self.chains.get_mut(log).filter(|chain| chain.get(&of_log.head.id).is_some()) {
-                chain.settle(of_log.head.seq, &settled.kept);
+                chain.settle(of_log.head, &settled.kept);
             }
         }
         self.settled = Some(settled);
+    }
+
+    /// Begins with what a store has of entries that were forgotten. To be called before anything is taken.
+    pub(crate) fn recall(&mut self, recollection: Recollection) {
+        let (settled, recalled) = recollection.into_parts();
+        (self.settled, self.recalled) = (Some(settled), recalled);
+        let known: Vec<(PublicKey, MemberId)> =
+            std::mem::take(&mut self.chains).into_iter().map(|(log, chain)| (log, chain.owner().clone())).collect();
+        for (log, owner) in known {
+            self.know(log, owner);
+        }
     }
 
     /// What remains of the entries that were forgotten.

@@ -321,13 +321,19 @@ pub(super) fn first_false(founding: &Founding, replica: &Replica, state: &State)
     })
 }
 
-/// What remains up to the newest checkpoint that is in force, if that is news here.
-#[cfg(any(test, feature = "testkit"))]
+/// Whether `settled` is what a checkpoint in force names.
+pub(super) fn is_sealed(state: &State, settled: &Settled) -> bool {
+    let (heads, digest) = (heads(settled), settled.digest());
+    state.checkpoints().any(|checkpoint| checkpoint.logs == heads && checkpoint.state == digest)
+}
+
+fn heads(settled: &Settled) -> BTreeMap<PublicKey, Head> {
+    settled.logs.iter().map(|(log, of_log)| (*log, of_log.head)).collect()
+}
+
+/// What remains up to the newest checkpoint that is in force, if that is news here. It costs a fold.
 pub(super) fn news(founding: &Founding, replica: &Replica, state: &State) -> Option<Arc<Settled>> {
     let newest = state.checkpoints().last()?;
-    let heads = |settled: &Arc<Settled>| -> BTreeMap<PublicKey, Head> {
-        settled.logs.iter().map(|(log, of_log)| (*log, of_log.head)).collect()
-    };
     if replica.settled().is_some_and(|settled| heads(settled) == newest.logs) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Charter, logs and what they amount to, kept together; and what the own operator anchors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::State;
@@ -16,7 +16,7 @@ use crate::body::proposal::Proposal;
 use crate::founding::Founding;
 use crate::ids::{MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
-use crate::log::{Entry, Inserted, Limits, Refused, Replica};
+use crate::log::{Inserted, Limits, Past, Recollection, Refused, Replica, Settled};
 use crate::statement::Statement;
 
 /// What became of many entries.
@@ -36,6 +36,19 @@ pub struct Commons {
     state: Arc<State>,
     /// Checkpoints that were proposed, and whether they are what remains of the entries up to them.
     judged: BTreeMap<StatementId, bool>,
+    /// Nothing was taken since it was last looked at whether something can be forgotten.
+    looked: bool,
+}
+
+/// Why a member cannot begin with what it remembers of what it forgot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRecalled {
+    /// Entries that are needed are not there.
+    #[error("{0} entries that are still needed are missing, {1} first")]
+    Missing(usize, StatementId),
+    /// It leads to another state than the one that the cooperative sealed.
+    #[error("what is remembered is not what a checkpoint in force names")]
+    NotSealed,
 }
 
 impl Commons {
@@ -43,7 +56,7 @@ impl Commons {
     pub fn new(founding: Founding, limits: Limits) -> Self {
         let replica = Replica::new(&founding, limits);
         let state = Arc::new(State::fold(&founding, &replica));
-        Self { founding: Arc::new(founding), replica, state, judged: BTreeMap::new() }
+        Self { founding: Arc::new(founding), replica, state, judged: BTreeMap::new(), looked: false }
     }
 
     /// The commons from entries that were stored, in any order; the second part is what was refused.
@@ -55,6 +68,28 @@ impl Commons {
         let mut commons = Self::new(founding, limits);
         let refused = commons.insert_all(entries);
         (commons, refused)
+    }
+
+    /// The commons of a member that has forgotten what a checkpoint settled, from what it finds when it starts again: what
+    /// remains of that, and every other entry.
+    ///
+    /// # Errors
+    /// Where the two do not lead to the checkpoint that says so: then every entry is needed.
+    pub fn recall(
+        founding: Founding,
+        limits: Limits,
+        recollection: Recollection,
+        entries: impl IntoIterator<Item = Statement>,
+    ) -> Result<(Self, Vec<(StatementId, Refused)>), NotRecalled> {
+        if let Some(first) = recollection.missing().next() {
+            return Err(NotRecalled::Missing(recollection.missing().count(), first));
+        }
+        let mut commons = Self::new(founding, limits);
+        commons.replica.recall(recollection);
+        commons.refold();
+        let refused = commons.insert_all(entries);
+        let is_sealed = commons.replica.settled().is_some_and(|settled| checkpoint::is_sealed(&commons.state, settled));
+        is_sealed.then_some((commons, refused)).ok_or(NotRecalled::NotSealed)
     }
 
     /// Takes one entry and everything that follows from it.
@@ -119,6 +154,7 @@ impl Commons {
             let judged = checkpoint::judge_all(&self.founding, &self.replica, &state, &mut self.judged);
             state.settleable_proposals = judged;
             self.state = Arc::new(state);
+            self.looked = false;
             return;
         }
     }
@@ -133,18 +169,18 @@ impl Commons {
         Ok(Checkpoint { logs, state })
     }
 
-    /// Forgets what the newest checkpoint has settled. Entries that are forgotten are named, so that they can be kept
-    /// elsewhere. Operators hold every entry still: this is for those who show that they need not.
-    #[cfg(any(test, feature = "testkit"))]
-    pub fn forget_settled(&mut self) -> Vec<StatementId> {
-        let Some(settled) = checkpoint::news(&self.founding, &self.replica, &self.state) else { return Vec::new() };
-        let ids = |replica: &Replica| -> BTreeSet<StatementId> {
-            replica.logs().flat_map(|(log, _)| replica.all(log).map(Entry::id)).collect()
-        };
-        let before = ids(&self.replica);
-        self.replica.settle(settled);
+    /// Forgets what the newest checkpoint has settled, if that is news; what remains of it, to be kept for [`Commons::recall`].
+    /// Whoever calls this must hold the entries elsewhere: they are still served. It costs a fold after something new was
+    /// taken while a checkpoint cannot be recomputed here, and nothing otherwise.
+    pub fn forget_settled(&mut self) -> Option<Arc<Settled>> {
+        if std::mem::replace(&mut self.looked, true) {
+            return None;
+        }
+        let settled = checkpoint::news(&self.founding, &self.replica, &self.state)?;
+        self.replica.settle(settled.clone());
         self.refold();
-        before.difference(&ids(&self.replica)).copied().collect()
+        self.looked = true;
+        Some(settled)
     }
 
     /// The first checkpoint in force that is not what remains of the entries up to it, with why: more members than may have
@@ -182,6 +218,9 @@ impl Commons {
     pub fn anchoring(&self, me: &MemberId, log: &PublicKey, statement: &Statement, now: UnixSeconds) -> Anchoring {
         let anchored =
             self.replica.entries(log).find(|e| e.statement.nested().is_some_and(|s| s.id() == statement.id()));
+        if let (None, Some(past)) = (anchored, self.replica.past_that_says(log, &statement.id())) {
+            return Anchoring::Settled(past);
+        }
         match anchored {
             // A copy with further co-signatures is worth a second anchor: sponsors may sign one after the other.
             Some(entry) if !adds_signers(entry.statement.nested(), statement) => {
@@ -212,6 +251,8 @@ pub enum Anchoring {
         /// The anchor entry.
         id: StatementId,
     },
+    /// It had its place, in an entry that a checkpoint has settled.
+    Settled(Past),
     /// It is about something that is not known here yet.
     Wait,
     /// It would not count: say why instead of giving it a place.

@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
 pub use checkpoint::{NotSettled, settle};
-pub use commons::{Anchoring, Commons, NotAnchored, Taken};
+pub use commons::{Anchoring, Commons, NotAnchored, NotRecalled, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};

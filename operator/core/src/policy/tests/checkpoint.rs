@@ -8,6 +8,8 @@ use crate::body::norms::Checkpoint;
 use crate::body::proposal::{CancelProposal, Delegation, Leave};
 use crate::body::{Class, KeyUpdate, LogResume, Suspend};
 use crate::dsse::Signer as _;
+use crate::ids::Seq;
+use crate::log::Recollection;
 use crate::presets;
 use crate::statement::Position;
 
@@ -114,10 +116,10 @@ fn who_forgets_what_is_settled_decides_as_who_holds_everything() {
     let cp = checkpoint(&mut world, 0);
     assert_eq!(world.phases(cp), ["Enacted"; 4]);
     let before = entries(&world, 1);
-    let forgotten = world.commons[1].forget_settled();
-    assert_eq!(entries(&world, 1), before - forgotten.len());
-    assert!(forgotten.len() > before / 3, "{} of {before} entries were forgotten", forgotten.len());
-    assert!(world.commons[1].forget_settled().is_empty());
+    assert!(world.commons[1].forget_settled().is_some());
+    let forgotten = before - entries(&world, 1);
+    assert!(forgotten > before / 3, "{forgotten} of {before} entries were forgotten");
+    assert!(world.commons[1].forget_settled().is_none());
     assert_eq!(decided(world.state(1)), decided(world.state(0)));
     // What was open goes on with the votes that it had.
     for who in 1..4 {
@@ -166,8 +168,9 @@ fn the_next_checkpoint_is_the_same_for_those_who_forgot_and_those_who_did_not() 
     assert_eq!(full, short);
     let cp = decide(&mut world, 1, Action::Checkpoint(short));
     assert_eq!(world.phases(cp), ["Enacted"; 4]);
-    let less = world.commons[1].forget_settled();
-    assert!(!less.is_empty());
+    let before = entries(&world, 1);
+    assert!(world.commons[1].forget_settled().is_some());
+    assert!(entries(&world, 1) < before);
     world.commons[2].forget_settled();
     assert_eq!(decided(world.state(1)), decided(world.state(0)));
     assert_eq!(decided(world.state(2)), decided(world.state(0)));
@@ -235,6 +238,63 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
         let _ = world.commons[who].insert(other.clone());
         assert!(!world.state(who).member(&world.people[2].id()).unwrap().may_work(), "{who}");
     }
+}
+
+#[test]
+fn whoever_forgot_begins_again_with_what_remains_and_the_later_entries() {
+    let mut world = forgetful();
+    let open = lived(&mut world);
+    checkpoint(&mut world, 0);
+    let everything: Vec<Statement> = held(&world, 0);
+    let settled = world.commons[1].forget_settled().unwrap();
+    let begin = |kept: &[Statement]| {
+        let mut recollection = Recollection::new((*settled).clone());
+        let later: Vec<Statement> = kept.iter().filter_map(|entry| recollection.take(entry.clone())).collect();
+        assert!(later.len() < kept.len());
+        Commons::recall(world.founding(), Limits::default(), recollection, later)
+    };
+    let (again, refused) = begin(&everything).unwrap();
+    assert_eq!(refused, []);
+    assert_eq!(decided(again.state()), decided(world.state(0)));
+    assert_eq!(**again.state(), *world.state(1), "as if it had never ended");
+    for (log, _) in world.commons[1].replica().logs() {
+        let both = [&again, &world.commons[1]].map(Commons::replica);
+        let [forgot, went_on] = both.map(|replica| replica.past(log, Seq(0)).collect::<Vec<_>>());
+        assert_eq!(forgot, went_on);
+        assert_eq!(both[0].next_position(log), both[1].next_position(log));
+        assert_eq!(both[0].budget_left(log, world.now), both[1].budget_left(log, world.now));
+    }
+    // It knows what it forgot, and takes nothing of it for something new.
+    let past = again.replica().past(&world.log(0), Seq(0)).find(|past| past.said.is_some()).unwrap();
+    assert!(again.replica().contains(&past.id) && again.replica().get(&past.id).is_none());
+    assert_eq!(again.replica().past_that_says(&world.log(0), &past.said.unwrap()), Some(past));
+    let mut again = again;
+    assert!(again.take_all(everything.clone()).stored.is_empty());
+    assert_eq!(**again.state(), *world.state(1));
+    // What lies in an archive is not needed either.
+    let replica = world.commons[1].replica();
+    let past = replica.logs().flat_map(|(log, _)| replica.past(log, Seq(0)));
+    let gone: BTreeSet<StatementId> = past.map(|past| past.id).collect();
+    let without: Vec<Statement> = everything.iter().filter(|entry| !gone.contains(&entry.id())).cloned().collect();
+    let (archived, _) = begin(&without).unwrap();
+    assert_eq!(**archived.state(), *world.state(1));
+    // Without an entry that is needed, or with another state than was sealed, it does not begin.
+    let kept = *settled.kept.iter().next().unwrap();
+    let less: Vec<Statement> = everything.iter().filter(|entry| entry.id() != kept).cloned().collect();
+    assert_eq!(begin(&less).unwrap_err(), NotRecalled::Missing(1, kept));
+    let mut other = (*settled).clone();
+    other.versions.pop();
+    let mut recollection = Recollection::new(other);
+    let later: Vec<Statement> = everything.iter().filter_map(|entry| recollection.take(entry.clone())).collect();
+    let begun = Commons::recall(world.founding(), Limits::default(), recollection, later);
+    assert_eq!(begun.unwrap_err(), NotRecalled::NotSealed);
+    assert!(world.state(0).proposals().contains_key(&open));
+}
+
+/// Every entry that somebody holds.
+fn held(world: &World, who: usize) -> Vec<Statement> {
+    let replica = world.commons[who].replica();
+    replica.logs().flat_map(|(log, _)| replica.all(log)).map(|entry| (*entry.statement).clone()).collect()
 }
 
 fn note(world: &World) -> Body {
