@@ -108,6 +108,8 @@ pub const WEIGHTS_TOKEN_SECRET: &str = "koinon-weights-token";
 pub const WEIGHTS_TOKEN_ENTRY: &str = "token";
 /// The Lease by which one of the operators leads.
 pub const LEADER_LEASE: &str = "koinon-operator";
+/// The entry of the ConfigMap [`crate::names::SETTLED`].
+pub const SETTLED_ENTRY: &str = "settled.json";
 /// The entry of a reservation ConfigMap.
 pub const RESERVATIONS_ENTRY: &str = "reservations.json";
 /// The extended resource that NVIDIA's device plugin registers.

@@ -78,6 +78,9 @@ pub fn reservations(node: &str) -> String {
     format!("koinon-reservations-{node}")
 }
 
+/// The ConfigMap with what remains of the log entries that a checkpoint has settled.
+pub const SETTLED: &str = "koinon-settled";
+
 /// The Lease that remembers a home's last renewal.
 #[must_use]
 pub fn home_lease(home: &str) -> String {

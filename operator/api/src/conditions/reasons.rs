@@ -274,6 +274,8 @@ super::closed_set! {
         Stalled,
         /// Another proposal took its slot.
         Superseded,
+        /// A checkpoint has settled it, and nothing came of it that is still in force.
+        Settled,
         /// It was cancelled by a vote.
         Cancelled,
         /// The vote is in the tally.

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ConfigMap;
 use koinon_api::statement::{Statement as Resource, StatementSpec};
 use koinon_api::{labels, names};
+use koinon_core::log::Settled;
 use koinon_core::statement::Statement;
-use kube::api::{Api, ListParams, ObjectMeta, PostParams, ResourceExt};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt};
 use kube::core::DeserializeGuard;
 
 use super::envelope;
@@ -20,11 +22,18 @@ const PAGE: u32 = 100;
 /// Names a page: they come with little else.
 const NAMES_PAGE: u32 = 1000;
 
+/// What fits a ConfigMap: an API server takes 1 MiB with everything around it.
+const LARGEST_MAP: usize = 1_000_000;
+
+/// The label of the ConfigMap.
+const PART: &str = "settled";
+
 /// Statements as objects of one namespace.
 #[derive(Clone, Debug)]
 pub struct ApiStore {
     api: Api<Resource>,
     guarded: Api<DeserializeGuard<Resource>>,
+    maps: Api<ConfigMap>,
     lease: LeaseHandle,
     timeout: Duration,
 }
@@ -34,7 +43,8 @@ impl ApiStore {
     #[must_use]
     pub fn new(client: kube::Client, namespace: &str, lease: LeaseHandle, timeout: Duration) -> Self {
         let guarded = Api::namespaced(client.clone(), namespace);
-        ApiStore { api: Api::namespaced(client, namespace), guarded, lease, timeout }
+        let maps = Api::namespaced(client.clone(), namespace);
+        ApiStore { api: Api::namespaced(client, namespace), guarded, maps, lease, timeout }
     }
 
     async fn create(&self, name: &str, statement: &Statement) -> Result<Created, StoreError> {
@@ -80,9 +90,8 @@ enum Created {
 }
 
 impl StatementStore for ApiStore {
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>> {
+    fn list<'a>(&'a self, take: &'a mut (dyn FnMut(Kept) + Send)) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut kept = Vec::new();
             let mut params = ListParams::default().limit(PAGE);
             loop {
                 let page = tokio::time::timeout(self.timeout * 4, self.guarded.list(&params)).await;
@@ -92,7 +101,7 @@ impl StatementStore for ApiStore {
                     Err(_) => return Err(unavailable("statements", "no answer in time")),
                 };
                 for DeserializeGuard(object) in page.items {
-                    kept.push(match object {
+                    take(match object {
                         Ok(object) => match read_statement(&object) {
                             Ok(statement) => Kept::Statement(Box::new(statement)),
                             Err(why) => Kept::Spoilt { name: object.name_any(), why },
@@ -104,10 +113,14 @@ impl StatementStore for ApiStore {
                 }
                 match page.metadata.continue_.filter(|token| !token.is_empty()) {
                     Some(token) => params = params.continue_token(&token),
-                    None => return Ok(kept),
+                    None => return Ok(()),
                 }
             }
         })
+    }
+
+    fn fetch<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Statement>, StoreError>> {
+        Box::pin(self.look(name))
     }
 
     fn names(&self) -> BoxFuture<'_, Result<BTreeSet<String>, StoreError>> {
@@ -163,6 +176,63 @@ impl StatementStore for ApiStore {
                 None => Err(unavailable(&name, "it was not stored")),
             }
         })
+    }
+
+    fn remember<'a>(&'a self, settled: &'a Settled) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let what = names::SETTLED;
+            let text = serde_json::to_string(settled).map_err(|error| unavailable(what, &error.to_string()))?;
+            if text.len() > LARGEST_MAP {
+                let why = format!("{} bytes do not fit a ConfigMap: the next start reads every entry", text.len());
+                return Err(StoreError::Refused { what: what.to_owned(), why });
+            }
+            let fence = self.lease.guard()?;
+            let map = remembering(text);
+            let params = PatchParams::apply(&names::field_manager(PART)).force();
+            let patch = Patch::Apply(&map);
+            let request = tokio::time::timeout(self.timeout, self.maps.patch(what, &params, &patch));
+            match fence.within(async { Ok::<_, kube::Error>(request.await) }).await {
+                Ok(Ok(Ok(_))) => Ok(()),
+                Ok(Ok(Err(error))) | Err(Fenced::Failed(error)) => Err(unavailable(what, &error.to_string())),
+                Ok(Err(_)) => Err(unavailable(what, "no answer in time")),
+                Err(Fenced::Ended) => Err(crate::lease::NotLeader.into()),
+            }
+        })
+    }
+
+    fn remembered(&self) -> BoxFuture<'_, Result<Option<Settled>, StoreError>> {
+        Box::pin(async move {
+            let what = names::SETTLED;
+            let map = match tokio::time::timeout(self.timeout, self.maps.get_opt(what)).await {
+                Ok(Ok(map)) => map,
+                Ok(Err(error)) => return Err(unavailable(what, &error.to_string())),
+                Err(_) => return Err(unavailable(what, "no answer in time")),
+            };
+            let text = map.and_then(|map| map.data?.remove(labels::SETTLED_ENTRY));
+            Ok(text.and_then(|text| match serde_json::from_str(&text) {
+                Ok(settled) => Some(settled),
+                Err(error) => {
+                    tracing::warn!(%error, "the ConfigMap {what} cannot be read: every entry is read again");
+                    None
+                }
+            }))
+        })
+    }
+}
+
+/// The ConfigMap in which is kept what remains of entries that are no longer in memory.
+fn remembering(text: String) -> ConfigMap {
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(names::SETTLED.to_owned()),
+            labels: Some(BTreeMap::from([
+                (labels::PART.to_owned(), PART.to_owned()),
+                ("app.kubernetes.io/managed-by".to_owned(), "koinon".to_owned()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(labels::SETTLED_ENTRY.to_owned(), text)])),
+        ..ConfigMap::default()
     }
 }
 

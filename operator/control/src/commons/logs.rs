@@ -11,9 +11,9 @@ use koinon_api::names;
 use koinon_core::body::Body;
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, MemberId, PublicKey, SiteName, StatementId};
+use koinon_core::ids::{CoopId, MemberId, PublicKey, Seq, SiteName, StatementId};
 use koinon_core::kind::Kind;
-use koinon_core::log::{Limits, Refused};
+use koinon_core::log::{Limits, Recollection, Refused};
 use koinon_core::policy;
 use koinon_core::statement::{Draft, Statement, StatementError};
 use thiserror::Error;
@@ -85,30 +85,52 @@ pub enum Appended {
     Occupied,
 }
 
-/// Everything that a store holds.
+/// Everything that a store holds, but for the entries that a checkpoint has settled: of those what is still needed.
 #[derive(Debug, Default)]
 pub struct Contents {
     charters: Vec<Statement>,
     entries: Vec<Statement>,
+    recalled: Option<Loaded>,
     /// Objects that do not hold, by name.
     pub spoilt: Vec<(String, String)>,
 }
 
+/// The commons that entries amount to, and the entries that belong to no log of this cooperative.
+pub type Loaded = (policy::Commons, Vec<(StatementId, Refused)>);
+
 impl Contents {
-    /// Reads everything that a store holds.
+    /// Reads everything that a store holds of one cooperative.
     ///
     /// # Errors
     /// When the store cannot be read completely.
-    pub async fn read(store: &dyn StatementStore) -> Result<Self, StoreError> {
-        let mut contents = Contents::default();
-        for kept in store.list().await? {
-            match kept {
-                Kept::Statement(statement) if statement.log_seq().is_some() => contents.entries.push(*statement),
-                Kept::Statement(statement) if *statement.kind() == Kind::Charter => contents.charters.push(*statement),
-                Kept::Statement(_) => {}
-                Kept::Spoilt { name, why } => contents.spoilt.push((name, why)),
+    pub async fn read(store: &dyn StatementStore, coop: CoopId, limits: Limits) -> Result<Self, StoreError> {
+        if let Some(settled) = store.remembered().await? {
+            let mut recollection = Recollection::new(settled);
+            let mut contents = Self::list(store, &mut |entry| recollection.take(entry)).await?;
+            if let Some(founding) = contents.founding(coop) {
+                match policy::Commons::recall(founding, limits, recollection, std::mem::take(&mut contents.entries)) {
+                    Ok(recalled) => return Ok(Self { recalled: Some(recalled), ..contents }),
+                    Err(error) => tracing::warn!(%error, "what a checkpoint settled is read again from every entry"),
+                }
             }
         }
+        Self::list(store, &mut Some).await
+    }
+
+    async fn list(
+        store: &dyn StatementStore,
+        take: &mut (dyn FnMut(Statement) -> Option<Statement> + Send),
+    ) -> Result<Self, StoreError> {
+        let mut contents = Contents::default();
+        let mut sort = |kept| match kept {
+            Kept::Statement(statement) if statement.log_seq().is_some() => contents.entries.extend(take(*statement)),
+            Kept::Statement(statement) if *statement.kind() == Kind::Charter => contents.charters.push(*statement),
+            Kept::Statement(_) => {}
+            Kept::Spoilt { name, why } => contents.spoilt.push((name, why)),
+        };
+        store.list(&mut sort).await?;
+        // In the order of their positions, because only a bounded number of entries may wait for one before them.
+        contents.entries.sort_by_key(Statement::log_seq);
         Ok(contents)
     }
 
@@ -118,13 +140,33 @@ impl Contents {
         self.charters.iter().find_map(|charter| Founding::verify_as(charter.envelope().clone(), coop).ok())
     }
 
-    /// The commons that the entries amount to, and the entries that belong to no log of this cooperative.
+    /// The commons that it amounts to.
     #[must_use]
-    pub fn load(mut self, founding: Founding, limits: Limits) -> (policy::Commons, Vec<(StatementId, Refused)>) {
-        // In the order of their positions, because only a bounded number of entries may wait for one before them.
-        self.entries.sort_by_key(Statement::log_seq);
-        policy::Commons::load(founding, limits, self.entries)
+    pub fn load(self, founding: Founding, limits: Limits) -> Loaded {
+        self.recalled.unwrap_or_else(|| policy::Commons::load(founding, limits, self.entries))
     }
+}
+
+/// The statement at a position of a log, from the store.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn fetch(
+    store: &dyn StatementStore,
+    own: &PublicKey,
+    log: &PublicKey,
+    (seq, id): (Seq, StatementId),
+) -> Result<Option<Statement>, StoreError> {
+    let by_position = || names::own_entry(&log.to_string(), seq.0);
+    let by_id = || names::statement(&id.to_string());
+    // A log that was this operator's before its key was replaced has names of both sorts.
+    let names = if log == own { [by_position(), by_id()] } else { [by_id(), by_position()] };
+    for name in names {
+        if let Some(found) = store.fetch(&name).await?.filter(|found| found.id() == id) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Compares the store with what is held, and has put back what is missing there. Returns how much that is.

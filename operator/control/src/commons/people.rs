@@ -3,6 +3,7 @@
 use koinon_api::conditions::Reason;
 use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use koinon_core::kind::Kind;
+use koinon_core::log::Past;
 use koinon_core::policy::{Anchoring, Commons, Invalid, NotAnchored, OrderProblem, State, Verdict as Ballot};
 use koinon_core::statement::Statement;
 
@@ -19,6 +20,13 @@ pub enum Verdict {
         seq: Seq,
         /// In whose log.
         log: PublicKey,
+        /// When, by the clock of the operator that anchored it.
+        at: UnixSeconds,
+    },
+    /// It stood in its author's log, below a checkpoint: what came of it is decided, and stays as it was shown.
+    Settled {
+        /// At which position.
+        seq: Seq,
         /// When, by the clock of the operator that anchored it.
         at: UnixSeconds,
     },
@@ -59,6 +67,7 @@ pub fn judge(
             let at = commons.replica().get(&id).map_or(now, |entry| entry.statement.header().issued_at);
             Some(Verdict::Anchored { entry: id, seq, log: *log, at })
         }
+        Anchoring::Settled(past) => Some(settled(past)),
         Anchoring::Wait => {
             let message = "the proposal or order that it is about has not arrived here yet";
             Some(Verdict::Waiting(Refusal::new(Reason::UnknownProposal, message)))
@@ -80,8 +89,17 @@ fn anchored_anywhere(commons: &Commons, statement: &Statement) -> Option<Verdict
     let id = statement.id();
     // Both branches of a forked log: what stands in the second one is anchored too, and void.
     let mut entries = commons.replica().all(&log);
-    let entry = entries.find(|entry| entry.statement.nested().is_some_and(|nested| nested.id() == id))?;
-    Some(Verdict::Anchored { entry: entry.id(), seq: entry.seq(), log, at: entry.statement.header().issued_at })
+    match entries.find(|entry| entry.statement.nested().is_some_and(|nested| nested.id() == id)) {
+        Some(entry) => {
+            let at = entry.statement.header().issued_at;
+            Some(Verdict::Anchored { entry: entry.id(), seq: entry.seq(), log, at })
+        }
+        None => commons.replica().past_that_says(&log, &id).map(settled),
+    }
+}
+
+fn settled(past: Past) -> Verdict {
+    Verdict::Settled { seq: past.seq, at: past.issued_at }
 }
 
 fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {

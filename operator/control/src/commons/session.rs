@@ -28,7 +28,7 @@ use super::joining;
 use super::logs::{Author, Contents};
 use super::node::{self, Inputs, Network, Outputs, PeerName};
 use super::reach::Reach;
-use super::shelf::Shelf;
+use super::shelf::{KeptIn, Shelf};
 use super::view::CommonsView;
 use crate::context::Context;
 use crate::keys::OperatorKey;
@@ -143,15 +143,16 @@ impl Session {
             store: Arc::new(store),
         };
         let unavailable = |error: &dyn std::error::Error| Refusal::new(Reason::WriteFailed, error.to_string());
-        let contents = Contents::read(author.store.as_ref()).await.map_err(|error| unavailable(&error))?;
+        let stored_bytes = usize::try_from(self.ctx.args.author_cap_bytes).unwrap_or(usize::MAX);
+        let limits = Limits { stored_bytes, ..Limits::default() };
+        let contents = Contents::read(author.store.as_ref(), named.coop, limits).await;
+        let contents = contents.map_err(|error| unavailable(&error))?;
         for (name, why) in &contents.spoilt {
             tracing::error!(%name, %why, "a stored Statement does not hold; it is left where it is and not served");
             self.ctx.metrics.refused.with_label_values(&["Spoilt"]).inc();
         }
         let name = PeerName::new(author.clone(), named.coop).map_err(|error| unavailable(&error))?;
         let proxies = Proxies::from_env();
-        let stored_bytes = usize::try_from(self.ctx.args.author_cap_bytes).unwrap_or(usize::MAX);
-        let limits = Limits { stored_bytes, ..Limits::default() };
         let Loaded { commons, refused, invite } = self.load(&named, &author, &name, contents, limits, &proxies).await?;
         let parameters = *commons.state().parameters();
         let charter = commons.founding().statement().clone();
@@ -161,7 +162,8 @@ impl Session {
         }
         let (view_sender, view) = watch::channel(None);
         let desk = Arc::new(InviteDesk::new(&self.ctx, view.clone()));
-        let shelf = Shelf::new(commons, self.ctx.publisher.clone(), desk);
+        let kept = KeptIn { store: author.store.clone(), own: author.log() };
+        let shelf = Shelf::new(commons, kept, self.ctx.publisher.clone(), desk);
         let network = Network::bind(self.ctx.args.peer_listen, name, shelf.clone(), &parameters, proxies).await;
         let network = network.map_err(|error| unavailable(&error))?;
         let (reach_sender, reach) = watch::channel(Arc::default());

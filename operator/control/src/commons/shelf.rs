@@ -7,16 +7,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::future::BoxFuture;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use koinon_core::body::entry::Head;
 use koinon_core::dsse::Envelope;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, Seq, StatementId};
+use koinon_core::log::Settled;
 use koinon_core::policy;
 use koinon_core::statement::Statement;
 use koinon_net::commons::{Access, Commons, CommonsError, Entry, Heads, Latest};
 use koinon_net::wire::{JoinAccepted, JoinRefused, JoinRequest};
 use tokio::sync::watch;
 
+use super::logs;
 use super::publisher::LatestPublisher;
+use super::store::StatementStore;
+
+/// Reads from the store at one time for one reader: a batch of entries that are no longer in memory takes no minute then, and
+/// a reader that asks for all of them again and again does not keep the API server busy.
+const READS_AT_ONCE: usize = 8;
 
 /// Whoever takes applications.
 pub trait JoinDesk: Send + Sync + 'static {
@@ -41,7 +49,17 @@ pub struct Shelf {
     book: RwLock<Book>,
     publisher: LatestPublisher,
     desk: Arc<dyn JoinDesk>,
+    kept: KeptIn,
     pulse: Arc<watch::Sender<u64>>,
+}
+
+/// Where entries are that are no longer in memory.
+#[derive(Clone)]
+pub struct KeptIn {
+    /// The store.
+    pub store: Arc<dyn StatementStore>,
+    /// The own log, whose entries have other names there.
+    pub own: PublicKey,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -55,12 +73,17 @@ impl std::fmt::Debug for Shelf {
 
 impl Shelf {
     /// A shelf with what the store confirmed.
-    pub fn new(commons: policy::Commons, publisher: LatestPublisher, desk: Arc<dyn JoinDesk>) -> Arc<Self> {
+    pub fn new(
+        commons: policy::Commons,
+        kept: KeptIn,
+        publisher: LatestPublisher,
+        desk: Arc<dyn JoinDesk>,
+    ) -> Arc<Self> {
         let charter = Arc::new(commons.founding().statement().envelope().clone());
         let (coop, pulse) = (commons.founding().coop(), publisher.pulse());
         let book =
             Book { commons, charter, unstored: BTreeSet::new(), access: BTreeMap::new(), accepted: BTreeSet::new() };
-        Arc::new(Shelf { coop, book: RwLock::new(book), publisher, desk, pulse })
+        Arc::new(Shelf { coop, book: RwLock::new(book), publisher, desk, kept, pulse })
     }
 
     /// Looks at the commons.
@@ -116,6 +139,16 @@ impl Shelf {
             entries.sort_by_key(|entry| entry.log_seq());
             entries
         })
+    }
+
+    /// Lets go of what a checkpoint has settled, which is served from the store from now on; what remains of it, if something
+    /// was let go.
+    pub fn forget(&self) -> Option<Arc<Settled>> {
+        let mut book = self.write();
+        if !book.unstored.is_empty() {
+            return None;
+        }
+        book.commons.forget_settled()
     }
 
     /// Everything that counts as stored.
@@ -175,13 +208,44 @@ impl Book {
         !self.unstored.contains(id)
     }
 
-    fn entry(&self, statement: &Arc<Statement>) -> Entry {
-        Entry {
-            log: statement.header().key,
-            seq: statement.log_seq().unwrap_or_default(),
-            id: statement.id(),
-            envelope: Arc::new(statement.envelope().clone()),
-        }
+    /// Where up to `limit` entries of a log are, without a gap: what comes behind one that the store has not confirmed, or that
+    /// was moved to an archive, is no part of a chain for whoever lacks it.
+    fn places(&self, log: &PublicKey, from: Seq, limit: usize) -> Vec<Place> {
+        let replica = self.commons.replica();
+        let held = replica.range(log, from, limit).into_iter().take_while(|entry| self.is_stored(&entry.id()));
+        let past =
+            replica.past(log, from).take(limit).map(|past| ((past.seq, past.id), Place::Kept(past.seq, past.id)));
+        let held = held.map(|held| ((held.log_seq().unwrap_or_default(), held.id()), Place::Held(held)));
+        let all: BTreeMap<(Seq, StatementId), Place> = past.chain(held).collect();
+        let mut next = from;
+        let gapless = all.into_iter().take_while(|((seq, _), _)| {
+            let follows = *seq <= next;
+            next = Seq(seq.0.saturating_add(1));
+            follows
+        });
+        gapless.map(|(_, place)| place).take(limit).collect()
+    }
+}
+
+/// Where an entry is.
+enum Place {
+    Held(Arc<Statement>),
+    Kept(Seq, StatementId),
+}
+
+fn entry(statement: &Statement) -> Entry {
+    Entry {
+        log: statement.header().key,
+        seq: statement.log_seq().unwrap_or_default(),
+        id: statement.id(),
+        envelope: Arc::new(statement.envelope().clone()),
+    }
+}
+
+impl Shelf {
+    async fn fetch(&self, log: &PublicKey, at: (Seq, StatementId)) -> Result<Option<Statement>, CommonsError> {
+        let found = logs::fetch(self.kept.store.as_ref(), &self.kept.own, log, at).await;
+        found.map_err(|error| CommonsError(error.to_string()))
     }
 }
 
@@ -214,11 +278,20 @@ impl Commons for Shelf {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Entry>, CommonsError>> {
         Box::pin(async move {
-            Ok(self.with(|book| {
-                let range = book.commons.replica().range(log, from, limit);
-                // Up to the first one that is not confirmed: what comes behind it is no part of a chain yet.
-                range.iter().take_while(|entry| book.is_stored(&entry.id())).map(|entry| book.entry(entry)).collect()
-            }))
+            let places = self.with(|book| book.places(log, from, limit));
+            let entries = places.into_iter().map(|place| async move {
+                match place {
+                    Place::Held(statement) => Ok(Some(entry(&statement))),
+                    Place::Kept(seq, id) => Ok(self.fetch(log, (seq, id)).await?.map(|statement| entry(&statement))),
+                }
+            });
+            // What lies in an archive ends the range: whoever lacks it cannot use what follows.
+            let entries = stream::iter(entries).buffered(READS_AT_ONCE);
+            entries
+                .try_take_while(|entry| std::future::ready(Ok(entry.is_some())))
+                .try_filter_map(|e| std::future::ready(Ok(e)))
+                .try_collect()
+                .await
         })
     }
 
@@ -227,19 +300,34 @@ impl Commons for Shelf {
             let replica = book.commons.replica();
             let ids = replica.forks().flat_map(|fork| [fork.first.0, fork.second.0]);
             let stored = ids.filter(|id| book.is_stored(id)).filter_map(|id| replica.get(&id));
-            stored.map(|entry| book.entry(&entry.statement)).collect()
+            stored.map(|held| entry(&held.statement)).collect()
         })
     }
 
     fn document<'a>(&'a self, id: &'a StatementId) -> BoxFuture<'a, Result<Option<Arc<Envelope>>, CommonsError>> {
         Box::pin(async move {
-            Ok(self.with(|book| {
+            enum Found {
+                Here(Arc<Envelope>),
+                Kept(PublicKey, Seq),
+            }
+            let found = self.with(|book| {
                 if id.0 == self.coop.0 {
-                    return Some(book.charter.clone());
+                    return Some(Found::Here(book.charter.clone()));
                 }
-                let entry = book.commons.replica().get(id).filter(|_| book.is_stored(id))?;
-                Some(Arc::new(entry.statement.envelope().clone()))
-            }))
+                let replica = book.commons.replica();
+                if let Some(held) = replica.get(id).filter(|_| book.is_stored(id)) {
+                    return Some(Found::Here(Arc::new(held.statement.envelope().clone())));
+                }
+                replica.place_of_past(id).map(|(log, seq)| Found::Kept(log, seq))
+            });
+            match found {
+                Some(Found::Here(envelope)) => Ok(Some(envelope)),
+                Some(Found::Kept(log, seq)) => {
+                    let kept = self.fetch(&log, (seq, *id)).await?;
+                    Ok(kept.map(|statement| Arc::new(statement.envelope().clone())))
+                }
+                None => Ok(None),
+            }
         })
     }
 

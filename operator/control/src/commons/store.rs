@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use futures::future::BoxFuture;
+use koinon_core::log::Settled;
 use koinon_core::statement::Statement;
 use thiserror::Error;
 
@@ -66,8 +67,12 @@ pub enum Kept {
 
 /// Durable memory for statements.
 pub trait StatementStore: Send + Sync + 'static {
-    /// Everything that is stored, completely or not at all.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>>;
+    /// Hands over everything that is stored, one by one, so that it need not all be in memory. If it fails, nothing may be
+    /// concluded from what was handed over.
+    fn list<'a>(&'a self, take: &'a mut (dyn FnMut(Kept) + Send)) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The statement under a name.
+    fn fetch<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Statement>, StoreError>>;
 
     /// The names of everything that is stored, completely or not at all.
     fn names(&self) -> BoxFuture<'_, Result<BTreeSet<String>, StoreError>>;
@@ -77,6 +82,12 @@ pub trait StatementStore: Send + Sync + 'static {
 
     /// Stores any other statement under its id. Storing one again is no error.
     fn keep<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Notes what remains of the entries that are from now on here alone, in place of what was noted before.
+    fn remember<'a>(&'a self, settled: &'a Settled) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What was noted last; `None` where that is nothing, or cannot be read any more: then every entry is needed.
+    fn remembered(&self) -> BoxFuture<'_, Result<Option<Settled>, StoreError>>;
 }
 
 #[cfg(test)]
@@ -97,6 +108,10 @@ pub mod memory {
     #[derive(Clone, Debug, Default)]
     pub struct MemoryStore {
         objects: Arc<Mutex<Objects>>,
+        /// What remains of what was forgotten.
+        pub settled: Arc<Mutex<Option<Settled>>>,
+        /// How often a statement was fetched by its name.
+        pub fetched: Arc<std::sync::atomic::AtomicUsize>,
         /// Writes from now on land, but their answer is lost.
         pub lose_answers: Arc<std::sync::atomic::AtomicBool>,
         /// Whose statements it takes no more, as an API server whose schema they break.
@@ -123,13 +138,22 @@ pub mod memory {
     }
 
     impl StatementStore for MemoryStore {
-        fn list(&self) -> BoxFuture<'_, Result<Vec<Kept>, StoreError>> {
+        fn list<'a>(&'a self, take: &'a mut (dyn FnMut(Kept) + Send)) -> BoxFuture<'a, Result<(), StoreError>> {
             Box::pin(async move {
                 let read = |(name, envelope): (String, Envelope)| match Statement::verify(envelope) {
                     Ok(statement) => Kept::Statement(Box::new(statement)),
                     Err(error) => Kept::Spoilt { name, why: error.to_string() },
                 };
-                Ok(self.snapshot().into_iter().map(read).collect())
+                self.snapshot().into_iter().map(read).for_each(take);
+                Ok(())
+            })
+        }
+
+        fn fetch<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Statement>, StoreError>> {
+            Box::pin(async move {
+                self.fetched.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let found = self.objects.lock().unwrap().get(name).cloned();
+                self.answer(found.map(|envelope| Statement::verify(envelope).unwrap()))
             })
         }
 
@@ -160,6 +184,17 @@ pub mod memory {
                 self.objects.lock().unwrap().entry(name).or_insert_with(|| statement.envelope().clone());
                 self.answer(())
             })
+        }
+
+        fn remember<'a>(&'a self, settled: &'a Settled) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async move {
+                *self.settled.lock().unwrap() = Some(settled.clone());
+                self.answer(())
+            })
+        }
+
+        fn remembered(&self) -> BoxFuture<'_, Result<Option<Settled>, StoreError>> {
+            Box::pin(async move { self.answer(self.settled.lock().unwrap().clone()) })
         }
     }
 }

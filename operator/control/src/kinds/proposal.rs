@@ -87,8 +87,8 @@ pub(crate) fn statuses(view: &CommonsView, all: &[Arc<Proposal>], moment: &Momen
 fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> ProposalStatus {
     let generation = object.metadata.generation;
     let before = object.status.clone().unwrap_or_default();
-    let mut status =
-        ProposalStatus { observed_generation: generation, conditions: before.conditions, ..ProposalStatus::default() };
+    let conditions = before.conditions.clone();
+    let mut status = ProposalStatus { observed_generation: generation, conditions, ..ProposalStatus::default() };
     let name = object.name_any();
     let note = |conditions: &mut Vec<Condition>, type_, verdict| set(conditions, type_, verdict, generation, moment);
     if object.spec.envelope.is_none() {
@@ -105,8 +105,16 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     let refused = matches!(verdict, Some(people::Verdict::Refused(_)));
     let known = id.filter(|_| !refused).and_then(|id| view.state.proposals().get(&id));
     let applied = Applied { known: known.is_some(), verdict };
+    if applied.is_settled() && before.state.is_some() {
+        return ProposalStatus { observed_generation: generation, conditions: status.conditions, ..before };
+    }
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
     note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
+    if applied.is_settled() {
+        // Its object was deleted and applied again: what it was is known from an audit only.
+        note(&mut status.conditions, ConditionType::Enacted, Verdict::no(Reason::Settled, SETTLED));
+        return status;
+    }
     let Some(known) = known else {
         note(&mut status.conditions, ConditionType::Accepted, applied.accepted());
         status.state = Some(if refused { Shown::Invalid } else { Shown::Submitted });
@@ -277,7 +285,16 @@ pub(crate) struct Applied<'a> {
     pub verdict: Option<&'a people::Verdict>,
 }
 
+/// What is said of what lies below a checkpoint.
+pub(crate) const SETTLED: &str =
+    "a checkpoint has settled it, and nothing that is in force came of it; see: kubectl koinon audit";
+
 impl Applied<'_> {
+    /// Whether it lies below a checkpoint, and what came of it is not known any more.
+    pub fn is_settled(&self) -> bool {
+        !self.known && matches!(self.verdict, Some(people::Verdict::Settled { .. }))
+    }
+
     /// Whether a signature holds.
     pub fn signed(&self) -> Verdict {
         match self.verdict {
@@ -303,7 +320,7 @@ impl Applied<'_> {
     /// Whether it stands in its author's log.
     pub fn anchored(&self) -> Verdict {
         match self.verdict {
-            Some(people::Verdict::Anchored { seq, .. }) => {
+            Some(people::Verdict::Anchored { seq, .. } | people::Verdict::Settled { seq, .. }) => {
                 Verdict::yes(Reason::Anchored, format!("entry {seq} of its author's log"))
             }
             Some(people::Verdict::Refused(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),

@@ -20,6 +20,7 @@ use crate::commons::envelope::from_resource;
 use crate::commons::people;
 use crate::commons::view::CommonsView;
 use crate::kinds::projections::{Moment, Projected, set};
+use crate::kinds::proposal::SETTLED;
 
 impl Projected for Statement {
     type Status = StatementStatus;
@@ -52,6 +53,10 @@ pub(crate) fn statuses(
         let name = object.name_any();
         let verdict = effective(view, &name, object, moment)?;
         let mut status = object.status.clone().unwrap_or_default();
+        // What was said of it when it was settled stays true.
+        if verdict.reason == Reason::Settled && !status.conditions.is_empty() {
+            return Some((name, status));
+        }
         set(&mut status.conditions, ConditionType::Effective, verdict, object.metadata.generation, moment);
         Some((name, status))
     };
@@ -92,6 +97,7 @@ fn said(view: &CommonsView, name: &str, object: &Statement, moment: &Moment) -> 
                 None => Verdict::no(Reason::PayloadMalformed, anchored),
             }
         }
+        Some(people::Verdict::Settled { .. }) => Verdict::no(Reason::Settled, SETTLED),
         Some(people::Verdict::Waiting(refusal)) => Verdict::unknown(refusal.reason, refusal.message.clone()),
         Some(people::Verdict::Refused(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
         None => Verdict::unknown(Reason::AwaitingAnchor, "the operator has not looked at it yet"),

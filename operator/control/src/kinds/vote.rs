@@ -20,7 +20,7 @@ use crate::commons::people;
 use crate::commons::view::CommonsView;
 use crate::kinds::ballots::anchored;
 use crate::kinds::projections::{Moment, Projected, set};
-use crate::kinds::proposal::Applied;
+use crate::kinds::proposal::{Applied, SETTLED};
 
 impl Projected for Vote {
     type Status = VoteStatus;
@@ -101,8 +101,8 @@ pub(crate) fn statuses(view: &CommonsView, all: &[Arc<Vote>], moment: &Moment) -
 fn status(view: &CommonsView, object: &Arc<Vote>, moment: &Moment) -> VoteStatus {
     let generation = object.metadata.generation;
     let before = object.status.clone().unwrap_or_default();
-    let mut status =
-        VoteStatus { observed_generation: generation, conditions: before.conditions, ..VoteStatus::default() };
+    let conditions = before.conditions.clone();
+    let mut status = VoteStatus { observed_generation: generation, conditions, ..VoteStatus::default() };
     let name = object.name_any();
     let note = |conditions: &mut Vec<Condition>, type_, verdict| set(conditions, type_, verdict, generation, moment);
     if object.spec.envelope.is_none() {
@@ -124,6 +124,9 @@ fn status(view: &CommonsView, object: &Arc<Vote>, moment: &Moment) -> VoteStatus
     let refused = matches!(verdict, Some(people::Verdict::Refused(_)));
     let known = id.filter(|_| !refused).and_then(|id| view.state.vote(&id)).map(|(_, record)| record);
     let applied = Applied { known: known.is_some(), verdict };
+    if applied.is_settled() && before.counted.is_some() {
+        return VoteStatus { observed_generation: generation, conditions: status.conditions, ..before };
+    }
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
     note(&mut status.conditions, ConditionType::Accepted, applied.accepted());
     note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
@@ -145,6 +148,7 @@ fn status(view: &CommonsView, object: &Arc<Vote>, moment: &Moment) -> VoteStatus
                 Verdict::no(refusal.reason, refusal.message.clone())
             }
             Some(people::Verdict::Waiting(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
+            Some(people::Verdict::Settled { .. }) => Verdict::unknown(Reason::Settled, SETTLED),
             _ => Verdict::unknown(Reason::AwaitingAnchor, "it counts from its anchor on"),
         },
     };

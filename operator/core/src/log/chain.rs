@@ -155,6 +155,11 @@ impl Chain {
         self.places.contains_key(id)
     }
 
+    /// Where something stands that is held, or was forgotten.
+    pub(super) fn place_of(&self, id: &StatementId) -> Option<Seq> {
+        self.places.get(id).copied()
+    }
+
     /// What was forgotten.
     pub(super) fn past(&self) -> &PastLog {
         &self.past

@@ -440,6 +440,12 @@ impl Replica {
         self.chains.get(log).into_iter().flat_map(move |chain| chain.past().from(from))
     }
 
+    /// Where an entry stands that was forgotten here.
+    pub fn place_of_past(&self, id: &StatementId) -> Option<(PublicKey, Seq)> {
+        let place = |(log, chain): (&PublicKey, &Chain)| Some((*log, chain.place_of(id)?));
+        self.chains.iter().find_map(place).filter(|_| self.get(id).is_none())
+    }
+
     /// How many entries of `log` were forgotten here.
     pub fn past_count(&self, log: &PublicKey) -> usize {
         self.chains.get(log).map_or(0, |chain| chain.past().len())

@@ -19,12 +19,16 @@ impl Commons {
             proof.extend(proposal.certificates.iter().flat_map(|certificate| &certificate.entries));
         }
         let seals = state.enact_seals().iter().filter(|seal| enacted.enact_seals.contains(&seal.id));
-        let end = seals.map(|seal| seal.at).max().unwrap_or(UnixSeconds(i64::MIN));
+        // Below a checkpoint the seals are forgotten, and when everybody can have known it is remembered.
+        let end = seals.map(|seal| seal.at).max().unwrap_or(enacted.settled_at);
         let mut until = BTreeMap::new();
         for (log, _) in self.replica().logs() {
-            let entries = || self.replica().all(log);
-            let proved = entries().filter(|entry| proof.contains(&entry.id())).map(|entry| entry.seq()).max();
-            let later = entries().find(|entry| entry.statement.header().issued_at > end).map(|entry| entry.seq());
+            let held =
+                self.replica().all(log).map(|entry| (entry.seq(), entry.id(), entry.statement.header().issued_at));
+            let past = self.replica().past(log, Seq(0)).map(|past| (past.seq, past.id, past.issued_at));
+            let entries: Vec<(Seq, StatementId, UnixSeconds)> = past.chain(held).collect();
+            let proved = entries.iter().filter(|(_, id, _)| proof.contains(id)).map(|(seq, ..)| *seq).max();
+            let later = entries.iter().filter(|(.., at)| *at > end).map(|(seq, ..)| *seq).min();
             let later = later.unwrap_or_else(|| self.replica().next_seq(log));
             until.insert(*log, proved.map_or(later, |last| later.max(Seq(last.0.saturating_add(1)))));
         }

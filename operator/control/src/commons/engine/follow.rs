@@ -38,8 +38,11 @@ pub(in crate::commons) fn last_words(commons: &Commons, member: &MemberId) -> He
     let first_hidden = commons.farewell(member).unwrap_or_default();
     let last = |(log, hidden): (PublicKey, Seq)| {
         let seq = Seq(hidden.0.checked_sub(1)?);
-        let entry = commons.replica().range(&log, seq, 1).pop().filter(|entry| entry.log_seq() == Some(seq))?;
-        Some((log, Head { seq, id: entry.id() }))
+        let replica = commons.replica();
+        let held = replica.range(&log, seq, 1).pop().filter(|entry| entry.log_seq() == Some(seq));
+        let past = || replica.past(&log, seq).next().filter(|past| past.seq == seq);
+        let id = held.map(|entry| entry.id()).or_else(|| past().map(|past| past.id))?;
+        Some((log, Head { seq, id }))
     };
     first_hidden.into_iter().filter_map(last).collect()
 }

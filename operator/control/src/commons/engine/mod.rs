@@ -18,6 +18,7 @@ use koinon_core::body::{Body, RULES, RULES_SUPPORTED};
 use koinon_core::ids::{MemberId, PublicKey, Seq, StatementId};
 use koinon_core::invite::Invite;
 use koinon_core::kind::Kind;
+use koinon_core::log::Settled;
 use koinon_core::policy::Taken;
 use koinon_core::recovery::{Gate, Recovery, resumed_at};
 use koinon_core::sealing::{self, Circumstances, Promises};
@@ -31,6 +32,7 @@ use super::logs::{self, AppendError, Appended, Author};
 use super::people::{self, Verdict};
 use super::publisher::{Identity, LatestPublisher};
 use super::shelf::Shelf;
+use super::store::StoreError;
 use super::view::{Signing, Standing};
 use crate::metrics::Metrics;
 use follow::Farewells;
@@ -108,6 +110,8 @@ pub struct Engine {
     promised: Option<Promised>,
     trouble: Option<String>,
     over_budget: Option<String>,
+    /// What remains of entries that were let go, until the store has it.
+    unnoted: Option<Arc<Settled>>,
     farewells: Farewells,
 }
 
@@ -135,6 +139,7 @@ impl Engine {
             promised: None,
             trouble: None,
             over_budget: None,
+            unnoted: None,
             farewells: Farewells::default(),
             parts,
         };
@@ -196,6 +201,7 @@ impl Engine {
         self.audit().await;
         let stored = logs::flush(&self.parts.author, &self.parts.shelf).await;
         self.trouble = stored.err().map(|error| error.to_string());
+        self.forget().await;
         self.follow_membership();
         for transition in self.hearing.step() {
             tracing::warn!(member = %transition.member, from = ?transition.from, to = ?transition.to, "liveness changed");
@@ -213,6 +219,30 @@ impl Engine {
         self.follow_membership();
         self.judge_people();
         self.speak();
+    }
+
+    /// Lets go of what a checkpoint has settled. What remains of it is noted after, not before: with a note of something that
+    /// is still in memory nothing is gained, and without one the next start reads every entry.
+    async fn forget(&mut self) {
+        if self.trouble.is_none()
+            && let Some(settled) = self.parts.shelf.forget()
+        {
+            // What was shown of it stays as it is: see `people::Verdict::Settled`.
+            self.settled.clear();
+            let kept = settled.kept.len();
+            tracing::info!(kept, "entries that a checkpoint has settled are served from the store from now on");
+            self.unnoted = Some(settled);
+        }
+        if let Some(settled) = &self.unnoted {
+            match self.parts.author.store.remember(settled).await {
+                Ok(()) => self.unnoted = None,
+                Err(error @ StoreError::Refused { .. }) => {
+                    tracing::warn!(%error, "what remains of entries that a checkpoint has settled is not noted");
+                    self.unnoted = None;
+                }
+                Err(error) => tracing::info!(%error, "what remains of settled entries is noted later"),
+            }
+        }
     }
 
     async fn audit(&mut self) {

@@ -11,7 +11,7 @@ use koinon_core::body::proposal::Choice;
 use koinon_core::body::{Action, Body, Vote};
 use koinon_core::dsse::Signer;
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, Digest, PolicyHash, PublicKey, Seconds, StatementId, UnixSeconds};
+use koinon_core::ids::{CoopId, Digest, PolicyHash, PublicKey, Seconds, StatementId, UnixMicros, UnixSeconds};
 use koinon_core::invite::{Invite, secret_digest};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Phase, State};
@@ -33,7 +33,7 @@ use crate::commons::logs::{self, Author};
 use crate::commons::node::{self, Inputs, Network, Outputs, PeerName};
 use crate::commons::publisher::LatestPublisher;
 use crate::commons::reach::Reach;
-use crate::commons::shelf::{JoinDesk, Shelf};
+use crate::commons::shelf::{JoinDesk, KeptIn, Shelf};
 use crate::commons::store::memory::MemoryStore;
 use crate::commons::view::CommonsView;
 use crate::metrics::Metrics;
@@ -77,7 +77,23 @@ pub struct Operator {
     pub person: Person,
     pub store: MemoryStore,
     pub listen: SocketAddr,
+    /// How far its clock is behind.
+    pub behind: Duration,
     pub running: Option<Running>,
+}
+
+/// The machine's clock, put back.
+#[derive(Debug)]
+struct Behind(SystemClock, Duration);
+
+impl Clock for Behind {
+    fn micros(&self) -> UnixMicros {
+        UnixMicros(self.0.micros().0 - i64::try_from(self.1.as_micros()).unwrap())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
 }
 
 /// A running engine.
@@ -100,7 +116,7 @@ impl Operator {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let mut person = testkit::person(name);
         person.member.endpoints.peer = vec![format!("https://{free}").parse().unwrap()];
-        Operator { person, store: MemoryStore::default(), listen: free, running: None }
+        Operator { person, store: MemoryStore::default(), listen: free, behind: Duration::ZERO, running: None }
     }
 
     /// One that nobody can dial.
@@ -115,7 +131,7 @@ impl Operator {
             me: self.person.id(),
             site: self.person.member.site.name.clone(),
             key: Arc::new(testkit::person(self.person.id().as_str()).operator),
-            clock: Arc::new(SystemClock::default()),
+            clock: Arc::new(Behind(SystemClock::default(), self.behind)),
             store: Arc::new(self.store.clone()),
         }
     }
@@ -132,12 +148,15 @@ impl Operator {
     /// Starts it on what its store holds.
     pub async fn start(&mut self, founding: &Founding, invite: Option<Invite>) {
         let author = self.author();
-        let contents = logs::Contents::read(author.store.as_ref()).await.unwrap();
+        let limits = Limits::default();
+        let contents = logs::Contents::read(author.store.as_ref(), founding.coop(), limits).await.unwrap();
         assert!(contents.spoilt.is_empty(), "{:?}", contents.spoilt);
-        let (commons, _) = contents.load(founding.clone(), Limits::default());
+        let (commons, _) = contents.load(founding.clone(), limits);
+        author.store.keep(founding.statement()).await.unwrap();
         let publisher = LatestPublisher::new(author.clock.clone());
         let desk = self.desk(founding.coop());
-        let shelf = Shelf::new(commons, publisher.clone(), desk.clone());
+        let kept = KeptIn { store: author.store.clone(), own: author.log() };
+        let shelf = Shelf::new(commons, kept, publisher.clone(), desk.clone());
         let name = PeerName::new(author.clone(), founding.coop()).unwrap();
         let parameters = founding.charter().parameters;
         let network = Network::bind(self.listen, name, shelf.clone(), &parameters, Proxies::none()).await.unwrap();
@@ -281,10 +300,15 @@ impl Operator {
         joining::apply(&name, &author, invite, application.envelope().clone(), &Proxies::none()).await
     }
 
+    /// What its clock says.
+    pub fn now(&self) -> UnixSeconds {
+        self.author().clock.unix()
+    }
+
     /// A proposal by this member's people.
     pub fn proposal(&self, action: Action) -> Statement {
         let state = self.state();
-        let at = now();
+        let at = self.now();
         let body = state.draft_proposal(action, "A change".parse().unwrap(), Default::default(), at).unwrap();
         self.person.human(state.coop(), at, Body::Proposal(Box::new(body)))
     }
@@ -292,7 +316,7 @@ impl Operator {
     /// A vote by this member's people.
     pub fn vote(&self, on: StatementId, choice: Choice) -> Statement {
         let vote = Vote { proposal: on, choice, vseq: 0, ground: None, reason: None };
-        self.person.human(self.state().coop(), now(), Body::Vote(vote))
+        self.person.human(self.state().coop(), self.now(), Body::Vote(vote))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod decide;
 mod disorder;
+mod forget;
 mod halted;
 mod join;
 mod kit;

@@ -20,7 +20,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::commons::engine::{Engine, Parts};
 use crate::commons::logs;
 use crate::commons::publisher::LatestPublisher;
-use crate::commons::shelf::Shelf;
+use crate::commons::shelf::{KeptIn, Shelf};
 use crate::commons::view::Signing;
 
 struct Setting {
@@ -35,10 +35,12 @@ impl Setting {
         let founding = quick(&operators.each_ref());
         let clock = Arc::new(ManualClock::at(now()));
         let author = logs::Author { clock: clock.clone(), ..operators[0].author() };
-        let (commons, _) =
-            logs::Contents::read(author.store.as_ref()).await.unwrap().load(founding.clone(), Limits::default());
+        let limits = Limits::default();
+        let contents = logs::Contents::read(author.store.as_ref(), founding.coop(), limits).await.unwrap();
+        let (commons, _) = contents.load(founding.clone(), limits);
         let publisher = LatestPublisher::new(author.clock.clone());
-        let shelf = Shelf::new(commons, publisher.clone(), operators[0].desk(founding.coop()));
+        let kept = KeptIn { store: author.store.clone(), own: author.log() };
+        let shelf = Shelf::new(commons, kept, publisher.clone(), operators[0].desk(founding.coop()));
         let metrics = crate::metrics::Metrics::register(&prometheus::Registry::new()).unwrap();
         let engine = Engine::new(Parts { author, shelf, publisher, invite: None, lost: Default::default(), metrics });
         Setting { engine, clock, founding, said: 0 }

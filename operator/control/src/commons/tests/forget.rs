@@ -1,0 +1,155 @@
+//! What a checkpoint has settled leaves the memory and is served from the store.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koinon_core::body::charter::{Deliberation, MemberPeriods};
+use koinon_core::body::proposal::{Action, Choice};
+use koinon_core::founding::Founding;
+use koinon_core::ids::{PublicKey, Seconds, Seq, StatementId};
+use koinon_core::presets;
+use koinon_core::statement::Statement;
+use koinon_net::commons::Commons as _;
+
+use super::kit::{Operator, enacted, quick_with, release};
+use crate::commons::candidate::Source;
+use crate::commons::people::Verdict;
+use crate::commons::store::memory::MemoryStore;
+
+/// How long ago the first decisions were made, and how long ago a later one. What is less than a minute older than the last
+/// entries that were settled may still show that its author is there, and is kept.
+const AGO: [Duration; 2] = [Duration::from_secs(7200), Duration::from_secs(3600)];
+
+async fn start(operators: &mut [Operator; 3], founding: &Founding, behind: Duration) {
+    for operator in operators.iter_mut() {
+        operator.behind = behind;
+        operator.start(founding, None).await;
+    }
+    for operator in operators.iter() {
+        operator.until_signing().await;
+    }
+}
+
+async fn stop(operators: &mut [Operator; 3]) {
+    for operator in operators.iter_mut() {
+        operator.stop().await;
+    }
+}
+
+async fn decide(operators: &[Operator; 3], name: &str, action: Action, choice: Choice) -> Statement {
+    let proposal = operators[0].proposal(action);
+    let id = proposal.id();
+    operators[0].apply(&format!("p-{name}"), &proposal);
+    for operator in operators {
+        operator.until("the proposal is here", |view| view.state.proposals().contains_key(&id)).await;
+        operator.apply(&format!("v-{name}"), &operator.vote(id, choice));
+    }
+    for operator in operators {
+        let is_over = |phase: &str| ["Enacted", "Rejected"].contains(&phase);
+        let now = operator.now();
+        let over =
+            operator.until("decided", |view| is_over(view.state.phase(&view.state.proposals()[&id], now).name()));
+        over.await;
+    }
+    proposal
+}
+
+fn logs(operator: &Operator) -> Vec<PublicKey> {
+    operator.up().shelf.read(|commons| commons.replica().logs().map(|(log, _)| *log).collect())
+}
+
+fn forgotten(operator: &Operator) -> usize {
+    let logs = logs(operator);
+    operator.up().shelf.read(|commons| logs.iter().map(|log| commons.replica().past_count(log)).sum())
+}
+
+async fn until_forgotten(operator: &Operator) {
+    let seen = operator.until("settled entries are let go", |_| forgotten(operator) > 0);
+    seen.await;
+}
+
+/// Every log as a peer reads it.
+async fn served(operator: &Operator) -> BTreeSet<(PublicKey, Seq, StatementId)> {
+    let mut all = BTreeSet::new();
+    for log in logs(operator) {
+        let range = operator.up().shelf.range(&log, Seq(0), 10_000).await.unwrap();
+        all.extend(range.iter().map(|entry| (entry.log, entry.seq, entry.id)));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_checkpoint_settled_is_let_go_and_still_served_remembered_and_taken_back() {
+    let mut operators = ["aarhus", "bilbao", "cork"].map(Operator::new);
+    let founding = quick_with(&operators.each_ref(), |parameters| {
+        let members = MemberPeriods { dormant_after_seconds: Seconds(60), ..MemberPeriods::default() };
+        parameters.deliberation = Some(Deliberation { members, ..presets::deliberation() });
+    });
+    start(&mut operators, &founding, AGO[0]).await;
+    let tiny = decide(&operators, "tiny", release("tiny"), Choice::Yes).await;
+    let huge = decide(&operators, "huge", release("huge"), Choice::No).await;
+    stop(&mut operators).await;
+    start(&mut operators, &founding, AGO[1]).await;
+    decide(&operators, "small", release("small"), Choice::Yes).await;
+    stop(&mut operators).await;
+    start(&mut operators, &founding, Duration::ZERO).await;
+    let drafted = operators[0].up().shelf.read(|commons| commons.draft_checkpoint(super::kit::now())).unwrap();
+    let everything = served(&operators[0]).await;
+    decide(&operators, "checkpoint", Action::Checkpoint(drafted), Choice::Yes).await;
+    for operator in &operators {
+        until_forgotten(operator).await;
+    }
+
+    // A reader gets all of it, in order, and does not see where it comes from.
+    let fetched = |operator: &Operator| operator.store.fetched.load(Ordering::SeqCst);
+    assert_eq!(fetched(&operators[0]), 0);
+    assert!(served(&operators[0]).await.is_superset(&everything));
+    assert!(fetched(&operators[0]) >= forgotten(&operators[0]));
+    let past =
+        operators[0].up().shelf.read(|commons| commons.replica().past(&operators[0].log(), Seq(0)).next().unwrap());
+    assert!(operators[0].up().shelf.document(&past.id).await.unwrap().is_some());
+
+    // After a start it is not read into memory again, and what people applied then is not anchored a second time.
+    operators[0].stop().await;
+    operators[0].start(&founding, None).await;
+    assert!(forgotten(&operators[0]) > 0, "from the first moment on");
+    operators[0].until_signing().await;
+    for (name, statement) in [("p-tiny", &tiny), ("p-huge", &huge)] {
+        operators[0].apply(name, statement);
+    }
+    let verdict = |view: &crate::commons::view::CommonsView, name: &str| {
+        view.verdicts.get(&Source::Proposal(name.into())).cloned()
+    };
+    let view = operators[0].until("it is judged", |view| verdict(view, "p-huge").is_some()).await;
+    assert!(matches!(verdict(&view, "p-huge"), Some(Verdict::Settled { .. })), "{:?}", view.verdicts);
+    assert!(matches!(verdict(&view, "p-tiny"), Some(Verdict::Anchored { .. })), "what is in force is held");
+    assert!(enacted(&view, &tiny.id()).is_some() && !view.state.proposals().contains_key(&huge.id()));
+
+    // A member that lost its store gets everything from those who forgot, and decides as they do.
+    operators[2].kill().await;
+    operators[2].store = MemoryStore::default();
+    operators[2].start(&founding, None).await;
+    operators[2].until_signing().await;
+    until_forgotten(&operators[2]).await;
+    assert!(served(&operators[2]).await.is_superset(&everything));
+    let later = decide(&operators, "later", release("later"), Choice::Yes).await;
+    let heads = operators.each_ref().map(|operator| {
+        assert!(enacted(&operator.view(), &later.id()).is_some());
+        operator.state().head(koinon_core::body::Scope::Releases)
+    });
+    assert!(heads[0] == heads[1] && heads[1] == heads[2]);
+
+    // What was moved to an archive ends what is served of its log there, and holds nobody up.
+    operators[1].stop().await;
+    let own = operators[1].log();
+    let gone = koinon_api::names::own_entry(&own.to_string(), 1);
+    let mut objects = operators[1].store.snapshot();
+    assert!(objects.remove(&gone).is_some());
+    operators[1].store.restore(objects);
+    operators[1].start(&founding, None).await;
+    operators[1].until_signing().await;
+    assert!(forgotten(&operators[1]) > 0);
+    assert!(operators[1].up().shelf.range(&own, Seq(0), 10).await.unwrap().len() <= 1);
+    assert!(!operators[1].store.snapshot().contains_key(&gone), "nor is it put back");
+}
