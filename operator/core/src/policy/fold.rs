@@ -256,7 +256,8 @@ impl State {
                 &nobody
             }
         };
-        let poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
+        let mut poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
+        poll.refusals = self.refusals(id, statement.author(), proposal, gathered);
         let complete =
             (invalid.is_none() && proposal.since_rules() >= 2).then(|| poll.held(gathered, id, statement.author()));
         let (ballot, votes) = match &complete {
@@ -285,6 +286,7 @@ impl State {
             enacted: None,
             superseded_by: None,
             stale: false,
+            refused: None,
             cancelled_by: None,
             appealed_by: None,
             rules: proposal.since_rules(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ancestry::{Ancestries, Ancestry};
 use super::chain::Membership;
+use super::cooldown::refuses;
 use super::hearing::Sign;
 use super::keys::KeyHistory;
 use crate::body::Body;
@@ -139,6 +140,10 @@ pub(super) struct Gathered {
     pub about: BTreeMap<StatementId, BTreeSet<StatementId>>,
     /// The entries of `said` that delegate or take a key back: they may stand in the box of any proposal.
     pub everywhere: BTreeSet<StatementId>,
+    /// Close seals of rules 2 that say that a proposal was refused, and of which.
+    pub refused: BTreeMap<StatementId, StatementId>,
+    /// See `refused`.
+    pub refused_proposals: BTreeSet<StatementId>,
     /// What was said about keys up to the end of the part of each log that may have an effect.
     pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
     /// Every step on the way there, on either branch.
@@ -185,6 +190,10 @@ pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
                     gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));
                 }
                 Body::CloseSeal(seal) if counts => {
+                    if refuses(seal) {
+                        gathered.refused.insert(id, seal.proposal);
+                        gathered.refused_proposals.insert(seal.proposal);
+                    }
                     gathered.close.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
                 Body::EnactSeal(seal) if counts => {

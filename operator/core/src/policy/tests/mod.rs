@@ -3,6 +3,7 @@
 mod again;
 mod checkpoint;
 mod complete;
+mod cooldown;
 mod decisions;
 mod disorder;
 mod emergency;
