@@ -34,6 +34,7 @@ impl State {
     fn read(founding: &Founding, replica: &Replica, gathered: Gathered) -> Self {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
+        state.later_rules.clone_from(&gathered.later_rules);
         state.read_keys(&gathered);
         if let Some(settled) = replica.settled() {
             state.recall(settled, &gathered);
@@ -93,6 +94,7 @@ impl State {
             keys_ever: BTreeMap::new(),
             settleable_proposals: BTreeSet::new(),
             key_changes: BTreeMap::new(),
+            later_rules: BTreeMap::new(),
         };
         charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
         state

@@ -8,10 +8,10 @@ use super::chain::Membership;
 use super::cooldown::refuses;
 use super::hearing::Sign;
 use super::keys::KeyHistory;
-use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
 use crate::body::hearing::NoticeSent;
 use crate::body::proposal::Proposal;
+use crate::body::{Body, Opaque};
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
 use crate::statement::Statement;
@@ -144,6 +144,8 @@ pub(super) struct Gathered {
     pub refused: BTreeMap<StatementId, StatementId>,
     /// See `refused`.
     pub refused_proposals: BTreeSet<StatementId>,
+    /// Whose logs hold what follows rules that this release cannot decide by.
+    pub later_rules: BTreeMap<u32, BTreeSet<MemberId>>,
     /// What was said about keys up to the end of the part of each log that may have an effect.
     pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
     /// Every step on the way there, on either branch.
@@ -183,6 +185,10 @@ pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
             if counts {
                 let last = gathered.last_at.entry(*log).or_insert(at);
                 *last = (*last).max(at);
+            }
+            let inner = statement.nested().map(Statement::body);
+            if let Body::Opaque(Opaque::UnsupportedRules(rules)) = inner.unwrap_or(statement.body()) {
+                gathered.later_rules.entry(*rules).or_default().insert(owner.clone());
             }
             let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
             match statement.body() {

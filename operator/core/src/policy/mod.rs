@@ -21,6 +21,7 @@ mod fold;
 mod gather;
 mod hearing;
 mod keys;
+mod later;
 mod leave;
 mod phase;
 mod quarantine;
@@ -332,6 +333,8 @@ pub struct State {
     /// Proposed checkpoints that are what remains of the entries up to them, as found here.
     settleable_proposals: BTreeSet<StatementId>,
     key_changes: BTreeMap<StatementId, KeyChange>,
+    /// Whose logs hold what follows rules that this release cannot decide by.
+    later_rules: BTreeMap<u32, BTreeSet<MemberId>>,
 }
 
 impl State {

@@ -121,7 +121,7 @@ fn what_its_author_takes_back_binds_that_owner_alone() {
 #[test]
 fn a_vote_that_is_open_is_spoiled_by_no_other_and_its_own_owner_tries_no_two_at_once() {
     let mut world = world();
-    let mut longer = |world: &mut World, who: usize| {
+    let longer = |world: &mut World, who: usize| {
         let mut proposal = drafted(world, who, approve("qwen"));
         for time in [&mut proposal.closes_at, &mut proposal.eta, &mut proposal.expires_at] {
             *time = time.plus(Seconds(12 * HOUR));
