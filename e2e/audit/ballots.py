@@ -110,6 +110,8 @@ class Poll:
         self.groups = pinned.groups(body["interested"] | ({body["subject"]} if body["subject"] else set()))
         self.group_of = {member: group for group, several in self.groups.items() for member in several}
         self.hearing = Hearing(self, gathered)
+        # Earlier votes that refused the same
+        self.refusals = []
 
     def governs(self, spoken):
         """Whether a key signed that may speak for the author: under rules 1 keys do not change."""
@@ -284,7 +286,9 @@ class Poll:
             votes[spoken.statement.id] = min(known, spoken, key=lambda s: (not stands(s), s.place.order))
         box = self.count(list(votes.values()), recused, self._delegated(heard), revoked)
         in_time = [s for s in heard if s.kind == "withdrawal" and s.issued_at <= self.body["closesAt"]]
-        box = replace(box, ids=frozenset(entries), withdrawn=bool(in_time), objection=self.hearing.objection(entries))
+        cools = "coolDown" if any(refusal.outweighs(entries, box) for refusal in self.refusals) else None
+        objection = self.hearing.objection(entries) or cools
+        box = replace(box, ids=frozenset(entries), withdrawn=bool(in_time), objection=objection)
         self.hearing.closes(box, entries)
         return box
 

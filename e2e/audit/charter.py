@@ -40,6 +40,7 @@ def deliberation_holds(rules):
     again = 2 * periods["emergencySeconds"]
     return (
         0 <= rules["delegationMaxSeconds"] <= 365 * DAY
+        and 0 <= rules["coolDownSeconds"] <= 90 * DAY
         and 60 <= periods["dormantAfterSeconds"] <= 365 * DAY
         and 0 <= periods["noticeSeconds"] <= 30 * DAY
         and 1 <= periods["emergencySeconds"] <= 30 * DAY

@@ -90,6 +90,7 @@ SEALS = ("box-offer", "close-seal", "enact-seal")
 # What may stand in a box of rules 2; the last two in anybody's
 SAID = ("vote", "recusal", "withdrawal", "reply", "delegation", "key-revocation")
 ABOUT_KEYS = ("key-update", "key-revocation")
+REFUSALS = ("rejected", "vetoed", "withdrawn")
 SILENCE = ("markDormant", "reactivate")
 
 
@@ -106,6 +107,8 @@ class Gathered:
         # In the order of logs, positions and ids, so that "first" means the same everywhere.
         self.seals = {kind: {} for kind in SEALS}
         self.statuses, self.notices = [], {}
+        # Close seals that say that a vote refused something, and what
+        self.refused = {}
         # By the entry that anchors it: in a box of rules 2 that is what operators offer.
         self.said, self.signs = {}, {}
         # By log: every trail of statements about keys, and the one at the end of what may have an effect
@@ -148,6 +151,8 @@ class Gathered:
         if not entry.within_budget:
             return
         seal = Seal(entry.id, owner, log, entry.seq, entry.at, body)
+        if kind == "close-seal" and body["basis"] is not None and body["outcome"] in REFUSALS:
+            self.refused[entry.id] = body["proposal"]
         if kind in SEALS:
             self.seals[kind].setdefault(body["proposal"], []).append(seal)
         elif kind == "slot-status":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import cooldown
 import emergency
 import hearing
 import quarantine
@@ -148,6 +149,13 @@ class History:
         is_cancel = known is not None and known.statement.body["action"][0] == "cancelProposal"
         return None if known is None or is_cancel or not self._is_read else known.statement.body
 
+    def can_read(self, entry):
+        """Whether what a box may name is here, with everything that it takes to read it."""
+        if entry not in self.gathered.refused:
+            return self.gathered.holds(entry)
+        known = self.gathered.proposals.get(self.gathered.refused[entry])
+        return known is not None and known.statement.body["membership"] in self.memberships
+
     _is_read = False
 
     # Decisions, one after the other
@@ -161,6 +169,7 @@ class History:
         numbers = self.numbers[body["charter"] or self.genesis("charter")]
         pinned = self.memberships[body["membership"]]
         poll = Poll(statement.id, statement.author, body, pinned, numbers, self.keys, self.gathered)
+        poll.refusals = cooldown.refusals(self, poll)
         return None, Sealing(self, poll, statement.issued_at, self.gathered)
 
     def _next(self):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import ballots
+import cooldown
 import members
 from keys import is_taken_back
 from shapes import OUTCOMES
@@ -161,7 +162,7 @@ class Sealing:
                 stands = poll.governs(spoken) and not is_taken_back(statement, place, revoked)
                 sort = (statement.author, statement.kind, stands)
                 found.setdefault(sort, []).append((-number, statement.id, entry))
-        held = poll.hearing.to_offer()
+        held = poll.hearing.to_offer() | cooldown.to_offer(poll.refusals)
         for several in found.values():
             several.sort()
             numbers = sorted({number for number, _, _ in several})[:NUMBERS_OFFERED]
@@ -208,7 +209,7 @@ class Sealing:
         if len(authors) != len(named) or not own or len(authors) < self.quorum:
             return False
         entries = self._vouched(named)
-        if not all(map(gathered.holds, entries)):
+        if not all(map(self.history.can_read, entries)):
             return False
         box = self.poll.count_box(entries)
         scope, parent, term = triple(basis["slot"])

@@ -167,7 +167,7 @@ MEMBER_PERIODS = {
 member_periods = closed({}, defaults={name: (i64, lambda days=days: days) for name, days in MEMBER_PERIODS.items()})
 deliberation = closed(
     {"delegationMaxSeconds": i64, "delegationCap": fraction},
-    defaults={"members": (member_periods, lambda: dict(MEMBER_PERIODS))},
+    defaults={"coolDownSeconds": (i64, lambda: 14 * DAY), "members": (member_periods, lambda: dict(MEMBER_PERIODS))},
 )
 class_rules = closed(
     {
@@ -296,7 +296,7 @@ ACTIONS = {
 }
 
 slot = closed({"scope": scope, "parent": digest, "term": u32})
-OUTCOMES = ("passed", "rejected", "quorumNotMet", "vetoed", "stale", "withdrawn", "refuted", "unheard")
+OUTCOMES = ("passed", "rejected", "quorumNotMet", "vetoed", "stale", "withdrawn", "refuted", "unheard", "coolDown")
 
 BODIES = {
     "charter": closed(
@@ -373,7 +373,7 @@ BODIES = {
 
 # Fields of rules 2: under rules 1 even null has no meaning
 LATER_FIELDS = {"proposal": ("charter", "interested"), "close-seal": ("basis",)}
-LATER_OUTCOMES = ("withdrawn", "refuted", "unheard")
+LATER_OUTCOMES = ("withdrawn", "refuted", "unheard", "coolDown")
 LATER_KINDS = (
     "withdrawal delegation recusal key-update key-revocation reply appeal emergency-order co-signature "
     "box-offer slot-status notice-sent seal-evidence"

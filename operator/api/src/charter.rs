@@ -58,9 +58,18 @@ pub struct Deliberation {
     pub delegation_max_seconds: i64,
     /// The share of the electors that may vote through one member.
     pub delegation_cap: Fraction,
+    /// For how long after a refusal the same needs two thirds of all electors; zero for not at all.
+    #[serde(default = "cool_down")]
+    #[schemars(range(min = 0))]
+    pub cool_down_seconds: i64,
     /// Periods of what is decided about single members.
     #[serde(default)]
     pub members: MemberPeriods,
+}
+
+/// As the wire reads a charter that does not say.
+fn cool_down() -> i64 {
+    14 * 86_400
 }
 
 /// Periods of what is decided about single members; the bounds between which each may lie are the charter's own.

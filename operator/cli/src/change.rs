@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use koinon_core::body::proposal::{Action, Proposal};
 use koinon_core::body::{Class, Scope};
-use koinon_core::ids::{Digest, StatementId};
+use koinon_core::ids::{Digest, MemberId, StatementId};
 use koinon_core::policy::{Phase, State};
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ use crate::cluster::now;
 use crate::moment::{Moment, here};
 use crate::output::one_line;
 use crate::proposal::thresholds::thresholds;
+use crate::proposal::view::refusal;
 use crate::prospect::{listed, name};
 use koinon_core::tally::{Counts, tally};
 
@@ -153,7 +154,7 @@ fn compare<'a>(old: &'a [String], new: &'a [String]) -> Vec<Line<'a>> {
 }
 
 /// What is shown before a proposal is signed: the change, who decides it, by which numbers, and when.
-pub fn before_signing(state: &State, proposal: &Proposal) -> String {
+pub fn before_signing(state: &State, author: &MemberId, proposal: &Proposal) -> String {
     let mut text = format!("Proposal: {}\n", one_line(&proposal.title));
     for paragraph in proposal.text.as_str().lines() {
         let _ = writeln!(text, "| {paragraph}");
@@ -168,6 +169,9 @@ pub fn before_signing(state: &State, proposal: &Proposal) -> String {
         let _ = write!(text, "\nIf it is enacted:\n{change}");
     }
     let _ = writeln!(text, "\n{}", decides(state, proposal));
+    if let Some(refused) = state.refused_before(author, proposal) {
+        let _ = writeln!(text, "\nBeware: {}.", refusal(state, &refused, &here()));
+    }
     text
 }
 

@@ -53,7 +53,7 @@ fn a_new_model_is_all_new_lines_and_its_withdrawal_all_gone_ones() {
     );
     // What is so already changes nothing, and says so.
     assert_eq!(shown(&world, Action::AddModelRelease(qwen.clone())), "");
-    let again = before_signing(world.state(), &drafted(&world, Action::AddModelRelease(qwen)));
+    let again = before_signing(world.state(), &world.people[0].id(), &drafted(&world, Action::AddModelRelease(qwen)));
     assert!(again.contains("changes nothing that is in force"), "{again}");
 }
 
@@ -81,7 +81,7 @@ fn members_come_and_go_in_the_diff() {
     let admits = shown(&world, Action::Admit(Admit { application }));
     assert!(admits.starts_with("--- (nothing)\n+++ members/espoo\n"), "{admits}");
     let proposal = drafted(&world, koinon_core::testkit::expel(world.people[3].id()));
-    let expels = before_signing(world.state(), &proposal);
+    let expels = before_signing(world.state(), &world.people[0].id(), &proposal);
     assert!(expels.contains("--- members/delft\n+++ (nothing)\n"), "{expels}");
     assert!(expels.contains("Class Expel decides: aarhus, bilbao and cork, one vote each."), "{expels}");
     assert!(expels.contains("2 must take part (at least 2/3 of the 3 electors)"), "{expels}");
@@ -106,7 +106,7 @@ fn a_suspension_is_one_line_more_and_a_reinstatement_takes_it_away() {
     let mut world = World::new(&FOUR);
     let cork = world.people[2].id();
     let suspend = Action::Suspend(Suspend { member: cork.clone() });
-    let text = before_signing(world.state(), &drafted(&world, suspend.clone()));
+    let text = before_signing(world.state(), &world.people[0].id(), &drafted(&world, suspend.clone()));
     assert!(text.contains("--- members/cork\n+++ members/cork\n"), "{text}");
     assert!(text.contains("\n+suspended: no new work, by vote\n"), "{text}");
     assert!(text.contains("Class Recall decides: aarhus, bilbao and delft, one vote each."), "{text}");
@@ -125,7 +125,7 @@ fn a_suspension_is_one_line_more_and_a_reinstatement_takes_it_away() {
 fn who_decides_and_when_is_shown_before_the_signature() {
     let world = World::new(&FOUR);
     let proposal = drafted(&world, Action::RemoveEngine(RemoveEngine { name: "vllm".parse().unwrap() }));
-    let text = before_signing(world.state(), &proposal);
+    let text = before_signing(world.state(), &world.people[0].id(), &proposal);
     for said in [
         "Proposal: A change\n| Why not.\n",
         "Class Routine decides: aarhus, bilbao, cork and delft",
@@ -142,7 +142,7 @@ fn a_cancellation_shows_what_it_stops() {
     let mut world = World::new(&FOUR);
     let target = world.propose(0, Action::AddModelRelease(release("qwen")));
     let proposal = drafted(&world, Action::CancelProposal(CancelProposal { proposal: target }));
-    let text = before_signing(world.state(), &proposal);
+    let text = before_signing(world.state(), &world.people[0].id(), &proposal);
     assert!(text.contains(&format!("--- proposals/{target}\n")) && text.contains("+state: Cancelled"), "{text}");
 }
 

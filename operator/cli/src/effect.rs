@@ -12,7 +12,7 @@ pub fn effect(state: &State, me: &MemberId, vote: &Vote, id: StatementId) -> Opt
     let proposal = state.proposals().get(&vote.proposal)?;
     let electorate = state.electorate(&proposal.proposal)?;
     let last = proposal.parameters.close_when_all_voted;
-    let standing = Standing::of(&electorate, &proposal.held, &proposal.votes, last);
+    let standing = Standing::of(&electorate, &proposal.held, &proposal.votes, last).after(proposal.refused);
     let before = told(standing.counts, standing.electors, verb(standing.outcome()));
     let (group, members) = electorate.electors.iter().find(|(_, members)| members.contains(me))?;
     let others = proposal

@@ -130,12 +130,12 @@ impl Args {
         let state = commons.state();
         if let Some(path) = co_sign {
             let statement = read_signed(&path)?;
-            print!("{}", before_signing(state, body_of(&statement)?));
+            print!("{}", before_signing(state, statement.author(), body_of(&statement)?));
             confirm("Sign this as a further sponsor?", yes)?;
             return add_signature(state, &membership.member, &keyfile::read(&access.governance_key()?)?, &path);
         }
         let show = |body: &CoreProposal| {
-            let shown = before_signing(state, body);
+            let shown = before_signing(state, &membership.member, body);
             if output.is_some() { eprint!("{shown}") } else { print!("{shown}") }
         };
         let (statement, drafts) = match signed {

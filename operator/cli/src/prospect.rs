@@ -6,8 +6,8 @@ use koinon_core::body::charter::ClassRules;
 use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::Choice;
 use koinon_core::ids::ControlGroup;
-use koinon_core::policy::{BallotBox, DelegationFate, Electorate, Through, Verdict, VoteRecord};
-use koinon_core::tally::{Counts, outcome};
+use koinon_core::policy::{BallotBox, DelegationFate, Electorate, Refused, Through, Verdict, VoteRecord, overrules};
+use koinon_core::tally::{Counts, tally};
 use serde::Serialize;
 
 /// An owner with a vote.
@@ -32,6 +32,8 @@ pub struct Standing {
     pub rules: ClassRules,
     /// Those whose voice can still be added or changed.
     pub movable: Vec<Elector>,
+    /// Whether the same was refused not long ago.
+    pub cools: bool,
 }
 
 /// Something that would change the result.
@@ -80,12 +82,23 @@ impl Standing {
             electors: ballot.tally.electors,
             rules: electorate.rules,
             movable: movable.collect(),
+            cools: false,
         }
+    }
+
+    /// The same, for what may have been refused not long ago.
+    pub fn after(self, refused: Option<Refused>) -> Self {
+        Self { cools: refused.is_some(), ..self }
+    }
+
+    fn amounts_to(&self, counts: Counts) -> Outcome {
+        let tally = tally(counts, self.electors, &self.rules);
+        if self.cools && !overrules(&tally) { Outcome::CoolDown } else { tally.outcome }
     }
 
     /// What it amounts to as it stands.
     pub fn outcome(&self) -> Outcome {
-        outcome(self.counts, self.electors, &self.rules)
+        self.amounts_to(self.counts)
     }
 
     /// What it amounts to once `of` vote `choice`.
@@ -98,7 +111,7 @@ impl Standing {
             }
             *field(&mut counts, choice) = field(&mut counts, choice).saturating_add(voices);
         }
-        (counts, outcome(counts, self.electors, &self.rules))
+        (counts, self.amounts_to(counts))
     }
 
     /// The fewest voices that would change the result: by those who have not voted, then by those who might think again.
@@ -176,6 +189,7 @@ pub fn verb(outcome: Outcome) -> &'static str {
         Outcome::Withdrawn => "takes it back",
         Outcome::Refuted => "refutes it",
         Outcome::Unheard => "leaves it without effect",
+        Outcome::CoolDown => "leaves too few for what was refused not long ago",
     }
 }
 

@@ -11,7 +11,13 @@ fn standing(class: Class, counts: [u32; 4], movable: &[(&str, Option<Choice>, u3
         .map(|(name, choice, carries)| Elector { name: (*name).to_owned(), choice: *choice, carries: *carries })
         .collect();
     let open: u32 = movable.iter().filter(|e| e.choice.is_none()).map(|e| e.carries + 1).sum();
-    Standing { counts, electors: counts.turnout() + open, rules: presets::classes(Preset::Standard)[&class], movable }
+    Standing {
+        counts,
+        electors: counts.turnout() + open,
+        rules: presets::classes(Preset::Standard)[&class],
+        movable,
+        cools: false,
+    }
 }
 
 fn told(standing: &Standing) -> Vec<String> {

@@ -59,11 +59,20 @@ pub fn parameters(preset: Preset) -> Parameters {
     }
 }
 
-/// What rules 2 add, whatever the preset.
+/// What rules 2 add to a charter of `preset`.
+pub fn deliberation_of(preset: Preset) -> Deliberation {
+    match preset {
+        Preset::Trial => Deliberation { cool_down_seconds: Seconds(5 * MINUTE), ..deliberation() },
+        Preset::Standard | Preset::Custom => deliberation(),
+    }
+}
+
+/// What rules 2 add to the standard charter.
 pub fn deliberation() -> Deliberation {
     Deliberation {
         delegation_max_seconds: Seconds(180 * DAY),
         delegation_cap: part(1, 10),
+        cool_down_seconds: Seconds(14 * DAY),
         members: MemberPeriods::default(),
     }
 }

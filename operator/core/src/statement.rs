@@ -4,6 +4,8 @@
 //! signatures, header and nested statements were checked; whether it has any effect is for the log and the fold.
 
 mod draft;
+#[cfg(any(test, feature = "testkit"))]
+mod earlier;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -8,9 +8,9 @@ pub mod history;
 use crate::body::Body;
 use crate::body::charter::{Charter, Preset};
 use crate::body::member::{Endpoints, Member, MemberKeys, Site};
-use crate::dsse::{SeedSigner, Signer};
+use crate::dsse::{Envelope, SeedSigner, Signer};
 use crate::founding::Founding;
-use crate::ids::{CoopId, MemberId, Seq, UnixSeconds};
+use crate::ids::{CoopId, Digest, MemberId, Seq, UnixSeconds};
 use crate::presets;
 use crate::statement::{Draft, Position, Statement};
 
@@ -78,6 +78,25 @@ impl Person {
     pub fn application(&self, coop: CoopId, at: UnixSeconds) -> Statement {
         let body = Body::Application(Box::new(crate::body::Application { member: self.member.clone() }));
         self.draft(Some(coop), at, Position::Human, body).sign(&self.governance, &[&self.operator]).unwrap()
+    }
+
+    /// An entry of the operator's log of a kind, or by rules, that no release knows yet.
+    pub fn of_the_future(
+        &self,
+        coop: CoopId,
+        at: UnixSeconds,
+        (seq, prev): (u64, Digest),
+        kind: &str,
+        rules: u32,
+    ) -> Statement {
+        let log = self.operator.public_key();
+        let payload = serde_json::json!({
+            "coop": coop, "author": self.id(), "site": self.member.site.name, "key": log, "kind": kind, "rules": rules,
+            "issuedAt": at, "log": log, "seq": seq, "prev": prev, "body": {"what": "nobody knows"},
+        });
+        let bytes = serde_json::to_vec(&payload).unwrap();
+        let kind = format!("application/vnd.koinon.{kind}.v1+json");
+        Statement::verify(Envelope::sign(&kind, &bytes, &self.operator)).unwrap()
     }
 
     /// Signs `body` as an entry of the operator's log.

@@ -100,6 +100,7 @@ fn what_is_signed_of_the_charter_is_shown_whole() {
     }
     let silent: crate::charter::Deliberation =
         read(json!({"delegationMaxSeconds": 1, "delegationCap": {"num": 1, "den": 10}}));
+    assert_eq!(silent.cool_down_seconds, deliberation.cool_down_seconds.0);
     let members = serde_json::to_value(silent.members).unwrap();
     assert_eq!(members, serde_json::to_value(koinon_core::body::charter::MemberPeriods::default()).unwrap());
 }

@@ -189,6 +189,7 @@ fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Withdrawn => "withdrawn",
         Outcome::Refuted => "refuted by the member that it is about",
         Outcome::Unheard => "without effect: the member that it is about was not heard",
+        Outcome::CoolDown => "without effect: the same was refused not long ago",
     }
 }
 

@@ -8,7 +8,8 @@ use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::{Choice, Ground};
 use koinon_core::ids::{BoxRoot, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use koinon_core::policy::{
-    BallotBox, Commons, DelegationFate, Electorate, Phase, ProposalState, State, Through, Verdict, VoteRecord,
+    BallotBox, Commons, DelegationFate, Electorate, Phase, ProposalState, Refused, State, Through, Verdict, VoteRecord,
+    overrules,
 };
 use koinon_core::statement::Statement;
 use serde::Serialize;
@@ -190,6 +191,7 @@ impl View {
         let votes: Vec<VoteView> = proposal.votes.iter().map(|vote| vote_view(commons, vote, zone)).collect();
         let standing = electorate.as_ref().map(|electorate| {
             Standing::of(electorate, &proposal.ballot, &proposal.votes, proposal.parameters.close_when_all_voted)
+                .after(proposal.refused)
         });
         let counting = matches!(phase, Phase::Pending { .. } | Phase::Open { .. });
         let version = match &phase {
@@ -211,11 +213,11 @@ impl View {
             term: body.term,
             rules: proposal.rules,
             state: phase.name(),
-            meaning: meaning(state, proposal, &phase),
+            meaning: meaning(state, proposal, &phase, zone),
             version,
             ballot: ballot(proposal),
             thresholds: electorate.as_ref().map(|electorate| thresholds(&electorate.rules, &proposal.ballot.tally)),
-            as_it_stands: certificate.map_or(proposal.ballot.tally.outcome, |sealed| sealed.outcome),
+            as_it_stands: certificate.map_or_else(|| stands(proposal), |sealed| sealed.outcome),
             members: voices(state, proposal, electorate.as_ref()),
             votes,
             delegations: delegations(&proposal.ballot),
@@ -226,6 +228,12 @@ impl View {
             next: steps(proposal, &phase, now, zone),
         }
     }
+}
+
+fn stands(proposal: &ProposalState) -> Outcome {
+    let tally = &proposal.ballot.tally;
+    let cools = proposal.refused.is_some() && !overrules(tally);
+    if cools { Outcome::CoolDown } else { tally.outcome }
 }
 
 fn ballot(proposal: &ProposalState) -> Ballot {
@@ -336,7 +344,7 @@ fn recusals(commons: &Commons, proposal: &ProposalState) -> BTreeSet<MemberId> {
     entries.filter(|said| matches!(said.body(), Body::Recusal(_))).map(|said| said.author().clone()).collect()
 }
 
-fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
+fn meaning(state: &State, on: &ProposalState, phase: &Phase, zone: &TimeZone) -> String {
     let title = |id: &StatementId| {
         state
             .proposals()
@@ -346,7 +354,10 @@ fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
     match phase {
         Phase::Invalid(why) => format!("it cannot be voted on: {why}"),
         Phase::Pending { .. } => "its vote has not opened: a vote that is dated earlier does not count".to_owned(),
-        Phase::Open { .. } => "votes count".to_owned(),
+        Phase::Open { .. } => match &on.refused {
+            Some(refused) => format!("votes count; {}", refusal(state, refused, zone)),
+            None => "votes count".to_owned(),
+        },
         Phase::Closing { sealed, needed } => {
             format!("votes no longer count; {sealed} of the {needed} operators that must agree have sealed one box")
         }
@@ -369,6 +380,13 @@ fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
         }
         Phase::Refuted => "the member that it is about has shown that it is there".to_owned(),
         Phase::Unheard => "the member that it is about was not heard: propose it again".to_owned(),
+        Phase::CoolDown { until, .. } => {
+            let why = on.refused.map(|refused| refusal(state, &refused, zone)).unwrap_or_default();
+            format!(
+                "{why}, and they did not: propose it again with a vote that opens from {} on",
+                Moment::new(*until, zone)
+            )
+        }
         Phase::Withdrawn => "its author took it back".to_owned(),
         Phase::Cancelled { by } => format!("{} stopped it", title(by)),
         Phase::Stalled => "too few operators agreed on its box in time; nothing happened: propose it again".to_owned(),
@@ -376,6 +394,21 @@ fn meaning(state: &State, on: &ProposalState, phase: &Phase) -> String {
         Phase::Superseded { by } => format!("{} took its place in the chain: propose it again", title(by)),
         Phase::Expired => "its time is over; if it had passed, too few operators signed: propose it again".to_owned(),
     }
+}
+
+/// What an earlier refusal asks for.
+pub fn refusal(state: &State, refused: &Refused, zone: &TimeZone) -> String {
+    let title = state.proposals().get(&refused.by).map(|other| one_line(&other.proposal.title)).unwrap_or_default();
+    let how = match refused.how {
+        Outcome::Vetoed => "vetoed",
+        Outcome::Withdrawn => "taken back by the same owner",
+        _ => "rejected",
+    };
+    format!(
+        "the same was {how} in {title} ({}): if its vote opens before {}, two thirds of all electors must say yes",
+        refused.by,
+        Moment::new(refused.until, zone)
+    )
 }
 
 impl VoteView {

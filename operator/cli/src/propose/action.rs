@@ -125,7 +125,10 @@ impl ActionCommand {
                 }
             }
             Self::RemoveEngine { name } => Action::RemoveEngine(RemoveEngine { name }),
-            Self::SetRules { rules } => Action::SetRules(SetRules { rules, deliberation: presets::deliberation() }),
+            Self::SetRules { rules } => {
+                let deliberation = presets::deliberation_of(commons.founding().charter().preset);
+                Action::SetRules(SetRules { rules, deliberation })
+            }
             Self::ChangeCharter { file, set } => {
                 let base = match file {
                     Some(file) => read_yaml(&file, "the charter's parameters and classes")?,

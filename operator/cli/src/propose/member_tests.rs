@@ -110,7 +110,7 @@ fn new_keys_are_proposed_once_their_holder_has_signed_with_them() {
     std::fs::write(&keys, serde_yaml::to_string(&new.member.keys).unwrap()).unwrap();
     let action = MemberCommand::ResetKeys { member: cork(), file: keys }.action(world.state()).unwrap();
     let body = world.state().draft_proposal(action, "t".parse().unwrap(), Default::default(), world.now).unwrap();
-    let text = crate::change::before_signing(world.state(), &body);
+    let text = crate::change::before_signing(world.state(), &world.people[0].id(), &body);
     assert!(text.contains(&format!("+  operator: {}\n", new.operator.public_key())), "{text}");
     let statement = world.people[0].human(coop, world.now, Body::Proposal(Box::new(body)));
     let refused = crate::precheck::proposal(world.state(), &statement).unwrap_err();

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::peers::{Liveness, PeersSnapshot};
 
 /// The names of all phases, so that a state without proposals shows as zero.
-const PHASES: [&str; 19] = [
+const PHASES: [&str; 20] = [
     "Invalid",
     "Pending",
     "Open",
@@ -28,6 +28,7 @@ const PHASES: [&str; 19] = [
     "Withdrawn",
     "Refuted",
     "Unheard",
+    "CoolDown",
     "Appealed",
     "Cancelled",
     "Stalled",

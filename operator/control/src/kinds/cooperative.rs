@@ -280,6 +280,14 @@ fn endpoint(spec: &CooperativeSpec, facts: &Facts<'_>) -> Verdict {
 fn as_advised(facts: &Facts<'_>) -> Verdict {
     let Some(view) = facts.view else { return starting() };
     let own = env!("CARGO_PKG_VERSION");
+    if let Some(rules) = view.state.needs_rules() {
+        return Verdict::no(
+            Reason::UnsupportedRules,
+            format!(
+                "the others decide by rules {rules}, which release {own} cannot: upgrade it with helm upgrade; until then it keeps and passes on what they decide, and what it shows may no longer be in force"
+            ),
+        );
+    }
     match &view.state.norms().operator_release {
         None => Verdict::yes(Reason::NoAdvice, "the cooperative advises no release of the operator"),
         Some(advised) if advised.version.as_str() == own => {

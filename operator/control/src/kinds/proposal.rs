@@ -174,6 +174,7 @@ fn shown(phase: &Phase) -> Shown {
         Phase::Vetoed => Shown::Vetoed,
         Phase::Refuted => Shown::Refuted,
         Phase::Unheard => Shown::Unheard,
+        Phase::CoolDown { .. } => Shown::CoolDown,
         Phase::Withdrawn => Shown::Withdrawn,
         Phase::Cancelled { .. } => Shown::Cancelled,
         Phase::Stalled => Shown::Stalled,
@@ -238,6 +239,16 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
                 "{votes}; the member that it is about was not heard: propose it again, and let the vote last longer"
             ),
         ),
+        Phase::CoolDown { by, until } => {
+            let until = time::from_unix(until.0).map_or_else(|| until.to_string(), |time| time.0.to_string());
+            let refused = names::proposal(&by.to_string());
+            Verdict::no(
+                Reason::CoolDown,
+                format!(
+                    "{votes}; {refused} refused the same not long ago, and fewer than two thirds said yes: propose it again with a vote that opens from {until} on"
+                ),
+            )
+        }
         Phase::Withdrawn => Verdict::no(Reason::Withdrawn, format!("{} took it back", known.author)),
         Phase::Cancelled { by } => Verdict::no(
             Reason::Cancelled,

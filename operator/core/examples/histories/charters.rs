@@ -27,6 +27,7 @@ pub fn charter(random: &mut Random, founders: &[&Person], complete: bool) -> Cha
     if complete {
         let mut deliberation = presets::deliberation();
         deliberation.delegation_cap = Fraction { num: random.between(0, 5) as u32, den: 10 };
+        deliberation.cool_down_seconds = Seconds(if random.once_in(4) { 0 } else { random.between(1, 3_000) });
         let periods = &mut deliberation.members;
         periods.dormant_after_seconds = Seconds(random.between(60, 400));
         periods.notice_seconds = Seconds(random.between(0, 150));

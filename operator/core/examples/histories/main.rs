@@ -28,7 +28,7 @@ fn history(seed: u64) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(56) {
+        match world.random.below(59) {
             30..=31 => keys::rotate(&mut world),
             32 => keys::revoke(&mut world),
             33..=35 => keys::change_in_a_vote(&mut world),
@@ -45,6 +45,7 @@ fn history(seed: u64) -> Vec<u8> {
             51 => standing::again(&mut world),
             52..=53 => stories::step(&mut world),
             54..=55 => stories::checkpoint(&mut world),
+            56..=58 => stories::try_again(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),

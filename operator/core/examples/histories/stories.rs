@@ -2,7 +2,7 @@
 
 use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
-use koinon_core::body::proposal::{Action, CancelProposal, Choice, SetRules, Vote};
+use koinon_core::body::proposal::{Action, CancelProposal, Choice, Ground, SetRules, Vote, Withdrawal};
 use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::{Digest, Seconds, StatementId};
 use koinon_core::presets;
@@ -141,6 +141,47 @@ pub fn checkpoint(world: &mut World) {
     for _ in 0..world.random.below(3) {
         crate::seals::fork(world);
     }
+}
+
+/// Something is refused or taken back, and somebody proposes it again.
+pub fn try_again(world: &mut World) {
+    let who = world.anybody();
+    let whom = world.anybody();
+    let action = match world.random.below(4) {
+        0 => people::expel(world, whom),
+        1 => world.proposals.last().map(|proposal| Action::CancelProposal(CancelProposal { proposal: *proposal })),
+        _ => people::release_of_any(world),
+    };
+    let Some(action) = action else { return };
+    let Some(first) = propose(world, who, action.clone(), &[]) else { return };
+    until_open(world, first);
+    let back = world.random.once_in(3);
+    if back {
+        world.say(who, Body::Withdrawal(Withdrawal { proposal: first }));
+    }
+    let soon = world.random.once_in(4);
+    for voter in 0..world.people.len() {
+        let choice = if world.random.once_in(3) { Choice::Veto } else { Choice::No };
+        let ground = (choice == Choice::Veto).then_some(Ground::Safety);
+        if !world.random.once_in(4) {
+            world.say(voter, Body::Vote(Vote { proposal: first, choice, vseq: 0, ground, reason: None }));
+        }
+    }
+    if !soon {
+        pass_time(world);
+    }
+    let again = if world.random.once_in(2) { who } else { world.anybody() };
+    let Some(second) = propose(world, again, action, &[]) else { return };
+    if world.random.once_in(3) {
+        agree(world, second);
+    } else {
+        until_open(world, second);
+        for voter in 0..world.people.len().div_ceil(2) {
+            let yes = Vote { proposal: second, choice: Choice::Yes, vseq: 0, ground: None, reason: None };
+            world.say(voter, Body::Vote(yes));
+        }
+    }
+    pass_time(world);
 }
 
 /// The others expel a member, which may seal as well.

@@ -153,6 +153,7 @@ fn of_outcome(outcome: Outcome) -> &'static str {
         Outcome::Withdrawn => "withdrawn",
         Outcome::Refuted => "refuted",
         Outcome::Unheard => "unheard",
+        Outcome::CoolDown => "coolDown",
     }
 }
 

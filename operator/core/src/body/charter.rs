@@ -200,9 +200,16 @@ pub struct Deliberation {
     pub delegation_max_seconds: Seconds,
     /// The share of the electors that may vote through one member, rounded down; one may always.
     pub delegation_cap: Fraction,
+    /// For how long after a refusal the same needs two thirds of all electors; zero for not at all.
+    #[serde(default = "cool_down")]
+    pub cool_down_seconds: Seconds,
     /// Periods of what is decided about single members.
     #[serde(default)]
     pub members: MemberPeriods,
+}
+
+fn cool_down() -> Seconds {
+    Seconds(14 * DAY)
 }
 
 /// Periods of what is decided about single members (rules 2).
@@ -398,6 +405,7 @@ impl Deliberation {
         bounds("emergencySeconds", emergency_seconds.0, 1, 30 * DAY)?;
         // An order that may follow itself would never end.
         bounds("emergencyAgainSeconds", emergency_again_seconds.0, emergency_seconds.0.saturating_mul(2), 365 * DAY)?;
+        bounds("coolDownSeconds", self.cool_down_seconds.0, 0, 90 * DAY)?;
         bounds("delegationMaxSeconds", self.delegation_max_seconds.0, 0, 365 * DAY)?;
         let Fraction { num, den } = self.delegation_cap;
         bounds("delegationCap.den", den.into(), 1, 1000)?;

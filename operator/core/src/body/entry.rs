@@ -36,6 +36,8 @@ pub enum Outcome {
     Refuted,
     /// The member that it is about was not heard (rules 2).
     Unheard,
+    /// The same was refused not long ago, and too few want it nevertheless (rules 2).
+    CoolDown,
 }
 
 impl Outcome {
@@ -43,7 +45,7 @@ impl Outcome {
     pub fn since_rules(self) -> u32 {
         match self {
             Self::Passed | Self::Rejected | Self::QuorumNotMet | Self::Vetoed | Self::Stale => 1,
-            Self::Withdrawn | Self::Refuted | Self::Unheard => 2,
+            Self::Withdrawn | Self::Refuted | Self::Unheard | Self::CoolDown => 2,
         }
     }
 }
@@ -55,7 +57,8 @@ impl Outcome {
 pub struct BoxOffer {
     /// Of which proposal.
     pub proposal: StatementId,
-    /// The log entries that belong into its box: anchors of votes, delegations, recusals, and of a withdrawal.
+    /// The log entries that belong into its box: anchors of votes, delegations, recusals, and of a withdrawal;
+    /// and the close seals of an earlier vote that refused the same.
     pub entries: BTreeSet<StatementId>,
 }
 

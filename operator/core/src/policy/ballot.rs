@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Membership;
+use super::cooldown::Refusal;
 use super::gather::{AnchorAt, Anchored, Void};
 use super::keys::{Logs, governs};
 use super::shown::{DelegationFate, Heard, StandIn, Through};
@@ -190,6 +191,8 @@ pub(super) struct Poll<'a> {
     pub logs: &'a Logs,
     /// Who votes: the control groups and their members.
     electors: BTreeMap<ControlGroup, BTreeSet<MemberId>>,
+    /// Earlier votes that refused the same.
+    pub refusals: Vec<Refusal>,
 }
 
 impl<'a> Poll<'a> {
@@ -201,7 +204,7 @@ impl<'a> Poll<'a> {
         logs: &'a Logs,
     ) -> Self {
         let electors = membership.electors(proposal.subject.iter().chain(&proposal.interested));
-        Self { proposal, membership, rules, parameters, logs, electors }
+        Self { proposal, membership, rules, parameters, logs, electors, refusals: Vec::new() }
     }
 
     /// Whether `member` votes.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::chain::Why;
+use super::cooldown::refuses;
 use super::gather::{Forked, Gathered, as_proposal, gather};
 use super::{Enactment, ProposalState, State};
 use crate::body::Body;
@@ -142,6 +143,8 @@ struct Needed<'a> {
     enacted: BTreeSet<StatementId>,
     /// What nothing can come of any more, enacted or not.
     over: BTreeSet<StatementId>,
+    /// What close seals say was refused.
+    refused: BTreeSet<StatementId>,
     /// From when on entries may show that their author was not silent.
     recent: UnixSeconds,
     /// From when on entries of members that are dormant show that they are back.
@@ -160,7 +163,8 @@ impl<'a> Needed<'a> {
             Why::Dormant { since } => Some((member.clone(), since)),
             Why::Probation { .. } => None,
         });
-        Self { state, enacted, over, recent, dormant: dormant.collect() }
+        let refused = gathered.refused_proposals.clone();
+        Self { state, enacted, over, refused, recent, dormant: dormant.collect() }
     }
 
     fn needs(&self, entry: &Entry, log: &PublicKey, owner: &MemberId) -> bool {
@@ -174,7 +178,8 @@ impl<'a> Needed<'a> {
                 inner.author() == owner && inner.coop() == self.state.coop() && self.needs_said(inner)
             }),
             Body::BoxOffer(offer) => !self.over.contains(&offer.proposal),
-            Body::CloseSeal(seal) => !self.over.contains(&seal.proposal),
+            // What was refused may be proposed again at any later version.
+            Body::CloseSeal(seal) => refuses(seal) || !self.over.contains(&seal.proposal),
             // A member that helped to make a membership seals nothing for an older one.
             Body::EnactSeal(seal) => seal.slot.scope == Scope::Membership || !self.over.contains(&seal.proposal),
             Body::NoticeSent(notice) => !self.over.contains(&notice.proposal),
@@ -192,6 +197,7 @@ impl<'a> Needed<'a> {
         let about = match inner.body() {
             // What would have become of the members says which quorums an operator signed for.
             Body::Proposal(proposal) if proposal.scope == Scope::Membership => return true,
+            Body::Proposal(_) if self.refused.contains(&inner.id()) => return true,
             Body::Proposal(_) => return self.enacted.contains(&inner.id()) || !self.over.contains(&inner.id()),
             Body::Vote(vote) => vote.proposal,
             Body::Withdrawal(withdrawal) => withdrawal.proposal,

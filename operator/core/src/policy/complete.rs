@@ -200,7 +200,7 @@ impl Poll<'_> {
         let Counted { closed_at, all_voted, tally, counted, stand_ins, .. } = counted;
         let (ids, root) = (entries.clone(), merkle::root(entries));
         let mut ballot = BallotBox { ids, root, closed_at, all_voted, tally, counted, stand_ins };
-        let objection = self.objection(gathered, proposal, entries);
+        let objection = self.objection(gathered, proposal, entries).or_else(|| self.cooling(entries, &ballot.tally));
         self.await_hearing(gathered, proposal, entries, &mut ballot);
         Boxed { ballot, records, withdrawn, objection }
     }
@@ -259,7 +259,8 @@ impl State {
         }
         state.held = complete.ballot.clone();
         state.entries = held;
-        state.box_complete = enough && entries.iter().all(|entry| gathered.holds(entry));
+        state.refused = poll.refused_by(&boxed.ballot.ids);
+        state.box_complete = enough && entries.iter().all(|entry| self.can_read(gathered, entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
         let seals = gathered.close.get(&id).into_iter().flatten();
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
@@ -311,7 +312,7 @@ impl State {
             return None;
         }
         let entries = vouched(named.iter().map(|offer| &offer.seal), vouchers(state.sealers.len()));
-        if !entries.iter().all(|entry| gathered.holds(entry)) {
+        if !entries.iter().all(|entry| self.can_read(gathered, entry)) {
             return None;
         }
         let same = known.into_iter().find(|boxed| boxed.ballot.ids == entries).cloned();

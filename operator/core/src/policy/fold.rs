@@ -34,6 +34,7 @@ impl State {
     fn read(founding: &Founding, replica: &Replica, gathered: Gathered) -> Self {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
+        state.later_rules.clone_from(&gathered.later_rules);
         state.read_keys(&gathered);
         if let Some(settled) = replica.settled() {
             state.recall(settled, &gathered);
@@ -93,6 +94,7 @@ impl State {
             keys_ever: BTreeMap::new(),
             settleable_proposals: BTreeSet::new(),
             key_changes: BTreeMap::new(),
+            later_rules: BTreeMap::new(),
         };
         charter.founders.iter().for_each(|founder| state.begin_log(founder, None));
         state
@@ -256,7 +258,8 @@ impl State {
                 &nobody
             }
         };
-        let poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
+        let mut poll = Poll::new(proposal, membership, rules, &numbers.parameters, &self.logs);
+        poll.refusals = self.refusals(id, statement.author(), proposal, gathered);
         let complete =
             (invalid.is_none() && proposal.since_rules() >= 2).then(|| poll.held(gathered, id, statement.author()));
         let (ballot, votes) = match &complete {
@@ -285,6 +288,7 @@ impl State {
             enacted: None,
             superseded_by: None,
             stale: false,
+            refused: None,
             cancelled_by: None,
             appealed_by: None,
             rules: proposal.since_rules(),

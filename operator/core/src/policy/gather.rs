@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::ancestry::{Ancestries, Ancestry};
 use super::chain::Membership;
+use super::cooldown::refuses;
 use super::hearing::Sign;
 use super::keys::KeyHistory;
-use crate::body::Body;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
 use crate::body::hearing::NoticeSent;
 use crate::body::proposal::Proposal;
+use crate::body::{Body, Opaque};
 use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
 use crate::statement::Statement;
@@ -139,6 +140,12 @@ pub(super) struct Gathered {
     pub about: BTreeMap<StatementId, BTreeSet<StatementId>>,
     /// The entries of `said` that delegate or take a key back: they may stand in the box of any proposal.
     pub everywhere: BTreeSet<StatementId>,
+    /// Close seals of rules 2 that say that a proposal was refused, and of which.
+    pub refused: BTreeMap<StatementId, StatementId>,
+    /// See `refused`.
+    pub refused_proposals: BTreeSet<StatementId>,
+    /// Whose logs hold what follows rules that this release cannot decide by.
+    pub later_rules: BTreeMap<u32, BTreeSet<MemberId>>,
     /// What was said about keys up to the end of the part of each log that may have an effect.
     pub key_heads: BTreeMap<PublicKey, Arc<KeyHistory>>,
     /// Every step on the way there, on either branch.
@@ -179,12 +186,20 @@ pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
                 let last = gathered.last_at.entry(*log).or_insert(at);
                 *last = (*last).max(at);
             }
+            let inner = statement.nested().map(Statement::body);
+            if let Body::Opaque(Opaque::UnsupportedRules(rules)) = inner.unwrap_or(statement.body()) {
+                gathered.later_rules.entry(*rules).or_default().insert(owner.clone());
+            }
             let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
             match statement.body() {
                 Body::BoxOffer(offer) if counts => {
                     gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));
                 }
                 Body::CloseSeal(seal) if counts => {
+                    if refuses(seal) {
+                        gathered.refused.insert(id, seal.proposal);
+                        gathered.refused_proposals.insert(seal.proposal);
+                    }
                     gathered.close.entry(seal.proposal).or_default().push(sealed.of(seal));
                 }
                 Body::EnactSeal(seal) if counts => {

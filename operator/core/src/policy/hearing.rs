@@ -131,7 +131,7 @@ impl Poll<'_> {
             }
         }
         let signs = gathered.signs.keys().filter(|entry| self.is_sign(gathered, entry)).copied();
-        told.into_values().map(|(_, entry)| entry).chain(signs).collect()
+        told.into_values().map(|(_, entry)| entry).chain(signs).chain(self.refusal_to_offer()).collect()
     }
 
     /// When the member that is to be expelled replied, if `entry` is its reply.

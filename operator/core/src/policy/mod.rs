@@ -13,6 +13,7 @@ mod chain;
 mod checkpoint;
 mod commons;
 mod complete;
+mod cooldown;
 mod draft;
 mod emergency;
 mod farewell;
@@ -20,6 +21,7 @@ mod fold;
 mod gather;
 mod hearing;
 mod keys;
+mod later;
 mod leave;
 mod phase;
 mod quarantine;
@@ -39,6 +41,7 @@ pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_has
 pub use checkpoint::{NotSettled, settle};
 pub use commons::{Anchoring, Commons, NotAnchored, NotRecalled, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
+pub use cooldown::{Refused, overrules};
 pub use emergency::{EmergencyState, OrderProblem, Suspension, co_signers};
 pub use gather::{AnchorAt, Sealed, Void};
 pub use keys::{KeyChange, KeyProblem, KeySet, LogKeys};
@@ -201,6 +204,8 @@ pub struct ProposalState {
     pub superseded_by: Option<StatementId>,
     /// Whether the membership moved on too far for it.
     pub stale: bool,
+    /// That the same was refused not long ago, as its box shows (rules 2).
+    pub refused: Option<Refused>,
     /// The appeal against it that came before it took effect: it is voted on once more.
     pub appealed_by: Option<StatementId>,
     /// What cancelled it.
@@ -328,6 +333,8 @@ pub struct State {
     /// Proposed checkpoints that are what remains of the entries up to them, as found here.
     settleable_proposals: BTreeSet<StatementId>,
     key_changes: BTreeMap<StatementId, KeyChange>,
+    /// Whose logs hold what follows rules that this release cannot decide by.
+    later_rules: BTreeMap<u32, BTreeSet<MemberId>>,
 }
 
 impl State {

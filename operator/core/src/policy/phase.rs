@@ -66,6 +66,13 @@ pub enum Phase {
     Refuted,
     /// The member that it is about was not heard; propose it again.
     Unheard,
+    /// The same was refused not long ago, and too few want it nevertheless.
+    CoolDown {
+        /// In the vote on this.
+        by: StatementId,
+        /// A vote that opens at this time or later is free of it.
+        until: UnixSeconds,
+    },
     /// It passed, and the member that it is about has appealed before it took effect: propose the second vote.
     Appealed {
         /// The appeal.
@@ -107,6 +114,7 @@ impl Phase {
             Self::Appealed { .. } => "Appealed",
             Self::Refuted => "Refuted",
             Self::Unheard => "Unheard",
+            Self::CoolDown { .. } => "CoolDown",
             Self::Cancelled { .. } => "Cancelled",
             Self::Stalled => "Stalled",
             Self::Stale => "Stale",
@@ -149,6 +157,11 @@ impl State {
             Some(Outcome::Withdrawn) => return Phase::Withdrawn,
             Some(Outcome::Refuted) => return Phase::Refuted,
             Some(Outcome::Unheard) => return Phase::Unheard,
+            Some(Outcome::CoolDown) => {
+                let refused = proposal.refused;
+                let by = refused.map_or(proposal.id, |refused| refused.by);
+                return Phase::CoolDown { by, until: refused.map_or(body.closes_at, |refused| refused.until) };
+            }
             Some(Outcome::Passed) => {
                 if let Action::CancelProposal(cancel) = &body.action {
                     return Phase::Stopped { target: cancel.proposal };

@@ -51,7 +51,7 @@ impl Fate {
             Phase::Expired if proposal.certificates.is_empty() => Self::Stalled,
             Phase::Enacted { .. } | Phase::Stopped { .. } => Self::Enacted,
             Phase::Rejected | Phase::QuorumNotMet | Phase::Vetoed | Phase::Withdrawn => Self::Refused,
-            Phase::Refuted | Phase::Unheard => Self::Refused,
+            Phase::Refuted | Phase::Unheard | Phase::CoolDown { .. } => Self::Refused,
             Phase::Cancelled { .. } => Self::Cancelled,
             Phase::Superseded { .. } => Self::Superseded,
             Phase::Stale => Self::Stale,

@@ -86,6 +86,10 @@ fn lived(world: &mut World) -> StatementId {
         decide(world, 0, approve(name));
     }
     reject(world, 0, approve("vicuna"));
+    // Nobody takes part: what was refused is kept, as it cools down, and this is forgotten.
+    world.propose(0, approve("orca"));
+    world.wait(300);
+    world.settle();
     decide(world, 0, approve("mistral"));
     decide(world, 1, withdraw("llama"));
     let delegation = Delegation {

@@ -3,6 +3,7 @@
 mod again;
 mod checkpoint;
 mod complete;
+mod cooldown;
 mod decisions;
 mod disorder;
 mod emergency;
@@ -16,6 +17,7 @@ mod reference;
 mod said;
 mod shown;
 mod standing;
+mod versions;
 mod votes;
 mod work;
 
@@ -40,6 +42,8 @@ pub(crate) struct World {
     pub isolated: BTreeSet<usize>,
     /// What a quorum's beacons say that it can decide by.
     pub rules_shared: u32,
+    /// Operators whose release knows no rules but the first.
+    pub old: BTreeSet<usize>,
 }
 
 impl World {
@@ -54,7 +58,15 @@ impl World {
         edit(&mut charter);
         let founding = found(&everybody, charter);
         let commons = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
-        Self { people, commons, now: T0, cut: BTreeSet::new(), isolated: BTreeSet::new(), rules_shared: 2 }
+        Self {
+            people,
+            commons,
+            now: T0,
+            cut: BTreeSet::new(),
+            isolated: BTreeSet::new(),
+            rules_shared: 2,
+            old: BTreeSet::new(),
+        }
     }
 
     pub fn founding(&self) -> Founding {
@@ -86,8 +98,15 @@ impl World {
             body,
         };
         let entry = draft.sign(&person.operator, &[]).unwrap();
-        self.commons[who].insert(entry.clone()).unwrap();
+        self.take(who, [entry.clone()]);
         entry
+    }
+
+    /// `who` reads entries as its release does.
+    pub fn take(&mut self, who: usize, entries: impl IntoIterator<Item = Statement>) {
+        let known = if self.old.contains(&who) { 1 } else { 2 };
+        let refused = self.commons[who].insert_all(entries.into_iter().map(|entry| entry.as_read_by(known)));
+        assert!(refused.is_empty() || !self.old.contains(&who), "{refused:?}");
     }
 
     pub fn anchor(&mut self, who: usize, statement: &Statement) -> Statement {
@@ -145,7 +164,13 @@ impl World {
                     for range in self.commons[reader].replica().wants(&heads) {
                         let entries = self.commons[author].replica().range(&range.log, range.from, 1000);
                         moved |= !entries.is_empty();
-                        self.commons[reader].insert_all(entries.iter().map(|e| (**e).clone()));
+                        // What travels is what was signed, whatever who passes it on makes of it.
+                        let again = self.old.contains(&author);
+                        let signed = entries.iter().map(|e| match again {
+                            true => Statement::verify(e.envelope().clone()).unwrap(),
+                            false => (**e).clone(),
+                        });
+                        self.take(reader, signed.collect::<Vec<_>>());
                     }
                 }
             }
