@@ -37,8 +37,7 @@ macro_rules! as_string {
         }
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <String as ::serde::Deserialize>::deserialize(deserializer)?;
-                text.parse().map_err(::serde::de::Error::custom)
+                deserializer.deserialize_str($crate::ids::Parsed(::std::marker::PhantomData))
             }
         }
         impl ::std::fmt::Debug for $name {
@@ -49,6 +48,19 @@ macro_rules! as_string {
     };
 }
 pub(crate) use as_string;
+
+/// Reads a type from the text that it is written as, where it stands: entries name the same things by the thousand.
+pub(crate) struct Parsed<T>(pub(crate) std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> serde::de::Visitor<'_> for Parsed<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
 
 /// A name with a rule: `$check` returns the broken rule. Shared, because a fold copies names of members by the thousand.
 macro_rules! name_type {
@@ -259,6 +271,13 @@ fn parse_hex32(text: &str, prefix: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+fn write_hex(f: &mut fmt::Formatter<'_>, prefix: &str, bytes: &[u8; 32]) -> fmt::Result {
+    let mut digits = [0; 64];
+    hex::encode_to_slice(bytes, &mut digits).map_err(|_| fmt::Error)?;
+    f.write_str(prefix)?;
+    f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+}
+
 /// A SHA-256 digest, written `sha256:<64 lower case hex digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -283,7 +302,7 @@ impl FromStr for Digest {
 }
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        write_hex(f, "sha256:", &self.0)
     }
 }
 as_string!(Digest);
@@ -360,7 +379,7 @@ impl FromStr for PublicKey {
 }
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ed25519:{}", self.hex())
+        write_hex(f, "ed25519:", &self.0)
     }
 }
 as_string!(PublicKey);

@@ -3,12 +3,13 @@
 //! Signed bytes are read by independent programs. A duplicate key, a float, a number beyond 64 bits or nesting
 //! without bound would let one payload mean two things, so all of them are refused before any typed reading.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Deepest nesting of a payload.
 pub const MAX_DEPTH: usize = 32;
@@ -39,10 +40,23 @@ pub enum JsonError {
 
 /// Checks that `bytes` are strict JSON.
 pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
+    strict(bytes, Strict::<false> { depth: 0 }).map(drop)
+}
+
+/// Reads strict JSON of any shape. Text is taken as it stands: there is no name that serde_json gives a meaning of its own.
+pub(crate) fn read(bytes: &[u8], limit: usize) -> Result<Value, JsonError> {
+    if bytes.len() > limit {
+        return Err(JsonError::TooLarge { allowed: limit, seen: bytes.len() });
+    }
+    strict(bytes, Strict::<true> { depth: 0 })
+}
+
+fn strict<const KEEP: bool>(bytes: &[u8], rule: Strict<KEEP>) -> Result<Value, JsonError> {
     let not_strict = |error: serde_json::Error| JsonError::NotStrict(shorten(&error.to_string()));
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    Strict { depth: 0 }.deserialize(&mut reader).map_err(not_strict)?;
-    reader.end().map_err(not_strict)
+    let value = rule.deserialize(&mut reader).map_err(not_strict)?;
+    reader.end().map_err(not_strict)?;
+    Ok(value)
 }
 
 /// Reads a `T` from at most `limit` bytes of strict JSON.
@@ -88,12 +102,18 @@ pub(crate) fn shorten(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
+/// The rule, for whoever keeps what is read, and for whoever reads it again.
 #[derive(Clone, Copy)]
-struct Strict {
+struct Strict<const KEEP: bool> {
     depth: usize,
 }
 
-impl Strict {
+/// A name, copied only where an escape in it leaves no other way.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<const KEEP: bool> Strict<KEEP> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
@@ -102,57 +122,76 @@ impl Strict {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+fn duplicate<E: serde::de::Error>(name: &str) -> E {
+    E::custom(format_args!("duplicate key {:?}", shorten(name)))
+}
+
+impl<'de, const KEEP: bool> DeserializeSeed<'de> for Strict<KEEP> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
-    type Value = ();
+impl<'de, const KEEP: bool> Visitor<'de> for Strict<KEEP> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("strict JSON")
     }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(Value::Bool(truth))
     }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
     }
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
         // Kubernetes and half of the world's JSON readers stop at a signed 64 bit number.
         if i64::try_from(number).is_err() {
             return Err(E::custom(format_args!("number {number} is beyond 64 bits with sign")));
         }
-        Ok(())
+        Ok(number.into())
     }
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Value, E> {
         Err(E::custom(format_args!("number {number} is not an integer")))
     }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(if KEEP { Value::String(text.to_owned()) } else { Value::Null })
     }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let inner = self.deeper()?;
-        while items.next_element_seed(inner)?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let inner = self.deeper()?;
-        let mut keys = BTreeSet::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            if keys.contains(&key) {
-                return Err(A::Error::custom(format_args!("duplicate key {:?}", shorten(&key))));
+        let mut kept = Vec::new();
+        while let Some(item) = items.next_element_seed(inner)? {
+            if KEEP {
+                kept.push(item);
             }
-            keys.insert(key);
+        }
+        Ok(Value::Array(kept))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        if KEEP {
+            let mut kept = Map::new();
+            while let Some(name) = entries.next_key::<String>()? {
+                if kept.contains_key(&name) {
+                    return Err(duplicate(&name));
+                }
+                kept.insert(name, entries.next_value_seed(inner)?);
+            }
+            return Ok(Value::Object(kept));
+        }
+        let mut names = BTreeSet::new();
+        while let Some(name) = entries.next_key::<Name<'de>>()? {
+            if names.contains(&name) {
+                return Err(duplicate(&name.0));
+            }
+            names.insert(name);
             entries.next_value_seed(inner)?;
         }
-        Ok(())
+        Ok(Value::Null)
     }
 }
 

@@ -222,8 +222,26 @@ struct Wire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after: Option<UnixSeconds>,
     body: Value,
-    #[serde(flatten, skip_serializing)]
-    later: std::collections::BTreeMap<String, Value>,
+}
+
+/// The fields of [`Wire`].
+const FIELDS: [&str; 14] = [
+    "coop", "author", "site", "key", "kind", "rules", "issuedAt", "log", "subject", "seq", "prev", "to", "notAfter",
+    "body",
+];
+
+impl Wire {
+    /// Reads a payload, and the name of the first field in it that this version does not know.
+    fn read(payload: &[u8], limit: usize) -> Result<(Self, Option<String>), JsonError> {
+        let shape = |why: &str| JsonError::Shape { what: "a statement", why: json::shorten(why) };
+        let fields = match json::read(payload, limit)? {
+            Value::Object(fields) => fields,
+            _ => return Err(shape("it is no object")),
+        };
+        let later = fields.keys().filter(|name| !FIELDS.contains(&name.as_str())).min().cloned();
+        let wire = serde_json::from_value(Value::Object(fields)).map_err(|error| shape(&error.to_string()))?;
+        Ok((wire, later))
+    }
 }
 
 /// A verified statement.
@@ -247,7 +265,7 @@ impl Statement {
         };
         let claimed = Kind::of_payload_type(&envelope.payload_type).ok_or_else(|| mismatch(""))?;
         let payload = envelope.verify(claimed.max_payload())?;
-        let wire: Wire = json::from_slice(&payload, claimed.max_payload(), "a statement")?;
+        let (wire, later) = Wire::read(&payload, claimed.max_payload())?;
         if wire.kind != claimed {
             return Err(mismatch(wire.kind.as_str()));
         }
@@ -263,9 +281,8 @@ impl Statement {
         let mut body = Body::read(&wire.kind, wire.rules, wire.body);
         if RULES_SUPPORTED.contains(&wire.rules)
             && !matches!(position, Position::Latest { .. })
-            && !wire.later.is_empty()
+            && let Some(name) = later
         {
-            let name = wire.later.keys().next().map_or("", String::as_str);
             body = Body::Opaque(Opaque::Malformed(json::shorten(&format!("unknown field {name:?} in the header"))));
         }
         let header = Header {

@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod charter;
 pub mod emergency;
 pub mod entry;
+mod form;
 pub mod hearing;
 pub mod keys;
 pub mod latest;
@@ -224,9 +225,15 @@ impl Body {
                 Err(error) => Body::Opaque(Opaque::Malformed(shorten(&error.to_string()))),
             }
         }
-        fn closed<T: serde::de::DeserializeOwned>(value: Value, wrap: fn(T) -> Body) -> Body {
-            let said = value.clone();
-            let body = typed(value, wrap);
+        fn closed<T: serde::de::DeserializeOwned>(said: Value, wrap: fn(T) -> Body) -> Body {
+            let body = match T::deserialize(&said) {
+                Ok(body) => wrap(body),
+                Err(error) => return Body::Opaque(Opaque::Malformed(shorten(&error.to_string()))),
+            };
+            if form::is_plain(&said, &body) {
+                debug_assert!(body.to_json().is_some_and(|read| same_form(&said, &read)));
+                return body;
+            }
             match body.to_json() {
                 Some(read) if !same_form(&said, &read) => {
                     Body::Opaque(Opaque::Malformed("a list stands for an object, or an object for a word".to_owned()))

@@ -51,7 +51,6 @@ impl Draft {
             to: None,
             not_after: None,
             body,
-            later: Default::default(),
         };
         match &self.position {
             Position::Human => {}
