@@ -1,5 +1,6 @@
 """A bundle's lines, the chains of entries that they make, and where a chain forked."""
 
+import copy
 from dataclasses import dataclass
 
 import statements
@@ -104,6 +105,13 @@ class Chain:
             entry = self.by_id.get(entry.statement.prev)
         return {entry.id for entry in self.by_id.values() if entry.seq <= seq} - settled
 
+    def up_to(self, seq):
+        """As it was when it ended at a position, on whatever branch."""
+        before = Chain(self.log)
+        before.by_id = {name: entry for name, entry in self.by_id.items() if entry.seq <= seq}
+        before.by_seq = {at: several for at, several in self.by_seq.items() if at <= seq}
+        return before
+
     def last(self):
         followed = {entry.statement.prev for entry in self.by_id.values()}
         return frozenset((entry.seq, entry.id) for entry in self.by_id.values() if entry.id not in followed)
@@ -158,6 +166,12 @@ class Bundle:
             raise Refused(refusal)
         chain.add(statement, number, self.budgets)
         self.count += 1
+
+    def up_to(self, heads):
+        """As it was when these logs ended at these positions, and no other had begun."""
+        before = copy.copy(self)
+        before.chains = {log: self.chains[log].up_to(seq) for log, (seq, _) in heads.items()}
+        return before
 
     def check_owners(self, owners):
         """Every log must be a member's, and every entry in it its owner's."""

@@ -4,6 +4,7 @@
 //! seals that are false or missing. Every fourth is damaged afterwards, so that it does not hold.
 
 mod charters;
+mod checkpoints;
 mod damage;
 mod keys;
 mod people;
@@ -44,7 +45,7 @@ fn history(seed: u64) -> Vec<u8> {
             49..=50 => standing::order(&mut world),
             51 => standing::again(&mut world),
             52..=53 => stories::step(&mut world),
-            54..=55 => stories::checkpoint(&mut world),
+            54..=55 => checkpoints::settle(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),
@@ -69,6 +70,11 @@ fn history(seed: u64) -> Vec<u8> {
         }
     }
     world.mend();
+    if world.random.once_in(4) {
+        // Only what lies behind is settled, so it comes late.
+        checkpoints::settle(&mut world);
+        decide(&mut world);
+    }
     if world.random.once_in(2) {
         wait(&mut world);
         world.settle();
