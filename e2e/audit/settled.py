@@ -30,8 +30,7 @@ class Remains:
     def __init__(self, whole, heads):
         self.heads = heads
         _check(whole, heads)
-        self.settled = {log: whole.bundle.chains[log].beside(whole.floor.get(log, (0, ""))) for log in heads}
-        self.past = history.read(whole.bundle.up_to(heads), whole.owners, whole.floor)
+        self.past = history.read(whole.bundle.up_to(heads), whole.owners, heads)
         rules = self.past.parameters["deliberation"]
         if self.past.rules < 2 or not rules:
             raise NotSettled("the rules in force there know no checkpoints")
@@ -54,16 +53,12 @@ class Remains:
     def _chain(self, log):
         return self.past.bundle.chains[log]
 
-    def _entries(self, log):
-        """Up to the settled position, without another branch that turned up later."""
-        return (entry for entry in self._chain(log).entries() if entry.id not in self.settled[log])
-
     def _logs(self):
         return {log: self._of_log(log) for log in sorted(self.heads)}
 
     def _of_log(self, log):
         seq, name = self.heads[log]
-        counted = [entry for entry in self._entries(log) if entry.within_budget]
+        counted = [entry for entry in self._chain(log).entries() if entry.within_budget]
         own = [(entry.seq, entry.statement.nested) for entry in counted if self._is_own(log, entry)]
         proposals = sorted((at, said.id, said.body["closesAt"]) for at, said in own if said.kind == "proposal")
         return {
@@ -86,7 +81,7 @@ class Remains:
 
     def _kept(self):
         for log, (_, last) in self.heads.items():
-            yield from (entry.id for entry in self._entries(log) if entry.id != last and self._may_decide(log, entry))
+            yield from (entry.id for entry in self._chain(log).entries() if entry.id != last and self._may_decide(log, entry))
 
     def _is_own(self, log, entry):
         inner = entry.statement.nested
@@ -152,15 +147,25 @@ def _check(whole, heads):
             raise NotSettled(f"{log} forked before it was settled")
 
 
+def _check_order(whole, floor, heads):
+    """Whether a checkpoint goes on from those before it."""
+    for log, (_, name) in floor.items():
+        if log not in heads or name not in whole.bundle.chains[log].leading_to(heads[log][1]):
+            raise NotSettled(f"{log} was settled before, up to another entry")
+
+
 def first_false(whole):
     """The first checkpoint in force that says something else than the entries up to it, with why; or None."""
+    floor = {}
     for version in whole.chains["checkpoints"][1:]:
         _, said = whole.proposals[version.enacted.child].body["action"]
         heads = {log: (head["seq"], head["id"]) for log, head in said["logs"].items()}
         try:
             found = Remains(whole, heads).digest
+            _check_order(whole, floor, heads)
         except NotSettled as error:
             return version.hash, str(error)
         if found != said["state"]:
             return version.hash, f"what remains is {found}"
+        floor.update(heads)
     return None

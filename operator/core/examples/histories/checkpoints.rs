@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koinon_core::body::entry::{Basis, CloseSeal, Head, Outcome};
 use koinon_core::body::{Action, Body, Checkpoint, Scope};
 use koinon_core::ids::{Digest, PublicKey, Seconds, StatementId};
-use koinon_core::policy::settle as settle_up_to;
+use koinon_core::policy::{MemberStanding, settle as settle_up_to};
 
 use crate::seals;
 use crate::stories::{agree, pass_time, propose, until_queued};
@@ -13,12 +13,12 @@ use crate::world::World;
 
 /// What lies behind is settled, or something else is said to be; and somebody forks what was settled, or what was not.
 pub fn settle(world: &mut World) {
-    let who = world.anybody();
-    let Some(mut claimed) = claim(world, who) else { return };
-    match world.random.below(10) {
-        0..=1 => claimed.state = Digest::of(b"another state"),
-        2 => claimed.logs.clear(),
+    let who = author(world);
+    let Some(mut claimed) = claim(world, who).filter(|claimed| !claimed.logs.is_empty()) else { return };
+    match world.random.below(12) {
+        0..=2 => claimed.state = Digest::of(b"another state"),
         3 => drop(claimed.logs.pop_first()),
+        4 => claimed.logs.clear(),
         _ => {}
     }
     let Some(proposal) = propose(world, who, Action::Checkpoint(claimed), &[]) else { return };
@@ -35,6 +35,19 @@ pub fn settle(world: &mut World) {
     for _ in 0..world.random.below(3) {
         seals::fork(world);
     }
+}
+
+/// Somebody whose proposals are worth something, if that is found soon.
+fn author(world: &mut World) -> usize {
+    let mut who = world.anybody();
+    for _ in 0..4 {
+        let active = world.state(who).member(&world.id(who)).is_some_and(|m| m.standing == MemberStanding::Active);
+        if active && !world.forked.contains(&who) {
+            break;
+        }
+        who = world.anybody();
+    }
+    who
 }
 
 fn claim(world: &mut World, who: usize) -> Option<Checkpoint> {

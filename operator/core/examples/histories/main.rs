@@ -23,9 +23,18 @@ use world::World;
 
 type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "histories --count N [--seed S] [OUT]; without OUT to standard output, one JSON document a line";
+const USAGE: &str =
+    "histories --count N [--seed S] [--settled] [OUT]; without OUT to standard output, one JSON document a line";
 
-fn history(seed: u64) -> Vec<u8> {
+/// What happens often.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Anything,
+    /// What lies behind is settled, several times.
+    Settled,
+}
+
+fn history(seed: u64, course: Course) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
@@ -70,10 +79,13 @@ fn history(seed: u64) -> Vec<u8> {
         }
     }
     world.mend();
-    if world.random.once_in(4) {
+    if world.random.once_in(4) || course == Course::Settled {
         // Only what lies behind is settled, so it comes late.
-        checkpoints::settle(&mut world);
-        decide(&mut world);
+        for _ in 0..if course == Course::Settled { 4 } else { 1 } {
+            checkpoints::settle(&mut world);
+            decide(&mut world);
+        }
+        world.mend();
     }
     if world.random.once_in(2) {
         wait(&mut world);
@@ -125,12 +137,13 @@ fn wait(world: &mut World) {
 }
 
 fn main() -> Result<(), Failure> {
-    let (mut count, mut seed, mut out) = (100_u64, 1_u64, None);
+    let (mut count, mut seed, mut course, mut out) = (100_u64, 1_u64, Course::Anything, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--count" => count = arguments.next().ok_or(USAGE)?.parse()?,
             "--seed" => seed = arguments.next().ok_or(USAGE)?.parse()?,
+            "--settled" => course = Course::Settled,
             path if !path.starts_with('-') => out = Some(std::fs::File::create(path)?),
             _ => return Err(USAGE.into()),
         }
@@ -140,7 +153,7 @@ fn main() -> Result<(), Failure> {
         None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
     };
     for seed in seed..seed.saturating_add(count) {
-        let bundle = history(seed);
+        let bundle = history(seed, course);
         let told = match audit(&bundle) {
             Ok(report) => canonical(&report),
             Err(finding) => canonical_finding(&finding),

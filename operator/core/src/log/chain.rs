@@ -38,6 +38,13 @@ impl Entry {
     pub fn id(&self) -> StatementId {
         self.statement.id()
     }
+    /// The entry that it follows; the first one follows the cooperative.
+    pub(super) fn prev(&self) -> Option<StatementId> {
+        match *self.statement.position() {
+            Position::Log { seq, prev } if seq > Seq(0) => Some(StatementId(prev)),
+            _ => None,
+        }
+    }
 }
 
 /// What became of an entry that was offered to its log.
@@ -57,6 +64,16 @@ struct Level {
 impl Level {
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         std::iter::once(&self.first).chain(&self.second)
+    }
+
+    /// Keeps what is not forgotten; `false` if that is nothing.
+    fn retain(&mut self, forgotten: impl Fn(&Entry) -> bool) -> bool {
+        self.second.take_if(|second| forgotten(second));
+        match self.second.take_if(|_| forgotten(&self.first)) {
+            Some(second) => self.first = second,
+            None => return !forgotten(&self.first),
+        }
+        true
     }
 }
 
@@ -256,31 +273,69 @@ impl Chain {
         forked.find_map(|(first, second)| ForkProof::of(&first.statement, &second.statement))
     }
 
-    /// Forgets everything after `last`, or everything.
-    pub(super) fn cut(&mut self, last: Option<Seq>) {
-        let from = last.map_or(Seq(0), |last| Seq(last.0.saturating_add(1)));
-        for entry in self.levels.split_off(&from).values().flat_map(Level::entries) {
-            self.places.remove(&entry.id());
-            self.stored_bytes -= entry.statement.size();
+    /// The entries that do not lead to `settled` and do not follow it, if it is held and the log forked before it: whatever
+    /// they say came after that was settled.
+    pub(super) fn beside(&self, settled: Head) -> BTreeSet<StatementId> {
+        let forked = self.first_fork(Seq(0)).is_some_and(|fork| fork.seq <= settled.seq);
+        let mut branch = BTreeSet::new();
+        let mut next = self.get(&settled.id).filter(|_| forked);
+        if next.is_none() {
+            return branch;
         }
+        while let Some(entry) = next {
+            branch.insert(entry.id());
+            next = entry.prev().and_then(|prev| self.get(&prev));
+        }
+        // Of what was settled earlier only this branch is left, with gaps in it.
+        let earlier = self.settled.filter(|earlier| *earlier <= settled.seq);
+        let mut beside = BTreeSet::new();
+        for entry in self.both(earlier.unwrap_or(Seq(0))) {
+            let follows = entry.seq() > settled.seq && entry.prev().is_some_and(|prev| branch.contains(&prev));
+            if follows {
+                branch.insert(entry.id());
+            }
+            if !branch.contains(&entry.id()) {
+                beside.insert(entry.id());
+            }
+        }
+        beside
+    }
+
+    /// Whether `later` is `earlier` or follows it.
+    pub(super) fn leads(&self, earlier: Head, later: Head) -> bool {
+        let mut next = self.get(&later.id);
+        while let Some(entry) = next.filter(|entry| entry.seq() > earlier.seq) {
+            next = entry.prev().and_then(|prev| self.get(&prev));
+        }
+        next.is_some_and(|entry| entry.id() == earlier.id)
+    }
+
+    /// Forgets everything that does not lead to `last`, or everything.
+    pub(super) fn cut(&mut self, last: Option<Head>) {
+        let beside = last.map(|last| self.beside(last)).unwrap_or_default();
+        self.forget(|entry| last.is_none_or(|last| entry.seq() > last.seq) || beside.contains(&entry.id()));
         self.waiting.clear();
         self.waiting_bytes = 0;
     }
 
-    /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows.
-    pub(super) fn settle(&mut self, last: Seq, keep: &BTreeSet<StatementId>) {
-        let forgotten = |seq: &Seq, level: &Level| *seq < last && !level.entries().any(|e| keep.contains(&e.id()));
+    /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows; and what stands
+    /// beside it.
+    pub(super) fn settle(&mut self, last: Head, keep: &BTreeSet<StatementId>) {
+        let beside = self.beside(last);
+        self.forget(|entry| beside.contains(&entry.id()) || entry.seq() < last.seq && !keep.contains(&entry.id()));
+        self.settled = self.settled.max(Some(last.seq));
+        self.capped = false;
+    }
+
+    fn forget(&mut self, forgotten: impl Fn(&Entry) -> bool) {
         let (places, bytes) = (&mut self.places, &mut self.stored_bytes);
-        self.levels.retain(|seq, level| {
-            let forgotten = forgotten(seq, level);
-            for entry in level.entries().filter(|_| forgotten) {
+        self.levels.retain(|_, level| {
+            for entry in level.entries().filter(|entry| forgotten(entry)) {
                 places.remove(&entry.id());
                 *bytes -= entry.statement.size();
             }
-            !forgotten
+            level.retain(&forgotten)
         });
-        self.settled = self.settled.max(Some(last));
-        self.capped = false;
     }
 
     /// What lies before the entries that wait: a gap, or the branch that one of them continues.
