@@ -159,6 +159,8 @@ pub fn reset(world: &mut World) {
         1 => keys.operator = world.people[who].operator.public_key(),
         2 => keys.recovery.push(governance.public_key()),
         3 => keys.governance.clear(),
+        // Keys that somebody has only since it was given others.
+        5..=6 => keys.recovery.extend(before.and_then(|other| world.people[other].member.keys.recovery.first())),
         _ => {}
     }
     let mut signers: Vec<&SeedSigner> = vec![&operator, &governance];

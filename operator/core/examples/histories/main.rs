@@ -38,7 +38,7 @@ fn history(seed: u64, course: Course) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(56) {
+        match world.random.below(58) {
             30..=31 => keys::rotate(&mut world),
             32 => keys::revoke(&mut world),
             33..=35 => keys::change_in_a_vote(&mut world),
@@ -55,6 +55,7 @@ fn history(seed: u64, course: Course) -> Vec<u8> {
             51 => standing::again(&mut world),
             52..=53 => stories::step(&mut world),
             54..=55 => checkpoints::settle(&mut world),
+            56..=57 => standing::out_of_four(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),
