@@ -441,7 +441,7 @@ class History:
         return term, bound
 
 
-def _reading(bundle, owners, floor):
+def read(bundle, owners, floor):
     """By rules 1 a fork undoes what was anchored behind it. Once later rules are in force one member could take back by
     that what it proposed before them: of the two readings then the one counts in which more stands."""
     history = History(bundle, owners, floor)
@@ -457,7 +457,7 @@ def follow(bundle):
     owners = {founder["keys"]["operator"]: founder["id"] for founder in bundle.founding.body["founders"]}
     floor = {}
     while True:
-        history = _reading(bundle, owners, floor)
+        history = read(bundle, owners, floor)
         if history.settled() != floor:
             # Below what is settled a conflict has no effect: the past is read again without it.
             floor = history.settled()

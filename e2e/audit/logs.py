@@ -1,5 +1,6 @@
 """A bundle's lines, the chains of entries that they make, and where a chain forked."""
 
+import copy
 from dataclasses import dataclass
 
 import statements
@@ -93,16 +94,30 @@ class Chain:
         """In an order that does not depend on which branch of a fork came first."""
         return sorted(self.by_id.values(), key=lambda entry: (entry.seq, entry.id))
 
-    def beside(self, floor):
-        """Up to what is settled: the entries of another branch."""
-        seq, name = floor
-        if name not in self.by_id or all(len(several) == 1 for at, several in self.by_seq.items() if at <= seq):
-            return set()
-        settled, entry = set(), self.by_id[name]
+    def leading_to(self, name):
+        """An entry and all that it follows, or nothing where it is not here."""
+        found, entry = {}, self.by_id.get(name)
         while entry:
-            settled.add(entry.id)
+            found[entry.id] = entry
             entry = self.by_id.get(entry.statement.prev)
-        return {entry.id for entry in self.by_id.values() if entry.seq <= seq} - settled
+        return found
+
+    def beside(self, settled):
+        """What neither leads to a settled entry nor follows it: whoever wrote it did so after that was settled."""
+        branch = self.leading_to(settled[1])
+        if not branch:
+            return set()
+        for entry in self.entries():
+            if entry.seq > settled[0] and entry.statement.prev in branch:
+                branch[entry.id] = entry
+        return self.by_id.keys() - branch.keys()
+
+    def up_to(self, name):
+        """As it was when it ended with an entry."""
+        before = Chain(self.log)
+        before.by_id = self.leading_to(name)
+        before.by_seq = {entry.seq: [entry] for entry in before.by_id.values()}
+        return before
 
     def last(self):
         followed = {entry.statement.prev for entry in self.by_id.values()}
@@ -158,6 +173,12 @@ class Bundle:
             raise Refused(refusal)
         chain.add(statement, number, self.budgets)
         self.count += 1
+
+    def up_to(self, heads):
+        """As it was when these logs ended there, and no other had begun."""
+        before = copy.copy(self)
+        before.chains = {log: self.chains[log].up_to(name) for log, (_, name) in heads.items()}
+        return before
 
     def check_owners(self, owners):
         """Every log must be a member's, and every entry in it its owner's."""

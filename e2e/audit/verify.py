@@ -21,6 +21,7 @@ from pathlib import Path
 
 import history
 import outcome
+import settled
 import statements
 import wire
 from logs import MAX_LINE, Bundle, Finding
@@ -33,6 +34,9 @@ def audit(lines):
     bundle.check_owners(found.owners)
     bundle.check_listed(found.owners, found.proofs)
     bundle.check_claims(found.heads())
+    false = settled.first_false(found)
+    if false:
+        raise Finding(bundle.end, "Checkpoint", " ".join(false))
     return "".join(f"{line}\n" for line in outcome.lines_of(found))
 
 

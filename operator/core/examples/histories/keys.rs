@@ -186,9 +186,25 @@ pub fn reset(world: &mut World) {
         world.append(who, Body::LogResume(LogResume { old_log, old_head }));
     }
     world.wait(1);
+    if world.random.once_in(2) {
+        with_its_keys(world, who);
+    }
     for _ in 0..world.random.below(4) {
         thief(world);
     }
+}
+
+/// Somebody is to be given a key that another one has only since it was given others.
+fn with_its_keys(world: &mut World, who: usize) {
+    let (other, proposer) = (world.anybody(), world.anybody());
+    let (governance, operator) = (world.new_key(), world.new_key());
+    let keys = MemberKeys {
+        recovery: world.people[who].member.keys.recovery.clone(),
+        governance: vec![governance.public_key()],
+        operator: operator.public_key(),
+    };
+    let action = Action::ResetKeys(ResetKeys { member: world.id(other), keys });
+    stories::propose(world, proposer, action, &[&operator, &governance]);
 }
 
 /// Whoever holds replaced keys says something new with them, or anchors anew what their owner has said since.

@@ -4,6 +4,7 @@
 //! seals that are false or missing. Every fourth is damaged afterwards, so that it does not hold.
 
 mod charters;
+mod checkpoints;
 mod damage;
 mod keys;
 mod people;
@@ -22,13 +23,22 @@ use world::World;
 
 type Failure = Box<dyn std::error::Error>;
 
-const USAGE: &str = "histories --count N [--seed S] [OUT]; without OUT to standard output, one JSON document a line";
+const USAGE: &str =
+    "histories --count N [--seed S] [--settled] [OUT]; without OUT to standard output, one JSON document a line";
 
-fn history(seed: u64) -> Vec<u8> {
+/// What happens often.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Anything,
+    /// What lies behind is settled, several times.
+    Settled,
+}
+
+fn history(seed: u64, course: Course) -> Vec<u8> {
     let mut world = World::new(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(59) {
+        match world.random.below(61) {
             30..=31 => keys::rotate(&mut world),
             32 => keys::revoke(&mut world),
             33..=35 => keys::change_in_a_vote(&mut world),
@@ -44,8 +54,9 @@ fn history(seed: u64) -> Vec<u8> {
             49..=50 => standing::order(&mut world),
             51 => standing::again(&mut world),
             52..=53 => stories::step(&mut world),
-            54..=55 => stories::checkpoint(&mut world),
-            56..=58 => stories::try_again(&mut world),
+            54..=55 => checkpoints::settle(&mut world),
+            56..=57 => standing::out_of_four(&mut world),
+            58..=60 => stories::try_again(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),
@@ -70,6 +81,14 @@ fn history(seed: u64) -> Vec<u8> {
         }
     }
     world.mend();
+    if world.random.once_in(4) || course == Course::Settled {
+        // Only what lies behind is settled, so it comes late.
+        for _ in 0..if course == Course::Settled { 4 } else { 1 } {
+            checkpoints::settle(&mut world);
+            decide(&mut world);
+        }
+        world.mend();
+    }
     if world.random.once_in(2) {
         wait(&mut world);
         world.settle();
@@ -120,12 +139,13 @@ fn wait(world: &mut World) {
 }
 
 fn main() -> Result<(), Failure> {
-    let (mut count, mut seed, mut out) = (100_u64, 1_u64, None);
+    let (mut count, mut seed, mut course, mut out) = (100_u64, 1_u64, Course::Anything, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--count" => count = arguments.next().ok_or(USAGE)?.parse()?,
             "--seed" => seed = arguments.next().ok_or(USAGE)?.parse()?,
+            "--settled" => course = Course::Settled,
             path if !path.starts_with('-') => out = Some(std::fs::File::create(path)?),
             _ => return Err(USAGE.into()),
         }
@@ -135,7 +155,7 @@ fn main() -> Result<(), Failure> {
         None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
     };
     for seed in seed..seed.saturating_add(count) {
-        let bundle = history(seed);
+        let bundle = history(seed, course);
         let told = match audit(&bundle) {
             Ok(report) => canonical(&report),
             Err(finding) => canonical_finding(&finding),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use koinon_core::body::entry::SealEvidence;
+use koinon_core::body::entry::{EnactSeal, SealEvidence};
 use koinon_core::body::hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 use koinon_core::body::proposal::{Admit, Expel};
 use koinon_core::body::{
@@ -12,7 +12,7 @@ use koinon_core::body::{
 use koinon_core::dsse::Signer as _;
 use koinon_core::ids::{Digest, ManifestDigest, MemberId, Seconds, StatementId};
 use koinon_core::log::{ForkProof, SealConflict};
-use koinon_core::policy::{MemberStanding, Offence};
+use koinon_core::policy::{MemberStanding, Offence, version_hash};
 use koinon_core::statement::{Position, Statement};
 
 use crate::charters::newcomer;
@@ -92,6 +92,41 @@ pub fn dormancy(world: &mut World) {
         world.append(whom, Body::NoticeSent(NoticeSent { proposal, notice: Notice::Received }));
     }
     decide(world, Action::Reactivate(Reactivate { member }));
+    world.silent.clear();
+}
+
+/// One of four is said to be silent, or is to go, and signs that itself in the place of somebody who stays.
+pub fn out_of_four(world: &mut World) {
+    let active: Vec<MemberId> = world.state(0).active().map(|member| member.id.clone()).collect();
+    let seats: Vec<usize> = (0..world.people.len()).filter(|who| active.contains(&world.id(*who))).collect();
+    let Some(whom) = world.random.pick(&seats).copied().filter(|_| seats.len() == 4) else { return };
+    let after = world.state(0).parameters().deliberation.map_or(0, |rules| rules.members.dormant_after_seconds.0);
+    world.wait(after + 1);
+    let member = world.id(whom);
+    let action = match world.random.below(4) {
+        0 => Action::Expel(document_against(member)),
+        _ => Action::MarkDormant(MarkDormant { member }),
+    };
+    let who = seats.iter().copied().find(|who| *who != whom).unwrap_or(whom);
+    world.silent.push(whom);
+    let proposal = propose(world, who, action, &[]);
+    if let Some(proposal) = proposal {
+        agree(world, proposal);
+        until_queued(world, proposal);
+        let state = world.state(0);
+        let certified = state.proposals().get(&proposal).and_then(|known| known.certificates.first().cloned());
+        if let Some(certificate) = certified {
+            world.now = world.state(0).proposals().get(&proposal).map_or(world.now, |known| known.proposal.eta);
+            let (slot, root) = (certificate.slot, certificate.root);
+            let version = version_hash(slot.scope, slot.parent, proposal, root);
+            world.append(whom, Body::EnactSeal(EnactSeal { slot, proposal, root, version }));
+            let stay = seats.iter().copied().filter(|seat| *seat != whom);
+            let signs = if world.random.once_in(4) { 3 } else { 2 };
+            for who in stay.take(signs) {
+                world.seal(who);
+            }
+        }
+    }
     world.silent.clear();
 }
 

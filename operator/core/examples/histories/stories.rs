@@ -4,7 +4,7 @@ use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
 use koinon_core::body::proposal::{Action, CancelProposal, Choice, Ground, SetRules, Vote, Withdrawal};
 use koinon_core::dsse::{SeedSigner, Signer};
-use koinon_core::ids::{Digest, Seconds, StatementId};
+use koinon_core::ids::StatementId;
 use koinon_core::presets;
 use koinon_core::statement::Position;
 
@@ -119,26 +119,6 @@ pub fn step(world: &mut World) {
         carry(world);
     }
     if !world.random.once_in(3) {
-        crate::seals::fork(world);
-    }
-}
-
-/// What is old enough is settled, or something else is said to be; and somebody forks what was settled, or what was not.
-pub fn checkpoint(world: &mut World) {
-    let who = world.anybody();
-    let back = world.random.between(0, 1_000);
-    let Ok(mut settled) = world.commons(who).draft_checkpoint(world.now.minus(Seconds(back))) else { return };
-    match world.random.below(8) {
-        0 => settled.state = Digest::of(b"another state"),
-        1 => settled.logs.clear(),
-        2 => drop(settled.logs.pop_first()),
-        _ => {}
-    }
-    let Some(proposal) = propose(world, who, Action::Checkpoint(settled), &[]) else { return };
-    agree(world, proposal);
-    until_queued(world, proposal);
-    pass_time(world);
-    for _ in 0..world.random.below(3) {
         crate::seals::fork(world);
     }
 }

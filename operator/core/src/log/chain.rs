@@ -39,6 +39,13 @@ impl Entry {
     pub fn id(&self) -> StatementId {
         self.statement.id()
     }
+    /// The entry that it follows; the first one follows the cooperative.
+    pub(super) fn prev(&self) -> Option<StatementId> {
+        match *self.statement.position() {
+            Position::Log { seq, prev } if seq > Seq(0) => Some(StatementId(prev)),
+            _ => None,
+        }
+    }
 }
 
 /// What became of an entry that was offered to its log.
@@ -296,36 +303,83 @@ impl Chain {
         forked.find_map(|(first, second)| ForkProof::of(&first.statement, &second.statement))
     }
 
-    /// Forgets everything after `last`, or everything.
-    pub(super) fn cut(&mut self, last: Option<Seq>) {
-        let from = last.map_or(Seq(0), |last| Seq(last.0.saturating_add(1)));
-        for entry in self.levels.split_off(&from).values().flat_map(Level::entries) {
+    /// The entries that do not lead to `settled` and do not follow it, if it is held and the log forked before it: whatever
+    /// they say came after that was settled.
+    pub(super) fn beside(&self, settled: Head) -> BTreeSet<StatementId> {
+        let forked = self.first_fork(Seq(0)).is_some_and(|fork| fork.seq <= settled.seq);
+        let mut branch = BTreeSet::new();
+        let mut next = self.get(&settled.id).filter(|_| forked);
+        if next.is_none() {
+            return branch;
+        }
+        while let Some(entry) = next {
+            branch.insert(entry.id());
+            next = entry.prev().and_then(|prev| self.get(&prev));
+        }
+        // Of what was settled earlier only this branch is left, with gaps in it.
+        let earlier = self.settled.filter(|earlier| *earlier <= settled.seq);
+        let mut beside = BTreeSet::new();
+        for entry in self.both(earlier.unwrap_or(Seq(0))) {
+            let follows = entry.seq() > settled.seq && entry.prev().is_some_and(|prev| branch.contains(&prev));
+            if follows {
+                branch.insert(entry.id());
+            }
+            if !branch.contains(&entry.id()) {
+                beside.insert(entry.id());
+            }
+        }
+        beside
+    }
+
+    /// Whether `later` is `earlier` or follows it.
+    pub(super) fn leads(&self, earlier: Head, later: Head) -> bool {
+        let mut next = self.get(&later.id);
+        while let Some(entry) = next.filter(|entry| entry.seq() > earlier.seq) {
+            next = entry.prev().and_then(|prev| self.get(&prev));
+        }
+        next.is_some_and(|entry| entry.id() == earlier.id)
+    }
+
+    /// Forgets everything that does not lead to `last`, or everything.
+    pub(super) fn cut(&mut self, last: Option<Head>) {
+        let beside = last.map(|last| self.beside(last)).unwrap_or_default();
+        for entry in
+            self.take_out(|entry| last.is_none_or(|last| entry.seq() > last.seq) || beside.contains(&entry.id()))
+        {
             self.places.remove(&entry.id());
-            self.stored_bytes -= entry.statement.size();
         }
         self.waiting.clear();
         self.waiting_bytes = 0;
     }
 
     /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows; and what stands
-    /// beside either, which has no effect.
+    /// beside it.
     pub(super) fn settle(&mut self, last: Head, keep: &BTreeSet<StatementId>) {
-        let is_kept = |entry: &Entry| entry.id() == last.id || keep.contains(&entry.id());
-        let later = self.levels.split_off(&Seq(last.seq.0.saturating_add(1)));
-        for (seq, level) in std::mem::replace(&mut self.levels, later) {
-            let (kept, forgotten): (Vec<Entry>, Vec<Entry>) =
-                std::iter::once(level.first).chain(level.second).partition(is_kept);
-            for entry in forgotten {
-                self.stored_bytes -= entry.statement.size();
-                self.past.insert(Past::of(&entry.statement));
-            }
-            let mut kept = kept.into_iter();
-            if let Some(first) = kept.next() {
-                self.levels.insert(seq, Level { first, second: kept.next() });
-            }
+        let beside = self.beside(last);
+        let is_forgotten =
+            |entry: &Entry| beside.contains(&entry.id()) || entry.seq() < last.seq && !keep.contains(&entry.id());
+        for entry in self.take_out(is_forgotten) {
+            self.past.insert(Past::of(&entry.statement));
         }
         self.settled = self.settled.max(Some(last.seq));
         self.capped = false;
+    }
+
+    /// Takes out of what is held what is to go; its place is still known.
+    fn take_out(&mut self, goes: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let (mut gone, mut held) = (Vec::new(), BTreeMap::new());
+        for (seq, level) in std::mem::take(&mut self.levels) {
+            let (out, mut stays): (Vec<Entry>, Vec<Entry>) =
+                std::iter::once(level.first).chain(level.second).partition(&goes);
+            gone.extend(out);
+            if !stays.is_empty() {
+                let first = stays.remove(0);
+                held.insert(seq, Level { first, second: stays.pop() });
+            }
+        }
+        self.levels = held;
+        self.stored_bytes -= gone.iter().map(|entry| entry.statement.size()).sum::<usize>();
+        gone
     }
 
     /// What lies before the entries that wait: a gap, or the branch that one of them continues.

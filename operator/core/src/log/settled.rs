@@ -9,7 +9,6 @@ use super::{ForkProof, Limits, Recollection, Replica};
 use crate::body::entry::Head;
 use crate::body::proposal::Scope;
 use crate::ids::{BoxRoot, Digest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
-use crate::statement::Position;
 
 /// What remains of everything up to a checkpoint. A function of the entries up to there and of nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,8 +86,8 @@ pub enum NoPrefix {
     /// The log has two branches there.
     #[error("log {0} forked before that position: leave it out")]
     Forked(PublicKey),
-    /// Something later was settled before.
-    #[error("log {log} was settled up to {settled} before: name that position or a later one")]
+    /// Something later was settled before, or another branch.
+    #[error("log {log} was settled up to {settled} before: name that position or one that follows it")]
     Earlier {
         /// Which log.
         log: PublicKey,
@@ -98,12 +97,14 @@ pub enum NoPrefix {
 }
 
 impl Replica {
-    /// This replica as it was when every log of `heads` ended there, and no other log had begun.
+    /// This replica as it was when every log of `heads` ended there, and no other log had begun. What was settled later is
+    /// not known in it, nor what stands beside these entries.
     pub(crate) fn up_to(&self, heads: &BTreeMap<PublicKey, Head>) -> Result<Self, NoPrefix> {
         let mut before = self.clone();
         before.limits = Limits::NONE;
         (before.forks, before.conflicts, before.reported) = Default::default();
         (before.early, before.noted) = Default::default();
+        before.floor.clone_from(heads);
         for (log, settled) in self.settled.iter().flat_map(|settled| &settled.logs) {
             if heads.get(log).is_none_or(|head| head.seq < settled.head.seq) {
                 return Err(NoPrefix::Earlier { log: *log, settled: settled.head.seq });
@@ -121,7 +122,7 @@ impl Replica {
                 Some((head, _)) if self.forks.get(log).is_some_and(|fork| fork.seq <= head.seq) => {
                     return Err(NoPrefix::Forked(*log));
                 }
-                _ => chain.cut(head.map(|head| head.seq)),
+                _ => chain.cut(head.copied()),
             }
         }
         let held: Vec<(PublicKey, Vec<StatementId>)> =
@@ -132,7 +133,7 @@ impl Replica {
         }
         // Evidence brings entries with it that stand later.
         for (log, chain) in &mut before.chains {
-            chain.cut(heads.get(log).map(|head| head.seq));
+            chain.cut(heads.get(log).copied());
         }
         Ok(before)
     }
@@ -181,22 +182,23 @@ impl Replica {
         !below.is_empty()
     }
 
-    /// The entries of `log` that stand beside what was settled: another branch, which has no effect.
+    /// The entries of `log` that stand beside what was settled, or follow such: another branch, which has no effect.
     pub(crate) fn beside_settled(&self, log: &PublicKey) -> BTreeSet<StatementId> {
         let (Some(floor), Some(chain)) = (self.floor.get(log), self.chains.get(log)) else { return BTreeSet::new() };
-        if chain.first_fork(Seq(0)).is_none_or(|fork| fork.seq > floor.seq) {
-            return BTreeSet::new();
-        }
-        let mut settled = BTreeSet::new();
-        let mut next = chain.get(&floor.id);
-        while let Some(entry) = next {
-            settled.insert(entry.id());
-            next = match *entry.statement.position() {
-                Position::Log { prev, .. } => chain.get(&StatementId(prev)),
-                _ => None,
-            };
-        }
-        let below = chain.both(Seq(0)).take_while(|entry| entry.seq() <= floor.seq).map(super::Entry::id);
-        below.filter(|id| !settled.contains(id)).collect()
+        chain.beside(*floor)
+    }
+
+    /// The first log of `floor` of which `heads` names nothing that is settled there or follows that.
+    pub(crate) fn falls_behind(
+        &self,
+        floor: &BTreeMap<PublicKey, Head>,
+        heads: &BTreeMap<PublicKey, Head>,
+    ) -> Option<NoPrefix> {
+        let leads = |log: &PublicKey, settled: &Head| {
+            let chain = self.chains.get(log).zip(heads.get(log));
+            chain.is_some_and(|(chain, head)| chain.leads(*settled, *head))
+        };
+        let behind = floor.iter().find(|(log, settled)| !leads(log, settled));
+        behind.map(|(log, settled)| NoPrefix::Earlier { log: *log, settled: settled.seq })
     }
 }

@@ -46,7 +46,7 @@ pub enum NotSettled {
     #[error("the cooperative decided by rules 1 there: checkpoints belong to rules 2")]
     Rules,
     /// A log of a member that is quarantined.
-    #[error("there are proofs against {member}: leave its log {log} out, or its quarantine would be forgotten")]
+    #[error("there are proofs against {member}: leave its log {log} out, or lift them first if it was settled before")]
     Quarantined {
         /// Whose.
         member: MemberId,
@@ -83,7 +83,8 @@ pub fn settle(
         .map(|proposal| proposal.id)
         .filter(|id| !state.proposals().contains_key(id))
         .collect();
-    let needed = Needed::new(&state, &gather(&before, Forked::Stands), newest(&before).minus(dormant_after), forgotten);
+    let needed =
+        Needed::new(&state, &gather(&before, Forked::Stands), newest(&before, heads).minus(dormant_after), forgotten);
     let mut settled = Settled { versions: versions(&state), ..Settled::default() };
     for (log, head) in heads {
         let owner = before.logs().find(|(known, _)| *known == log).map(|(_, owner)| owner.clone());
@@ -91,9 +92,7 @@ pub fn settle(
         let known = earlier.and_then(|settled| settled.logs.get(log));
         let mut proposals: BTreeSet<SettledProposal> = known.iter().flat_map(|log| log.proposals.clone()).collect();
         let mut last_at = known.map_or(UnixSeconds(i64::MIN), |log| log.last_at);
-        // Whoever forks its past after it was settled changes nothing about what was settled.
-        let beside = replica.beside_settled(log);
-        for entry in before.all(log).filter(|entry| !beside.contains(&entry.id())) {
+        for entry in before.all(log) {
             if entry.standing == Standing::Valid {
                 last_at = last_at.max(entry.statement.header().issued_at);
             }
@@ -108,9 +107,9 @@ pub fn settle(
 }
 
 /// The time of the middle one of the logs' last entries: no few clocks can move it.
-fn newest(replica: &Replica) -> UnixSeconds {
-    let last = |log| replica.entries(log).last().map(|entry| entry.statement.header().issued_at);
-    let mut times: Vec<UnixSeconds> = replica.logs().filter_map(|(log, _)| last(log)).collect();
+fn newest(before: &Replica, heads: &BTreeMap<PublicKey, Head>) -> UnixSeconds {
+    let last = heads.values().filter_map(|head| before.get(&head.id));
+    let mut times: Vec<UnixSeconds> = last.map(|entry| entry.statement.header().issued_at).collect();
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or(UnixSeconds(0))
 }
@@ -131,7 +130,8 @@ fn versions(state: &State) -> Vec<SettledVersion> {
 }
 
 fn proposal_of(entry: &Entry, owner: &MemberId) -> Option<SettledProposal> {
-    let inner = entry.statement.nested().filter(|inner| inner.author() == owner)?;
+    let own = |inner: &&Statement| inner.author() == owner && inner.coop() == entry.statement.coop();
+    let inner = entry.statement.nested().filter(own)?;
     let proposal = as_proposal(inner).filter(|_| entry.standing == Standing::Valid)?;
     Some(SettledProposal { seq: entry.seq(), id: inner.id(), closes_at: proposal.closes_at })
 }
@@ -262,11 +262,8 @@ impl State {
 
     /// Up to where each log is settled.
     pub(super) fn floor(&self) -> BTreeMap<PublicKey, Head> {
-        let mut floor: BTreeMap<PublicKey, Head> = BTreeMap::new();
-        for (log, head) in self.checkpoints().flat_map(|checkpoint| &checkpoint.logs) {
-            let known = floor.entry(*log).or_insert(*head);
-            *known = (*known).max(*head);
-        }
+        let mut floor = BTreeMap::new();
+        self.checkpoints().for_each(|checkpoint| raise(&mut floor, checkpoint));
         floor
     }
 
@@ -275,16 +272,34 @@ impl State {
         let clean = |log: &PublicKey, owner: &MemberId| {
             replica.fork(log).is_none() && self.member(owner).is_some_and(|member| member.quarantine.is_empty())
         };
-        let settled = replica.settled().map(|settled| &settled.logs);
-        let logs = replica.logs().filter(|(log, owner)| clean(log, owner));
-        let heads = logs.filter_map(|(log, _)| {
-            let old = replica.entries(log).take_while(|entry| entry.statement.header().issued_at <= before).last();
-            let at_least = settled.and_then(|settled| settled.get(log)).map(|of_log| of_log.head);
+        let mut heads = self.floor();
+        for (log, _) in replica.logs().filter(|(log, owner)| clean(log, owner)) {
+            let beside = replica.beside_settled(log);
+            let entries = replica.all(log).filter(|entry| !beside.contains(&entry.id()));
+            let old = entries.take_while(|entry| entry.statement.header().issued_at <= before).last();
             let found = old.map(|entry| Head { seq: entry.seq(), id: entry.id() });
-            Some((*log, found.max(at_least)?))
-        });
-        heads.collect()
+            heads.extend(found.max(heads.get(log).copied()).map(|head| (*log, head)));
+        }
+        heads
     }
+}
+
+fn raise(floor: &mut BTreeMap<PublicKey, Head>, checkpoint: &Checkpoint) {
+    for (log, head) in &checkpoint.logs {
+        let known = floor.entry(*log).or_insert(*head);
+        *known = (*known).max(*head);
+    }
+}
+
+/// What remains up to a checkpoint, which goes on from what was settled before it.
+fn settle_from(
+    floor: &BTreeMap<PublicKey, Head>,
+    founding: &Founding,
+    replica: &Replica,
+    checkpoint: &Checkpoint,
+) -> Result<Settled, NotSettled> {
+    let settled = settle(founding, replica, &checkpoint.logs)?;
+    replica.falls_behind(floor, &checkpoint.logs).map_or(Ok(settled), |behind| Err(behind.into()))
 }
 
 /// Which of the proposed checkpoints are what remains of the entries up to them. It costs a fold for each that was not judged
@@ -296,12 +311,12 @@ pub(super) fn judge_all(
     judged: &mut BTreeMap<StatementId, bool>,
 ) -> BTreeSet<StatementId> {
     let open = state.proposals().values().filter(|p| p.invalid.is_none() && p.enacted.is_none());
-    let mut hold = BTreeSet::new();
+    let (mut hold, floor) = (BTreeSet::new(), state.floor());
     for proposal in open.filter(|p| p.proposal.parent == state.head(Scope::Checkpoints)) {
         let Action::Checkpoint(checkpoint) = &proposal.proposal.action else { continue };
         let held = match judged.get(&proposal.id) {
             Some(held) => *held,
-            None => match settle(founding, replica, &checkpoint.logs) {
+            None => match settle_from(&floor, founding, replica, checkpoint) {
                 // It may become complete.
                 Err(NotSettled::NoPrefix(NoPrefix::NotHeld { .. })) => continue,
                 settled => settled.is_ok_and(|settled| settled.digest() == checkpoint.state),
@@ -318,8 +333,11 @@ pub(super) fn judge_all(
 /// The first checkpoint in force that is not what remains of the entries up to it, with why.
 pub(super) fn first_false(founding: &Founding, replica: &Replica, state: &State) -> Option<(PolicyHash, String)> {
     let versions = state.chain(Scope::Checkpoints).iter().skip(1);
+    let mut floor = BTreeMap::new();
     versions.zip(state.checkpoints()).find_map(|(version, checkpoint)| {
-        match settle(founding, replica, &checkpoint.logs) {
+        let settled = settle_from(&floor, founding, replica, checkpoint);
+        raise(&mut floor, checkpoint);
+        match settled {
             Ok(settled) if settled.digest() == checkpoint.state => None,
             Ok(settled) => Some((version.hash, format!("what remains is {}", settled.digest()))),
             Err(error) => Some((version.hash, error.to_string())),

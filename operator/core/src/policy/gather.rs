@@ -177,11 +177,15 @@ pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
             gathered.last_at.insert(*log, settled.last_at);
         }
         let mut ancestries = Ancestries::new(settled);
+        let mut last_effective = None;
         for entry in entries {
             let ancestry = ancestries.of(entry, owner);
             let statement = &entry.statement;
             let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
             let counts = entry.standing == Standing::Valid;
+            if counts && seq < fork {
+                last_effective = Some(id);
+            }
             if counts {
                 let last = gathered.last_at.entry(*log).or_insert(at);
                 *last = (*last).max(at);
@@ -226,7 +230,7 @@ pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
             }
         }
         if !ancestries.key_steps.is_empty() {
-            let head = replica.effective(log).last().and_then(|last| ancestries.keys_after(last.id()));
+            let head = last_effective.and_then(|last| ancestries.keys_after(last));
             gathered.key_heads.extend(head.map(|head| (*log, head)));
             gathered.key_steps.insert(*log, ancestries.key_steps);
         }

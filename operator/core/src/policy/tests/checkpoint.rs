@@ -4,6 +4,7 @@ use super::complete::FOUR;
 use super::keys::{key, signed};
 use super::*;
 use crate::body::charter::MemberPeriods;
+use crate::body::entry::Head;
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::{CancelProposal, Delegation, Leave};
 use crate::body::{Class, KeyUpdate, LogResume, Suspend};
@@ -242,6 +243,89 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
         let _ = world.commons[who].insert(other.clone());
         assert!(!world.state(who).member(&world.people[2].id()).unwrap().may_work(), "{who}");
     }
+}
+
+#[test]
+fn a_fork_of_what_is_settled_makes_no_earlier_checkpoint_a_false_one() {
+    let mut world = forgetful();
+    lived(&mut world);
+    checkpoint(&mut world, 0);
+    decide(&mut world, 1, approve("phi"));
+    checkpoint(&mut world, 1);
+    assert_eq!(world.state(0).checkpoints().count(), 2);
+    let held = world.commons[0].replica().entries(&world.log(2)).nth(1).unwrap().statement.clone();
+    let Position::Log { seq, prev } = *held.position() else { panic!("it is an entry") };
+    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    world.commons[0].insert(other).unwrap();
+    assert_eq!(world.commons[0].false_checkpoint(), None);
+}
+
+#[test]
+fn what_follows_a_branch_beside_what_is_settled_has_no_effect() {
+    let mut world = forgetful();
+    let open = lived(&mut world);
+    let drafted = world.commons[0].draft_checkpoint(world.now).unwrap();
+    // Nobody hears more of delft than what is settled.
+    world.cut.insert(3);
+    let proposal = world.propose(0, Action::Checkpoint(drafted));
+    world.sync();
+    for voter in 0..3 {
+        world.vote(voter, proposal, Choice::Yes, 0).unwrap();
+    }
+    for _ in 0..4 {
+        world.wait(60);
+        world.settle();
+    }
+    let (log, replica) = (world.log(3), world.commons[0].replica());
+    let settled = world.state(0).checkpoints().last().unwrap().logs[&log];
+    assert_eq!(replica.head(&log), Some(settled));
+    let all = replica.logs().flat_map(|(log, _)| replica.all(log));
+    let held: Vec<Statement> = all.map(|entry| (*entry.statement).clone()).collect();
+    let from = replica.entries(&log).nth(1).unwrap().statement.clone();
+    let Position::Log { seq, mut prev } = *from.position() else { panic!("it is an entry") };
+    // It takes up an old backup, and its people vote.
+    let vote = Vote { proposal: open, choice: Choice::No, vseq: 0, ground: None, reason: None };
+    let vote = world.people[3].human(world.coop(), world.now, Body::Vote(vote));
+    let branch: Vec<Statement> = (seq.0..settled.seq.0 + 3)
+        .map(|seq| {
+            let anchor = Body::Anchor(Box::new(Anchor { statement: vote.envelope().clone() }));
+            let body = if seq > settled.seq.0 { anchor } else { note(&world) };
+            let entry = world.people[3].entry(world.coop(), world.now, seq, prev, body);
+            prev = entry.id().0;
+            entry
+        })
+        .collect();
+    let load = |entries: Vec<Statement>| Commons::load(world.founding(), Limits::default(), entries).0;
+    let without = load(held.clone());
+    for order in [[held.clone(), branch.clone()], [branch, held]] {
+        let mut with = load(order.concat());
+        assert_eq!(with.replica().head(&log).unwrap().seq, Seq(settled.seq.0 + 2));
+        assert!(decided(with.state()) == decided(without.state()));
+        assert_eq!(with.false_checkpoint(), None);
+        // Nor does it for who forgets, with what it keeps of that time.
+        assert!(with.forget_settled().is_some());
+        assert!(decided(with.state()) == decided(without.state()));
+    }
+}
+
+#[test]
+fn a_checkpoint_goes_on_from_the_one_before() {
+    let mut world = forgetful();
+    lived(&mut world);
+    checkpoint(&mut world, 0);
+    world.wait(120);
+    let right = world.commons[0].draft_checkpoint(world.now).unwrap();
+    let log = world.log(3);
+    let earlier = world.commons[0].replica().entries(&log).nth(2).unwrap();
+    let earlier = Head { seq: earlier.seq(), id: earlier.id() };
+    let mut held = |logs: BTreeMap<PublicKey, Head>| {
+        let state = settle(&world.founding(), world.commons[0].replica(), &logs).unwrap().digest();
+        let proposal = world.propose(0, Action::Checkpoint(Checkpoint { logs, state }));
+        world.state(0).settles_rightly(&world.state(0).proposals()[&proposal])
+    };
+    assert!(held(right.logs.clone()));
+    assert!(!held(right.logs.clone().into_iter().chain([(log, earlier)]).collect()), "one log ends earlier");
+    assert!(!held(right.logs.into_iter().filter(|(other, _)| *other != log).collect()), "one log is left out");
 }
 
 #[test]
