@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 use koinon_core::audit::{Finding, Line, MAX_LINE, Reader, Report, canonical, canonical_finding, export};
-use koinon_core::log::Limits;
 
 use crate::access::Access;
+use crate::archive;
 use crate::audit_text::text;
 use crate::cluster::{Cluster, now};
 
@@ -45,6 +45,9 @@ enum Command {
         /// The file to write; without it the export goes to standard output.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Archives, where entries were moved out of the cluster (kubectl koinon archive).
+        #[arg(long = "with", value_name = "FILE")]
+        archives: Vec<PathBuf>,
     },
 }
 
@@ -63,17 +66,17 @@ impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
         let Self { file, output, command } = self;
         match (command, file) {
-            (Some(Command::Export { output }), _) => write(access, output.as_deref()).await,
+            (Some(Command::Export { output, archives }), _) => write(access, output.as_deref(), &archives).await,
             (None, Some(file)) => check(&file, output),
             (None, None) => bail!("name the exported file"),
         }
     }
 }
 
-async fn write(access: &Access, output: Option<&Path>) -> anyhow::Result<()> {
+async fn write(access: &Access, output: Option<&Path>, archives: &[PathBuf]) -> anyhow::Result<()> {
     let cluster = Cluster::connect(access).await?;
     let membership = cluster.membership().await?;
-    let commons = cluster.commons_within(&membership, Limits::NONE).await?;
+    let commons = archive::whole(&cluster, &membership, archives).await?;
     let waiting = commons.replica().waiting();
     if waiting > 0 {
         eprintln!("left out: {waiting} entries that follow ones which this cluster does not hold yet");

@@ -5,6 +5,7 @@ use koinon_core::body::charter::Preset;
 use koinon_core::body::proposal::{Action, Choice, RemoveEngine, Vote};
 use koinon_core::body::{Anchor, Body};
 use koinon_core::dsse::Signer as _;
+use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use koinon_core::sealing::{self, Circumstances, Promises};
 use koinon_core::statement::Draft;

@@ -1,13 +1,14 @@
 //! What the commands read from, and write to, the member's cluster.
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koinon_api::labels;
 use koinon_api::{Cooperative, Proposal, Statement, names};
 use koinon_core::founding::Founding;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, Seconds, SiteName, UnixSeconds};
-use koinon_core::log::Limits;
+use koinon_core::log::{Limits, Recollection, Settled};
 use koinon_core::policy::Commons;
+use koinon_core::statement::Statement as Signed;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt as _};
@@ -18,6 +19,37 @@ use crate::access::Access;
 
 /// The field manager of everything that this command applies.
 const FIELD_MANAGER: &str = "kubectl-koinon";
+
+/// What the entries amount to; where some of those that were settled are not there, together with what remains of them.
+///
+/// # Errors
+/// Where neither does.
+pub fn amount_to(
+    founding: Founding,
+    limits: Limits,
+    entries: Vec<Signed>,
+    settled: Option<Settled>,
+) -> anyhow::Result<Commons> {
+    let (commons, _) = Commons::load(founding.clone(), limits, entries.iter().cloned());
+    let Some(settled) = settled.filter(|settled| lacks(&commons, settled)) else { return Ok(commons) };
+    let mut recollection = Recollection::new(settled);
+    let later: Vec<Signed> = entries.into_iter().filter_map(|entry| recollection.take(entry)).collect();
+    let recalled = Commons::recall(founding, limits, recollection, later);
+    let (commons, _) = recalled.with_context(|| {
+        format!(
+            "log entries are missing in this cluster, and the ConfigMap {} does not make up for them: put them back (kubectl \
+             koinon archive restore)",
+            names::SETTLED
+        )
+    })?;
+    Ok(commons)
+}
+
+/// Whether entries are missing below what was settled.
+pub fn lacks(commons: &Commons, settled: &Settled) -> bool {
+    let replica = commons.replica();
+    settled.logs.values().any(|of_log| !replica.contains(&of_log.head.id))
+}
 
 /// The release of one member.
 pub struct Cluster {
@@ -129,20 +161,41 @@ impl Cluster {
         self.commons_within(membership, Limits::default()).await
     }
 
-    /// The same, of no author less than `limits` allow.
+    /// The same, of no author less than `limits` allow. Where entries were moved to an archive, from what remains of them.
     ///
     /// # Errors
     /// As [`Cluster::commons`].
     pub async fn commons_within(&self, membership: &Membership, limits: Limits) -> anyhow::Result<Commons> {
         let founding = self.founding(membership).await?;
+        let entries = self.entries().await?.into_iter().map(|(_, entry)| entry).collect();
+        amount_to(founding, limits, entries, self.settled().await?)
+    }
+
+    /// Every log entry that the cluster stores, with the name of its Statement. What does not verify, or is none of an operator's
+    /// entries, has no effect for the operator either.
+    ///
+    /// # Errors
+    /// Where the statements cannot be read.
+    pub async fn entries(&self) -> anyhow::Result<Vec<(String, Signed)>> {
         let stored = self.list::<Statement>("statements").await?;
-        // What does not verify, or is none of an operator's entries, has no effect for the operator either.
         let entries = stored.iter().filter_map(|resource| {
             let envelope = to_core(&resource.spec.envelope).ok()?;
-            koinon_core::statement::Statement::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())
+            let signed = Signed::verify(envelope).ok().filter(|statement| statement.log_seq().is_some())?;
+            Some((resource.name_any(), signed))
         });
-        let (commons, _) = Commons::load(founding, limits, entries);
-        Ok(commons)
+        Ok(entries.collect())
+    }
+
+    /// What the operator remembers of the entries that a checkpoint has settled; nothing where it still needs them all.
+    ///
+    /// # Errors
+    /// Where the API server does not answer, or it cannot be read.
+    pub async fn settled(&self) -> anyhow::Result<Option<Settled>> {
+        let map = self.api::<ConfigMap>().get_opt(names::SETTLED).await;
+        let map = map.with_context(|| format!("cannot read the ConfigMap {}", names::SETTLED))?;
+        let text = map.and_then(|map| map.data?.remove(labels::SETTLED_ENTRY));
+        let read = text.map(|text| serde_json::from_str(&text)).transpose();
+        read.with_context(|| format!("the ConfigMap {} is not what an operator writes", names::SETTLED))
     }
 
     /// The public key of the cluster's operator.

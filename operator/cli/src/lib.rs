@@ -6,6 +6,7 @@
 mod access;
 mod advice;
 mod apikey;
+mod archive;
 mod audit;
 mod audit_text;
 mod ballot;
@@ -77,6 +78,7 @@ enum Command {
     Charter(charter::Args),
     Explain(explain::Args),
     Audit(audit::Args),
+    Archive(archive::Args),
     Plan(plan::Args),
     Digest(digest::Args),
     Members(show::MembersArgs),
@@ -143,6 +145,7 @@ impl Cli {
             Command::Charter(args) => args.run(&access).await,
             Command::Explain(args) => args.run(&access).await,
             Command::Audit(args) => args.run(&access).await,
+            Command::Archive(args) => args.run(&access).await,
             Command::Plan(args) => args.run(&access).await,
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,

@@ -464,6 +464,10 @@ impl UnixSeconds {
     pub fn minus(self, period: Seconds) -> Self {
         Self(self.0.saturating_sub(period.0))
     }
+    /// The day since 1970, in UTC.
+    pub fn day(self) -> i64 {
+        self.0.div_euclid(86_400)
+    }
     /// From `earlier` to this time; negative if it is the other way round.
     pub fn since(self, earlier: Self) -> Seconds {
         Seconds(self.0.saturating_sub(earlier.0))

@@ -3,8 +3,6 @@
 use crate::body::charter::Budgets;
 use crate::ids::UnixSeconds;
 
-const DAY: i64 = 86_400;
-
 /// What a chain has used of the day of its last entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -45,7 +43,7 @@ pub struct BudgetLeft {
 
 fn at_day(before: &Usage, at: UnixSeconds) -> Usage {
     // The day never goes back along a chain: otherwise alternating dates would give a budget for each of them.
-    let day = at.0.div_euclid(DAY).max(before.day);
+    let day = at.day().max(before.day);
     if day == before.day { *before } else { Usage { day, ..Usage::default() } }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ForkProof, Limits, Recollection, Replica};
+use super::{ForkProof, Limits, Past, Recollection, Replica};
 use crate::body::entry::Head;
 use crate::body::proposal::Scope;
 use crate::ids::{BoxRoot, Digest, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
@@ -157,6 +157,17 @@ impl Replica {
         for (log, owner) in known {
             self.know(log, owner);
         }
+    }
+
+    /// The forgotten entries of `log` that may leave the store as well, for an archive: all but those from the last settled day
+    /// on, because what a log has used of a day decides for everybody which of its next entries count.
+    pub fn archivable(&self, log: &PublicKey) -> Vec<Past> {
+        let settled = self.settled.as_ref().and_then(|settled| settled.logs.get(log));
+        let Some(last) = settled.map(|of_log| of_log.last_at.day()) else { return Vec::new() };
+        let held = self.all(log).map(|entry| (entry.seq(), entry.statement.header().issued_at));
+        let all = held.chain(self.past(log, Seq(0)).map(|past| (past.seq, past.issued_at)));
+        let first = all.filter(|(_, at)| at.day() >= last).map(|(seq, _)| seq).min();
+        self.past(log, Seq(0)).filter(|past| first.is_none_or(|first| past.seq < first)).collect()
     }
 
     /// What remains of the entries that were forgotten.

@@ -379,6 +379,36 @@ fn whoever_forgot_begins_again_with_what_remains_and_the_later_entries() {
     assert!(world.state(0).proposals().contains_key(&open));
 }
 
+#[test]
+fn an_archive_takes_nothing_that_the_budget_of_a_day_rests_on() {
+    let mut world = forgetful();
+    lived(&mut world);
+    for _ in 0..2 {
+        world.wait(86_400);
+        decide(&mut world, 1, approve("phi"));
+        decide(&mut world, 1, withdraw("phi"));
+    }
+    world.wait(120);
+    // Not by all clocks the same day.
+    decide(&mut world, 2, approve("gemma"));
+    checkpoint(&mut world, 0);
+    let everything = held(&world, 0);
+    let settled = world.commons[1].forget_settled().unwrap();
+    let replica = world.commons[1].replica();
+    let moved: BTreeSet<StatementId> =
+        replica.logs().flat_map(|(log, _)| replica.archivable(log)).map(|past| past.id).collect();
+    let past: usize = replica.logs().map(|(log, _)| replica.past_count(log)).sum();
+    assert!(moved.len() > 20 && moved.len() < past, "{} of {past}", moved.len());
+    let mut recollection = Recollection::new((*settled).clone());
+    let left = everything.iter().filter(|entry| !moved.contains(&entry.id()));
+    let later: Vec<Statement> = left.filter_map(|entry| recollection.take(entry.clone())).collect();
+    let (again, _) = Commons::recall(world.founding(), Limits::default(), recollection, later).unwrap();
+    assert_eq!(**again.state(), *world.state(1));
+    for (log, _) in replica.logs() {
+        assert_eq!(again.replica().budget_left(log, world.now), replica.budget_left(log, world.now));
+    }
+}
+
 /// Every entry that somebody holds.
 fn held(world: &World, who: usize) -> Vec<Statement> {
     let replica = world.commons[who].replica();
