@@ -48,7 +48,17 @@ def _judge_at(history, anchored, place):
         return "OtherRules"
     if not _times_hold(body, statement.issued_at, numbers):
         return "WrongTime"
+    # Whoever proposes could otherwise leave out all that are against it.
+    named = [pinned.get(name) for name in body["interested"]]
+    if not all(member and anchored.signers & _keys_to_sign(history, member, True) for member in named):
+        return "InterestNotSigned"
     return _judge_action(history, anchored, numbers, pinned)
+
+
+def _keys_to_sign(history, member, complete):
+    """What a member signs besides has no place in its own log, so under rules 2 any key that it ever had there does."""
+    ever = history.keys_ever(member["keys"]["operator"]) if complete else set()
+    return set(member["keys"]["governance"]) | ever
 
 
 def _is_signed(history, statement, place, pinned):
@@ -123,13 +133,7 @@ def _judge_admission(history, anchored, numbers, pinned):
         return "IdOrKeyUsed"
     needed = min(numbers.parameters["sponsors"], len(pinned.members))
     complete = shapes.proposal_rules(body) >= 2
-
-    def sponsor_keys(sponsor):
-        # What a sponsor signs has no place in its own log, so any key that it ever had there does.
-        log = sponsor["keys"]["operator"]
-        return set(sponsor["keys"]["governance"]) | (history.keys_ever(log) if complete else set())
-
-    sponsors = [m for m in pinned.members.values() if anchored.signers & sponsor_keys(m)]
+    sponsors = [m for m in pinned.members.values() if anchored.signers & _keys_to_sign(history, m, complete)]
     return "TooFewSponsors" if len(sponsors) < needed else None
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what the fuzzers begin with into `corpus/`: the statements of the test vectors, opened, and messages.
+"""Writes what the fuzzers begin with into `corpus/`, or the folder that is named: the statements of the test vectors, opened, and messages.
 
 Standard library only. A payload that stands in the place of an envelope is signed by the fuzz target itself.
 """
@@ -7,15 +7,17 @@ Standard library only. A payload that stands in the place of an envelope is sign
 import base64
 import json
 import pathlib
+import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 VECTORS = HERE.parent / "core" / "testdata" / "vectors"
+INTO = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "corpus"
 KEY = "ed25519:" + "ab" * 32
 ID = "sha256:" + "cd" * 32
 
 
 def write(target, name, data):
-    folder = HERE / "corpus" / target
+    folder = INTO / target
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
 

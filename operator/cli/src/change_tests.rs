@@ -1,11 +1,12 @@
 use koinon_core::body::proposal::{Admit, CancelProposal, ChangeCharter, Choice, RemoveEngine, WithdrawModelRelease};
 use koinon_core::body::standing::{Reinstate, Suspend};
-use koinon_core::body::{AuditRate, ModelRelease, OperatorRelease};
+use koinon_core::body::{AuditRate, ModelRelease, OperatorRelease, Outcome};
 use koinon_core::ids::{ManifestDigest, Seconds};
 use koinon_core::testkit::person;
 
 use super::*;
 use crate::fixture::World;
+use crate::proposal::view::View;
 
 const FOUR: [&str; 4] = ["aarhus", "bilbao", "cork", "delft"];
 
@@ -171,4 +172,42 @@ fn a_later_hunk_begins_where_it_stands_in_either_text() {
     unified(&mut text, &old, &new);
     let hunks: Vec<&str> = text.lines().filter(|line| line.starts_with("@@")).collect();
     assert_eq!(hunks, ["@@ -1,3 +1,4 @@", "@@ -16,5 +17,5 @@"], "{text}");
+}
+
+#[test]
+fn who_proposes_again_what_was_refused_is_told_what_that_takes_and_until_when() {
+    let mut world = World::new(&FOUR);
+    let action = || Action::AddModelRelease(release("qwen"));
+    let author = world.people[0].id();
+    let first = world.propose(0, action());
+    for who in 1..4 {
+        world.vote(who, first, Choice::No, 0);
+    }
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    let text = before_signing(world.state(), &author, &drafted(&world, action()));
+    let told = format!("Beware: the same was rejected in A change ({first}): if its vote opens before ");
+    assert!(text.contains(&told) && text.contains("two thirds of all electors must say yes"), "{text}");
+    let other = before_signing(world.state(), &author, &drafted(&world, Action::AddModelRelease(release("llama"))));
+    assert!(!other.contains("Beware"), "{other}");
+    // Two of four would do for this class; now it takes a third one, and whoever looks is told so.
+    let second = world.propose(0, action());
+    for who in 0..2 {
+        world.vote(who, second, Choice::Yes, 0);
+    }
+    let view = |world: &World| {
+        let state = world.state();
+        View::new(&world.commons[0], &state.proposals()[&second], world.now, &jiff::tz::TimeZone::UTC)
+    };
+    let open = view(&world);
+    assert_eq!(open.as_it_stands, Outcome::CoolDown);
+    assert!(open.meaning.starts_with("votes count; the same was rejected in A change"), "{}", open.meaning);
+    assert!(open.ways.iter().any(|way| way.becomes == Outcome::Passed && way.needed == 1), "{:?}", open.ways);
+    [3600, 60, 60].into_iter().for_each(|seconds| world.wait(seconds));
+    let sealed = view(&world);
+    assert_eq!(sealed.state, "CoolDown");
+    assert!(
+        sealed.meaning.contains("they did not: propose it again with a vote that opens from 2026-"),
+        "{}",
+        sealed.meaning
+    );
 }

@@ -60,6 +60,9 @@ fn fix(why: &Invalid, statement: &Statement) -> String {
                  3. here again, with the file that comes back: kubectl koinon propose --signed {file}"
             )
         }
+        Invalid::Interest(member) => format!(
+            "have {member} sign it as well: propose --out FILE here, propose --co-sign FILE there, propose --signed FILE here"
+        ),
         Invalid::UnknownMembership(_) | Invalid::UnknownParent { .. } => {
             "wait until this cluster has heard what the others decided (kubectl koinon members), or propose it anew".into()
         }

@@ -3,6 +3,8 @@
 //! A signature stops a fuzzer at the door, so that nothing behind it would ever be read. Here the fuzzer writes what a
 //! member with a key could sign: its payloads are signed before they are read, also those that stand inside others.
 
+pub mod targets;
+
 use koinon_core::dsse::{Envelope, SeedSigner, Signer};
 use koinon_core::ids::Digest;
 use koinon_core::testkit::Person;
@@ -51,19 +53,6 @@ pub fn sign(people: &[Person], mut payload: Map<String, Value>) -> Option<Envelo
         }
     }
     Some(envelope)
-}
-
-/// `envelope` as the fuzzer works on it: the payload itself, and so inside it.
-pub fn opened(envelope: &Envelope) -> Option<Value> {
-    let mut payload: Value = serde_json::from_slice(&envelope.payload_bytes().ok()?).ok()?;
-    for pointer in ["/body/statement", "/body/action/admit/application", "/body/envelopes/0", "/body/envelopes/1"] {
-        if let Some(inner) = payload.pointer_mut(pointer)
-            && let Ok(envelope) = serde_json::from_value::<Envelope>(inner.clone())
-        {
-            *inner = opened(&envelope)?;
-        }
-    }
-    Some(payload)
 }
 
 /// Where an entry of the log of `key` would stand, if it followed `before`.

@@ -12,7 +12,7 @@ use hyper::{Method, StatusCode};
 use koinon_core::body::entry::Head;
 use koinon_core::ids::{Digest, MemberId, Seq, StatementId, UnixSeconds};
 use koinon_core::statement::Audience;
-use koinon_core::testkit::person;
+use koinon_core::testkit::{Person, person};
 use koinon_net::client::{PeerAddress, Proxies};
 use koinon_net::commons::{Access, Commons};
 use koinon_net::limits::{Limits, Timing};
@@ -295,4 +295,44 @@ async fn an_idle_connection_is_closed_and_a_reading_one_is_not() {
     until("the idle one is closed", || idle.is_closed()).await;
     a_while().await;
     assert_eq!((b.ups(&a.key()), b.downs(&a.key()).len()), (1, 0));
+}
+
+/// A29: the expected result is that only a key makes a member, whatever name its certificate claims.
+#[tokio::test]
+async fn a29_a_member_that_calls_itself_another_is_that_other_to_nobody() {
+    let league = League::new(&["aarhus", "bilbao", "cork"]);
+    let (a, b, c) = (
+        Node::start(&league, "aarhus").await,
+        Node::start(&league, "bilbao").await,
+        Node::start(&league, "cork").await,
+    );
+    // As a server under bilbao's name: whoever dials bilbao wants bilbao's key.
+    let impostor = Person { operator: person("cork").operator, ..person("bilbao") };
+    let endpoint = raw::fake_server(&impostor, league.coop, |_| async {}).await;
+    let address = PeerAddress { endpoints: vec![endpoint], gateways: vec![], protocol: Alpn::Peer };
+    a.dialler.set_peers(BTreeMap::from([(b.key(), address)]));
+    until("the failure is told", || !a.downs(&b.key()).is_empty()).await;
+    let told = a.downs(&b.key()).remove(0);
+    assert!(told.starts_with("WrongCertificate") && told.contains(&c.key().to_string()), "{told}");
+    assert_eq!(a.ups(&b.key()), 0);
+    // As a client, where bilbao is known and cork is not, it reads nothing.
+    a.knows(&b);
+    let mut http = raw::http(&a, league.coop, &impostor, Alpn::Peer).await;
+    let (status, answer) = raw::ask(&mut http, Method::GET, "/v1/heads", "").await;
+    assert_eq!((status, answer["error"].as_str()), (StatusCode::FORBIDDEN, Some("unknownKey")));
+    // Where cork is known as well it is cork, and what is for bilbao is not for it.
+    a.knows(&c);
+    c.knows(&a);
+    let name = LeafName { coop: league.coop, member: b.person.id(), cert_use: CertUse::Peer };
+    let leaf = issue(&c.person.operator, &name, UnixSeconds(c.clock.load(Ordering::Relaxed))).unwrap();
+    c.service.renew(&leaf).unwrap();
+    let [all, for_bilbao] =
+        [(1, Audience::Everyone), (2, Audience::Member(b.person.id()))].map(|(seq, to)| a.beacon(seq, to));
+    c.reads(&[&a], &[]);
+    until("what is for all is read", || c.heard(&a.key()).contains(&all.id())).await;
+    a_while().await;
+    assert!(!c.heard(&a.key()).contains(&for_bilbao.id()));
+    b.knows(&a);
+    b.reads(&[&a], &[]);
+    until("bilbao reads what is for it", || b.heard(&a.key()).contains(&for_bilbao.id())).await;
 }

@@ -253,3 +253,22 @@ fn an_advised_release_of_the_operator_shows_and_stops_nothing() {
     assert_eq!(advise(own), ("True".to_owned(), "AdvisedRelease".to_owned()));
     assert_eq!(advise("99.0.0"), ("False".to_owned(), "OtherRelease".to_owned()));
 }
+
+/// A28, as far as votes reach: an operator that is not the release that was voted for says so itself, with both. It is advice:
+/// no other member's operator acts on it, and a poisoned one could say anything.
+#[test]
+fn a28_an_operator_that_nobody_voted_for_says_so_and_which_one_they_did() {
+    let image = Digest([7; 32]);
+    let release = OperatorRelease { version: "99.0.0".parse().unwrap(), image };
+    let state = view_with("cork", json!({}), Some(Action::AdviseOperatorRelease(release))).state;
+    let view = CommonsView { me: "cork".parse().unwrap(), state, ..alone(Standing::Member) };
+    let (key, peers, host) = (refusal(), PeersSnapshot::default(), HostFacts::default());
+    let facts = Facts { view: Some(&view), ..facts(&key, &peers, &host) };
+    let shown = status(&object("2026-01-01T00:00:00Z", &[]), &facts, &moment(0));
+    let condition = conditions::find(&shown.conditions, ConditionType::AsAdvised).cloned().unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "OtherRelease"));
+    let own = env!("CARGO_PKG_VERSION");
+    for said in [own, "99.0.0", &image.to_string()] {
+        assert!(condition.message.contains(said), "{}", condition.message);
+    }
+}

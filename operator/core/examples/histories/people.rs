@@ -135,6 +135,11 @@ pub fn propose(world: &mut World) {
     };
     let sponsors: Vec<&dyn Signer> = match (&proposal.action, world.random.below(3)) {
         (Action::Admit(_), 0 | 1) => vec![&world.people[stranger].governance],
+        // Who is said to have an interest must say so, too.
+        (_, 0 | 1) => {
+            let named = world.people.iter().filter(|person| proposal.interested.contains(&person.id()));
+            named.map(|person| &person.governance as &dyn Signer).collect()
+        }
         _ => vec![],
     };
     let draft = world.draft(who, Position::Human, Body::Proposal(Box::new(proposal)));

@@ -329,7 +329,7 @@ pub struct Proposal {
     /// The member that it is about, who does not vote on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<MemberId>,
-    /// Members with an interest in it, who do not vote on it either (rules 2).
+    /// Members with an interest in it, who do not vote on it either; each of them signs it as well (rules 2).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub interested: BTreeSet<MemberId>,
     /// One line.

@@ -90,6 +90,11 @@ pub enum Invalid {
         /// How many are needed.
         needed: usize,
     },
+    /// It would take the vote of a member that does not say itself that it has an interest.
+    #[error(
+        "it names an interest of {0}, which has not signed it: a member's vote is left out only by its own signature"
+    )]
+    Interest(MemberId),
     /// The applicant's id or one of its keys was a member's before.
     #[error("the applicant's id or one of its keys belongs or belonged to a member: choose others")]
     IdOrKeyUsed,
@@ -189,6 +194,7 @@ impl Invalid {
             Self::Subject => "WrongSubject",
             Self::TooManyOpen { .. } => "TooManyOpen",
             Self::Sponsors { .. } => "TooFewSponsors",
+            Self::Interest(_) => "InterestNotSigned",
             Self::IdOrKeyUsed => "IdOrKeyUsed",
             Self::NotOnProbation(_) => "NotOnProbation",
             Self::NotDormant(_) => "NotDormant",
@@ -316,7 +322,20 @@ pub(super) fn judge_statement(
     if let Some(rules) = numbers.classes.get(&class) {
         judge_times(&hearing::pace(rules, &proposal.action), &numbers.parameters, header.issued_at, proposal)?;
     }
+    // Whoever proposes could otherwise leave out all that are against it.
+    let agrees = |id: &&MemberId| pinned.get(id).is_some_and(|member| has_signed(known, member, signed, true));
+    if let Some(member) = proposal.interested.iter().find(|id| !agrees(id)) {
+        return Err(Invalid::Interest(member.clone()));
+    }
     judge_action(known, &numbers.parameters, pinned, statement, proposal, signed)
+}
+
+/// Whether `member` has signed besides. That signature has no place in its own log, so under rules 2 any key that it ever had
+/// there does: what is known of it only grows, and with it the proposals that hold.
+fn has_signed(known: &Known<'_>, member: &Member, signed: &Signed<'_>, complete: bool) -> bool {
+    let ever = (known.keys_ever)(&member.keys.operator).filter(|_| complete);
+    let has = |key: &PublicKey| member.keys.governance.contains(key) || ever.is_some_and(|e| e.contains(key));
+    signed.signers.iter().any(has)
 }
 
 fn judge_times(
@@ -372,14 +391,7 @@ fn judge_action(
             }
             let needed = (parameters.sponsors as usize).min(pinned.members.len());
             let complete = proposal.since_rules() >= 2;
-            // A sponsor's signature has no place in its own log, so any key that it ever had there does: what is known of
-            // it only grows, and with it the proposals that hold.
-            let is_sponsor = |member: &&Member| {
-                let ever = (known.keys_ever)(&member.keys.operator).filter(|_| complete);
-                let has =
-                    |key: &PublicKey| member.keys.governance.contains(key) || ever.is_some_and(|e| e.contains(key));
-                signed.signers.iter().any(has)
-            };
+            let is_sponsor = |member: &&Member| has_signed(known, member, signed, complete);
             match pinned.members.values().filter(is_sponsor).count() {
                 seen if seen < needed => Err(Invalid::Sponsors { seen, needed }),
                 _ => Ok(()),

@@ -9,3 +9,4 @@ mod kit;
 mod promises;
 mod reach;
 mod said;
+mod versions;

@@ -7,6 +7,7 @@ use crate::body::entry::{Basis, BoxOffer, CloseSeal};
 use crate::body::proposal::{CancelProposal, Proposal, Withdrawal};
 use crate::body::standing::Suspend;
 use crate::body::{Class, Outcome};
+use crate::dsse::Signer;
 use crate::presets;
 
 const DAY: i64 = 24 * HOUR;
@@ -49,6 +50,15 @@ fn outcome(world: &World, proposal: StatementId) -> Outcome {
 
 fn drafted(world: &World, who: usize, action: Action) -> Proposal {
     world.state(who).draft_proposal(action, "A change".parse().unwrap(), Default::default(), world.now).unwrap()
+}
+
+/// Signed by others as well, and anchored.
+fn signed(world: &mut World, who: usize, proposal: Proposal, others: &[usize]) -> StatementId {
+    let draft = world.people[who].draft_for_tests(world.coop(), Body::Proposal(Box::new(proposal)));
+    let others: Vec<&dyn Signer> = others.iter().map(|who| &world.people[*who].governance as &dyn Signer).collect();
+    let statement = Draft { issued_at: world.now, ..draft }.sign(&world.people[who].governance, &others).unwrap();
+    world.anchor(who, &statement);
+    statement.id()
 }
 
 fn say(world: &mut World, who: usize, proposal: Proposal) -> StatementId {
@@ -144,7 +154,7 @@ fn a_vote_from_which_somebody_was_kept_has_refused_nothing() {
     let mut world = world();
     let mut narrow = drafted(&world, 3, approve("qwen"));
     narrow.interested = BTreeSet::from([world.people[0].id()]);
-    let narrow = say(&mut world, 3, narrow);
+    let narrow = signed(&mut world, 3, narrow, &[0]);
     decide(&mut world, narrow, &[(1, Choice::No), (2, Choice::No)]);
     assert_eq!(outcome(&world, narrow), Outcome::Rejected);
     let second = world.propose(0, approve("qwen"));

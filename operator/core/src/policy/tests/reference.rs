@@ -12,6 +12,7 @@ use super::*;
 use crate::body::charter::{Class, Fraction, MinYes, Threshold};
 use crate::body::proposal::{ChangeCharter, Delegation, Ground, Recusal, Withdrawal};
 use crate::body::{BoxOffer, Outcome};
+use crate::dsse::Signer;
 use crate::presets;
 use crate::tally::seal_quorum;
 use crate::testkit::Writer;
@@ -213,7 +214,9 @@ fn hold(case: &Case) -> Held {
         commons.state().draft_proposal(action(case), "A change".parse().unwrap(), Default::default(), T0).unwrap();
     proposal.interested.extend(case.interested.map(|who| people[who].id()));
     let (opens_at, closes_at, class) = (proposal.opens_at, proposal.closes_at, proposal.class);
-    let proposal = people[0].human(coop, T0, Body::Proposal(Box::new(proposal)));
+    let interested = case.interested.map(|who| &people[who].governance as &dyn Signer);
+    let draft = Draft { issued_at: T0, ..people[0].draft_for_tests(coop, Body::Proposal(Box::new(proposal))) };
+    let proposal = draft.sign(&people[0].governance, interested.as_slice()).unwrap();
     let on = proposal.id();
     let mut logs: Vec<Writer<'_>> = people.iter().map(|person| Writer::new(person, coop)).collect();
     logs[0].anchor(T0, &proposal);

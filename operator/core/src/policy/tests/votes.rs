@@ -227,3 +227,41 @@ fn an_author_has_a_bounded_number_of_proposals_open() {
     let later = world.propose(0, approve("four"));
     assert_eq!(world.phase(0, later).name(), "Open");
 }
+
+/// Whoever proposes would otherwise choose who votes on it.
+#[test]
+fn an_interest_takes_a_vote_away_only_from_who_has_signed_that_it_has_one() {
+    let mut world = super::complete::complete(&super::complete::FOUR);
+    let signed = |world: &World, named: &[usize], by: &[usize]| {
+        let title = "A change".parse().unwrap();
+        let mut proposal =
+            world.state(0).draft_proposal(approve("qwen"), title, Default::default(), world.now).unwrap();
+        proposal.interested = named.iter().map(|who| world.people[*who].id()).collect();
+        let draft = world.people[0].draft_for_tests(world.coop(), Body::Proposal(Box::new(proposal)));
+        let others: Vec<&dyn Signer> = by.iter().map(|who| &world.people[*who].governance as &dyn Signer).collect();
+        Draft { issued_at: world.now, ..draft }.sign(&world.people[0].governance, &others).unwrap()
+    };
+    let alone = signed(&world, &[1, 2, 3], &[1]);
+    let forged = world.state(0).check_proposal(&alone).unwrap_err();
+    assert_eq!(forged, Invalid::Interest(world.people[2].id()));
+    // An operator that gives it a place nevertheless decides nothing alone.
+    world.anchor(0, &alone);
+    world.settle();
+    let vote = world.people[0].human(
+        world.coop(),
+        world.now,
+        Body::Vote(Vote { proposal: alone.id(), choice: Choice::Yes, vseq: 0, ground: None, reason: None }),
+    );
+    world.anchor(0, &vote);
+    world.wait(80 * 3600);
+    world.settle();
+    assert!((0..4).all(|who| world.phase(who, alone.id()) == Phase::Invalid(forged.clone())));
+    assert!((0..4).all(|who| world.state(who).close_seals().is_empty()));
+    let agreed = signed(&world, &[1], &[1]);
+    assert_eq!(world.state(0).check_proposal(&agreed), Ok(()));
+    let electors = |statement: &Statement| match statement.body() {
+        Body::Proposal(proposal) => world.state(0).electorate(proposal).unwrap().electors.len(),
+        _ => 0,
+    };
+    assert_eq!(electors(&agreed), 3);
+}
