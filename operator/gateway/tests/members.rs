@@ -191,7 +191,7 @@ async fn a_refusal_waits_for_the_rest_of_the_request_instead_of_resetting_it() {
 async fn applications_hear_which_member_may_not_work() {
     let (home, host, engine) = two(Manner::Friendly, &[]).await;
     home.ask(&chat()).await;
-    home.know_as("bilbao", "Quarantined", host.peers);
+    home.know_as("bilbao", "Suspended", host.peers);
     let mut answer = home.post(&chat()).send().await.unwrap();
     for _ in 0..100 {
         if answer.status() == 503 {

@@ -121,6 +121,9 @@ pub fn copy<'a>(
     Some(Copy { placement, replica, grant, unlisted, halt, view })
 }
 
+/// For how long copies stay at a host that is quarantined: the notice that a pool gives unless its owner says otherwise.
+const PATIENCE: Seconds = Seconds(3600);
+
 /// Why a copy that runs, or was asked for, ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
@@ -140,7 +143,9 @@ impl Halt {
             return of(me).filter(|halt| halt.why.is_gone());
         }
         let ends = |halt: &Self| halt.why.ends_what_runs();
-        of(host).filter(ends).or_else(|| of(me).filter(ends))
+        // A host that is quarantined gives its pool's notice. One that does not is not waited for.
+        let due = |halt: &Self| rules.quarantined_for(host).is_some_and(|known| known >= PATIENCE) || ends(halt);
+        of(host).filter(due).or_else(|| of(me).filter(ends))
     }
 }
 
