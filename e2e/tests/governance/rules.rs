@@ -17,7 +17,8 @@ use crate::work::{MOVED, drained, served};
 const HOSTS: [(&str, &str); 2] = [("bilbao", "ES"), ("cork", "IE")];
 
 /// A vote keeps the story's model out of the jurisdiction where it is served; then its new host's owner lets in nobody of
-/// the home's. Each time the copy drains and the job is served by the other host.
+/// the home's; then the home's owner lets its work be somewhere else only. Each time the copy drains and the job is served
+/// by the other host.
 pub async fn narrowed(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
     let before = served(ground).await?;
@@ -38,7 +39,15 @@ pub async fn narrowed(fleet: Arc<Fleet>) -> Result<()> {
         moved(ground, &before).await
     };
     let result = result.await;
-    and_then_cleaned(result, limited(ground, &before.host, "[]").await)
+    and_then_cleaned(result, limited(ground, &before.host, "[]").await)?;
+    let before = served(ground).await?;
+    let (_, elsewhere) = other(&before.host)?;
+    let result = async {
+        limited(ground, "aarhus", &format!(r#"["{elsewhere}"]"#)).await?;
+        moved(ground, &before).await
+    };
+    let result = result.await;
+    and_then_cleaned(result, limited(ground, "aarhus", "[]").await)
 }
 
 fn other(host: &str) -> Result<(&'static str, &'static str)> {

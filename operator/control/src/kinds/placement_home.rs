@@ -250,6 +250,7 @@ pub fn reason(because: Because) -> Reason {
         Because::HostGone | Because::Halted => Reason::MemberNotUsable,
         Because::NoAnswer => Reason::HostDoesNotAnswer,
         Because::Refused(reason) | Because::EndedByHost(reason) => reason.into(),
+        Because::KeptAway => RefusalReason::OutsideRules.into(),
         Because::NotReady => Reason::NotReady,
         Because::Superseded | Because::OldCopyBack => Reason::EpochFenced,
         Because::Ready => Reason::Routable,
@@ -399,6 +400,9 @@ fn stopped_because(host: &MemberId, because: Because) -> String {
         Because::HostLost => format!("{host} was silent for so long that the replica is placed elsewhere"),
         Because::HostGone => format!("{host} is no longer a member that hosts"),
         Because::Halted => format!("{host} and this member may not work with each other"),
+        Because::KeptAway => {
+            format!("the cooperative's placement rules or this owner's limits keep it away from {host}")
+        }
         Because::NoAnswer => format!("{host} is heard, had a lease's time to answer, and says nothing of it"),
         Because::Refused(reason) => format!("{host} refused: {reason}"),
         Because::EndedByHost(reason) => format!("{host} ended it: {reason}"),

@@ -169,6 +169,17 @@ impl Rules {
         self.view.state.halted(member, self.at)
     }
 
+    /// Whether a vote or this owner keeps own work of that model away from `host`, also what runs there.
+    #[must_use]
+    pub fn keeps_from(&self, host: &MemberId, digest: &ManifestDigest) -> bool {
+        let site = self.view.state.member(host).map(|host| &host.member.site.jurisdiction);
+        let allows = |there| {
+            let owner = self.owner.as_ref().is_some_and(|owner| owner.allow_jurisdiction(there));
+            owner && self.norms().placement.allow(digest, there)
+        };
+        host != self.me() && site.is_some_and(|there| !allows(there))
+    }
+
     /// For how long this operator has known that `member` is quarantined, if nothing else stops it. No clock but the own one
     /// says when a proof came to be.
     #[must_use]
