@@ -72,6 +72,8 @@ def tally_of(text):
                 yield f"votes {verdict}"
             case ["fails", _, category]:
                 yield f"fails: {category}"
+            case ["version", "checkpoints", *_]:
+                yield "checkpoints"
             case ["version", *_]:
                 yield "decisions"
             case [("fork" | "fault" | "branch") as word, *_]:

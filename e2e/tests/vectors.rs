@@ -89,3 +89,17 @@ fn two_audits_agree_on_every_outcome_of_generated_histories() -> Result<()> {
     ensure!(!told.status.success() && String::from_utf8_lossy(&told.stdout).contains("differ"), "it was not found");
     Ok(())
 }
+
+#[test]
+fn two_audits_agree_on_what_remains_at_checkpoints_true_and_false() -> Result<()> {
+    let made = String::from_utf8(example("histories", &["--often", "settled", "--count", "40"])?)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("histories.jsonl");
+    std::fs::write(&file, &made)?;
+    let told = command::run(audit()?.arg("--histories").arg(&file))?;
+    ensure!(told.contains("40 histories with "), "not all histories were compared: {told}");
+    for rule in [" checkpoints\n", "fails: Checkpoint"] {
+        ensure!(told.contains(rule), "no history shows {rule}: {told}");
+    }
+    Ok(())
+}

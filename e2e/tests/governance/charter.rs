@@ -23,6 +23,9 @@ const LONG_PERIOD: Seconds = Seconds(20);
 /// graces before.
 const TIMELOCK: Seconds = Seconds(30);
 
+/// From the close of a vote to expel to its effect: within it the member appeals.
+const APPEAL: Seconds = Seconds(20);
+
 /// What a member says of the charter that is in force: the rules and their version.
 async fn charter(ground: &Ground, member: &str) -> Result<(String, ChangeCharter)> {
     let printed = ground.koinon(member, &["charter"]).await?;
@@ -68,8 +71,11 @@ pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
     numbers.parameters.grace_seconds = GRACE;
     numbers.parameters.close_when_all_voted = false;
     for (class, rules) in &mut numbers.classes {
-        (rules.period_seconds, rules.timelock_seconds) =
-            if *class == Class::Charter { (LONG_PERIOD, TIMELOCK) } else { (PERIOD, Seconds(0)) };
+        (rules.period_seconds, rules.timelock_seconds) = match class {
+            Class::Charter => (LONG_PERIOD, TIMELOCK),
+            Class::Expel => (PERIOD, APPEAL),
+            _ => (PERIOD, Seconds(0)),
+        };
     }
     let file = ground.stage.desk("cork").join("charter.yaml");
     std::fs::write(&file, serde_yaml::to_string(&serde_json::to_value(&numbers)?)?)

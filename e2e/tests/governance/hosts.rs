@@ -17,16 +17,18 @@ use crate::figures::{METRICS, now};
 use crate::work::{MOVED, drained, served};
 
 /// From the enactment until everybody shows it.
-const SHOWN: Duration = Duration::from_secs(30);
+pub const SHOWN: Duration = Duration::from_secs(30);
 /// A job that waits for the suspended host alone.
 const WAITING: &str = "waits-for-its-host";
 /// A job of the suspended host, for the other host's GPUs.
 const ASKING: &str = "asks-the-other-host";
 
 /// The two hosts: the one that serves the story's job, and the other.
-struct Hosts {
-    suspended: String,
-    other: String,
+pub struct Hosts {
+    /// Which may not work.
+    pub suspended: String,
+    /// Which may.
+    pub other: String,
 }
 
 /// The host of the story's job is suspended: its work stops and moves, its voice does not. Then it is reinstated.
@@ -131,7 +133,6 @@ async fn nothing_new(ground: &Ground, hosts: &Hosts) -> Result<()> {
         })
         .await?;
     }
-    // A refusal that comes before the request has been sent may reset it instead of being read.
     wait_until("the other gateway to refuse the suspended host", SHOWN, || async {
         match as_its_gateway(ground, hosts).await {
             Ok((status, answer)) => {
@@ -145,7 +146,7 @@ async fn nothing_new(ground: &Ground, hosts: &Hosts) -> Result<()> {
 }
 
 /// A call to the other host's gateway with the certificate of the suspended host's gateway.
-async fn as_its_gateway(ground: &Ground, hosts: &Hosts) -> Result<(u16, String)> {
+pub async fn as_its_gateway(ground: &Ground, hosts: &Hosts) -> Result<(u16, String)> {
     let suspended = ground.member(&hosts.suspended)?;
     let secret = get(suspended, &["secret", "koinon-gateway-tls", "--namespace", RELEASE_NAMESPACE]).await?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;

@@ -4,11 +4,14 @@
 //! The cases stand on one another: later ones need the rules and the periods that earlier ones voted.
 
 mod charter;
+mod checkpoints;
 mod decisions;
+mod expelled;
 mod figures;
 mod hosts;
 mod keys;
 mod partition;
+mod rules;
 mod work;
 
 use std::process::ExitCode;
@@ -25,8 +28,15 @@ fn main() -> ExitCode {
         .case("its_author_takes_a_proposal_back", decisions::withdrawn)
         .case("a_member_with_an_interest_abstains_and_an_absent_one_votes_through_another", decisions::stood_in)
         .case("a_key_rotated_in_the_middle_of_a_vote_leaves_the_vote_before_it_and_ends_the_old_key", keys::rotated)
+        .case("a_voted_checkpoint_is_what_remains_for_two_audits_that_share_no_code", checkpoints::voted)
+        .case("a_placement_rule_and_an_owners_limit_each_move_what_runs", rules::narrowed)
         .case("a_suspended_host_drains_and_is_refused_and_still_votes_until_it_is_reinstated", hosts::suspended)
         .case("every_operator_tells_in_its_metrics_what_was_decided", figures::shown)
         .case("a_withdrawn_release_drains_what_runs", work::release_withdrawn)
+        // Afterwards there are only two.
+        .case(
+            "a_member_is_expelled_after_its_reply_and_its_appeal_and_its_keys_open_nothing",
+            expelled::after_an_appeal,
+        )
         .main()
 }

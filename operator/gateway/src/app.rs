@@ -21,6 +21,7 @@ use crate::metrics::{Counted, Side};
 use crate::openai::{ApiError, Call, Head};
 use crate::relay::{Account, Form, Relay, form_of};
 use crate::routing::{Found, Route, RoutingTable};
+use crate::unread;
 
 /// What calls of applications are answered with.
 #[derive(Clone)]
@@ -40,14 +41,16 @@ pub fn router(app: App) -> Router {
     let call = |call: Call| {
         post(move |State(app): State<App>, request: Request| async move { app.answer(call, request).await })
     };
-    Call::ALL
+    let most = app.intake.limit();
+    let routes = Call::ALL
         .into_iter()
         .fold(Router::new(), |router, each| router.route(each.path(), call(each)))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .fallback(not_served)
         .method_not_allowed_fallback(not_served)
-        .with_state(app)
+        .with_state(app);
+    unread::read_on(routes, most)
 }
 
 async fn not_served(method: Method, uri: axum::http::Uri) -> ApiError {

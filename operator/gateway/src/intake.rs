@@ -22,9 +22,6 @@ use crate::shares::{Share, Shares, Sum};
 
 /// Memory for bodies is given out in pieces of this size.
 const PIECE: usize = 64 * 1024;
-/// How long what is too long is still read, and thrown away. A connection that is closed on a client that still sends is
-/// reset, and the reset overtakes the answer that would have told it why.
-const DISCARD_FOR: Duration = Duration::from_secs(3);
 
 /// What of a placement's calls may wait while it works on as many as it declared: as many again, and this many at least, so
 /// that a small one is not refused its next call between two of its answers.
@@ -161,31 +158,16 @@ impl Intake {
     pub async fn read(&self, caller: &Caller, headers: &HeaderMap, mut body: Body) -> Result<Taken, ApiError> {
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        let taken = if announced.is_some_and(|length| length > self.limit as u64) {
-            Err(ApiError::TooLarge { limit: self.limit })
-        } else {
-            let late = |_| ApiError::SlowRequest { seconds: self.patience.as_secs() };
-            timeout(self.patience, self.read_all(caller, &mut body)).await.map_err(late)?
-        };
-        // Who asks before it sends has sent nothing yet, and reading would ask it to.
-        let asks_first = headers.contains_key(header::EXPECT);
-        if matches!(taken, Err(ApiError::TooLarge { .. })) && !asks_first {
-            // Whether it ends in time or not, it is answered now.
-            let _ = timeout(DISCARD_FOR, self.discard(body)).await;
+        if announced.is_some_and(|length| length > self.limit as u64) {
+            return Err(ApiError::TooLarge { limit: self.limit });
         }
-        taken
+        let late = |_| ApiError::SlowRequest { seconds: self.patience.as_secs() };
+        timeout(self.patience, self.read_all(caller, &mut body)).await.map_err(late)?
     }
 
-    /// Reads on for as much again as is allowed, and keeps nothing.
-    async fn discard(&self, mut body: Body) {
-        let mut left = self.limit;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
+    /// How long a body may be.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     async fn read_all(&self, caller: &Caller, body: &mut Body) -> Result<Taken, ApiError> {
@@ -224,8 +206,6 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use futures::stream;
 
     use super::*;
@@ -251,31 +231,6 @@ mod tests {
         let announced = HeaderMap::from_iter([(header::CONTENT_LENGTH, 4097.into())]);
         let never = Body::from_stream(stream::pending::<std::io::Result<Bytes>>());
         assert_eq!(intake.read(&caller(1), &announced, never).await.unwrap_err(), ApiError::TooLarge { limit: 4096 });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_too_long_is_read_on_for_a_while_so_that_the_answer_arrives() {
-        let intake = intake(4096, 1 << 20);
-        let read = async |announced: HeaderMap, chunks: usize| {
-            let (seen, count) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), chunks);
-            let counted = seen.clone();
-            let body = Body::from_stream(stream::iter((0..count).map(move |_| {
-                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                std::io::Result::Ok(vec![7_u8; 1024])
-            })));
-            assert_eq!(
-                intake.read(&caller(1), &announced, body).await.unwrap_err(),
-                ApiError::TooLarge { limit: 4096 }
-            );
-            seen.load(std::sync::atomic::Ordering::Relaxed)
-        };
-        assert_eq!(read(HeaderMap::new(), 6).await, 6, "to the end");
-        assert_eq!(read(HeaderMap::new(), 100).await, 10, "as much again and one that is too much");
-        let announced = HeaderMap::from_iter([(header::CONTENT_LENGTH, (8 * 1024).into())]);
-        assert_eq!(read(announced.clone(), 8).await, 5, "also where the length was announced");
-        let mut asks = announced;
-        asks.insert(header::EXPECT, "100-continue".parse().unwrap());
-        assert_eq!(read(asks, 8).await, 0, "who asks first is not told to go on");
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,7 @@ pub mod routing;
 pub mod run;
 pub mod shares;
 pub mod sse;
+mod unread;
 pub mod upstream;
 pub mod usage;
 mod watch;

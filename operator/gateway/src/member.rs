@@ -37,6 +37,7 @@ use crate::openai::{ApiError, Call};
 use crate::relay::{Account, Relay, form_of};
 use crate::routing::{RoutingTable, Target};
 use crate::shares::{Share, Shares, Sum};
+use crate::unread;
 use crate::upstream::Upstreams;
 
 /// What calls of other members are answered with.
@@ -112,12 +113,14 @@ fn router(members: Members) -> Router {
             members.answer(call, &caller, request).await
         })
     };
-    Call::ALL
+    let most = members.intake.limit();
+    let routes = Call::ALL
         .into_iter()
         .fold(Router::new(), |router, each| router.route(each.path(), call(each)))
         .fallback(not_served)
         .method_not_allowed_fallback(not_served)
-        .with_state(members)
+        .with_state(members);
+    unread::read_on(routes, most)
 }
 
 async fn not_served(method: Method) -> ApiError {

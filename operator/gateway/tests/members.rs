@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use koinon_core::ids::UnixSeconds;
 use koinon_net::Clock;
 use koinon_net::tls::{Alpn, CertUse, LeafResolver, Pins, TlsIdentity, Trust, server_config};
 use serde_json::{Value, json};
 use support::engine::{Engine, Manner};
-use support::peer::{call, connect, two};
+use support::peer::{call, connect, connect_to_send, two};
 use support::{COOP, DIGEST, JOB, Site, chat, leaf, leaf_at, public_key, stream};
 use tokio::sync::Semaphore;
 
@@ -155,10 +155,43 @@ async fn a_suspended_member_is_told_so_by_both_gateways_and_what_is_being_answer
 }
 
 #[tokio::test]
+async fn a_refusal_waits_for_the_rest_of_the_request_instead_of_resetting_it() {
+    let (_home, host, _engine) = two(Manner::Friendly, &[]).await;
+    host.know_as("aarhus", "Suspended", SocketAddr::from(([127, 0, 0, 1], 9)));
+    let leaf = leaf("aarhus", "aarhus", CertUse::Gateway);
+    let mut sender = connect(&host, &leaf).await.unwrap();
+    for _ in 0..100 {
+        if call(&mut sender, &format!("{JOB}/0"), "1").await.unwrap().0 == 403 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // More than a connection takes without being read, and slower than the refusal.
+    let sent = Arc::new(AtomicI64::new(0));
+    let counted = sent.clone();
+    let pieces = futures::stream::iter(0..40).then(move |_| {
+        let counted = counted.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from(vec![b' '; 64 << 10])))
+        }
+    });
+    let body = http_body_util::StreamBody::new(Box::pin(pieces));
+    let mut sender = connect_to_send(&host, &leaf).await.unwrap();
+    let request = hyper::Request::post("https://gateway/v1/chat/completions").body(body).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 403);
+    let said = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&said).unwrap()["error"]["code"], "member_halted");
+    assert_eq!(sent.load(Ordering::Relaxed), 40);
+}
+
+#[tokio::test]
 async fn applications_hear_which_member_may_not_work() {
     let (home, host, engine) = two(Manner::Friendly, &[]).await;
     home.ask(&chat()).await;
-    home.know_as("bilbao", "Quarantined", host.peers);
+    home.know_as("bilbao", "Suspended", host.peers);
     let mut answer = home.post(&chat()).send().await.unwrap();
     for _ in 0..100 {
         if answer.status() == 503 {

@@ -357,7 +357,11 @@ fn accepting(spec: &CooperativeSpec, facts: &Facts<'_>, moment: &Moment) -> Verd
     }
     let member = facts.view.filter(|view| view.standing == Standing::Member);
     if let Some(halted) = member.and_then(|view| view.state.halted(&view.me, moment.now)) {
-        let guests = if halted.ends_what_runs() { "its guests drain" } else { "no new guests come" };
+        let guests = match halted {
+            Halted::Leaving => "no new guests come",
+            Halted::Quarantined { .. } => "no new guests come, and those that are here have the notice of their pool",
+            _ => "its guests drain",
+        };
         return Verdict::no(halted.into(), format!("this member {halted}; {guests}"));
     }
     if spec.endpoints.gateway.is_empty() {

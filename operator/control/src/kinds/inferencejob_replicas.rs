@@ -118,12 +118,9 @@ async fn one(
     let mut decided: BTreeMap<Epoch, Decided> = BTreeMap::new();
     let (mut mint, mut forget) = (None, BTreeSet::new());
     let mut steps = next(&view, turn.look.now.unix, isolated);
-    if let Some(outdated) = rollout.outdated(turn, copies, wanted) {
+    if let Some((epoch, because)) = rollout.outdated(turn, copies, wanted) {
         // The next look mints the new copy, once this one is durably left.
-        steps = vec![
-            Step::Withdraw { epoch: outdated, because: Because::Superseded },
-            Step::StopRenewing { epoch: outdated, because: Because::Superseded },
-        ];
+        steps = vec![Step::Withdraw { epoch, because }, Step::StopRenewing { epoch, because }];
     }
     for step in &steps {
         match step {
@@ -385,21 +382,28 @@ impl Rollout {
         Self { left: allowed.saturating_sub(u32::try_from(away).unwrap_or(u32::MAX)) }
     }
 
-    /// The copy that is asked for in words that the job no longer uses, if one may be taken away now. One that nobody
-    /// is routed to costs nothing.
-    fn outdated(&mut self, turn: &Turn<'_>, copies: &[(Arc<Placement>, Copy<'_>)], wanted: bool) -> Option<Epoch> {
-        // The copy that would follow could not begin.
-        let work = turn.work.filter(|work| wanted && work.frozen.is_none())?;
+    /// The copy that is asked for in words that the job no longer uses, or where it may not be any more, if one may be
+    /// taken away now. One that nobody is routed to costs nothing.
+    fn outdated(
+        &mut self,
+        turn: &Turn<'_>,
+        copies: &[(Arc<Placement>, Copy<'_>)],
+        wanted: bool,
+    ) -> Option<(Epoch, Because)> {
         let (placement, copy) = copies.iter().find(|(_, copy)| copy.view.renewal_stopped_at.is_none())?;
+        let digest = placement.spec.model.manifest_digest.parse().ok()?;
+        let away = turn.rules.keeps_from(&copy.view.host, &digest);
+        // The copy that would follow could not begin.
+        let work = turn.work.filter(|work| wanted && (away || work.frozen.is_none()))?;
         let lease = Seconds(placement.spec.lease.seconds.into());
         let request = work.request(copy.replica, copy.view.epoch, lease);
         let asked = PlacementSpec::of(&request, Side::Home, &placement.spec.home, &placement.spec.host).ok()?;
-        if asked == placement.spec {
+        if asked == placement.spec && !away {
             return None;
         }
         if copy.view.routable {
             self.left = self.left.checked_sub(1)?;
         }
-        Some(copy.view.epoch)
+        Some((copy.view.epoch, if away { Because::KeptAway } else { Because::Superseded }))
     }
 }

@@ -85,7 +85,7 @@ fn state(standing: MemberStanding, halted: Option<Halted>) -> MemberState {
 /// Whether the cooperative lets a member work with others. Gateways read it too.
 pub(crate) fn may_work(member: &str, standing: MemberStanding, halted: Option<Halted>) -> Verdict {
     match (halted, standing) {
-        (Some(halted), _) if halted.ends_what_runs() => Verdict::no(halted.into(), format!("{member} {halted}")),
+        (Some(halted), _) if halted != Halted::Leaving => Verdict::no(halted.into(), format!("{member} {halted}")),
         (_, MemberStanding::Leaving) => {
             Verdict::yes(Reason::Leaving, format!("{member} is leaving: it gets nothing new, and what runs goes on"))
         }

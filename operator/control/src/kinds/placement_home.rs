@@ -121,6 +121,9 @@ pub fn copy<'a>(
     Some(Copy { placement, replica, grant, unlisted, halt, view })
 }
 
+/// For how long copies stay at a host that is quarantined: the notice that a pool gives unless its owner says otherwise.
+const PATIENCE: Seconds = Seconds(3600);
+
 /// Why a copy that runs, or was asked for, ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
@@ -140,7 +143,9 @@ impl Halt {
             return of(me).filter(|halt| halt.why.is_gone());
         }
         let ends = |halt: &Self| halt.why.ends_what_runs();
-        of(host).filter(ends).or_else(|| of(me).filter(ends))
+        // A host that is quarantined gives its pool's notice. One that does not is not waited for.
+        let due = |halt: &Self| rules.quarantined_for(host).is_some_and(|known| known >= PATIENCE) || ends(halt);
+        of(host).filter(due).or_else(|| of(me).filter(ends))
     }
 }
 
@@ -245,6 +250,7 @@ pub fn reason(because: Because) -> Reason {
         Because::HostGone | Because::Halted => Reason::MemberNotUsable,
         Because::NoAnswer => Reason::HostDoesNotAnswer,
         Because::Refused(reason) | Because::EndedByHost(reason) => reason.into(),
+        Because::KeptAway => RefusalReason::OutsideRules.into(),
         Because::NotReady => Reason::NotReady,
         Because::Superseded | Because::OldCopyBack => Reason::EpochFenced,
         Because::Ready => Reason::Routable,
@@ -394,6 +400,9 @@ fn stopped_because(host: &MemberId, because: Because) -> String {
         Because::HostLost => format!("{host} was silent for so long that the replica is placed elsewhere"),
         Because::HostGone => format!("{host} is no longer a member that hosts"),
         Because::Halted => format!("{host} and this member may not work with each other"),
+        Because::KeptAway => {
+            format!("the cooperative's placement rules or this owner's limits keep it away from {host}")
+        }
         Because::NoAnswer => format!("{host} is heard, had a lease's time to answer, and says nothing of it"),
         Because::Refused(reason) => format!("{host} refused: {reason}"),
         Because::EndedByHost(reason) => format!("{host} ended it: {reason}"),

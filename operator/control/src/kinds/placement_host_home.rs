@@ -11,7 +11,6 @@ use koinon_core::ids::{MemberId, NodeName, Seconds};
 use koinon_core::placement::ReplicaKey;
 use koinon_core::placement::host::{Lease, LeaseState, Omitted, omitted};
 use koinon_core::placement::reservations::NodeReservations;
-use koinon_core::policy::Halted;
 use kube::{Resource, ResourceExt};
 
 use super::placement_host::{GuestError, Guests, List, Scene};
@@ -367,7 +366,8 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
         ));
     }
     let rules = scene.rules.as_ref()?;
-    if foreign && let Some(end) = halted(home, rules) {
+    let notice = Seconds(scene.survey.notice(node_of(placement).as_ref()).into());
+    if foreign && let Some(end) = halted(home, rules, notice) {
         return Some(end);
     }
     let local = !foreign && placement.namespace().as_deref() == Some(placement.spec.job.namespace.as_str());
@@ -395,13 +395,17 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
 }
 
 /// Why a foreign copy ends because its home or this member may not work. Calls end with the decision, so the GPUs are free as
-/// soon as those in flight are answered.
-fn halted(home: &MemberId, rules: &Rules) -> Option<End> {
-    if let Some(halted) = rules.halted(home).filter(Halted::ends_what_runs) {
+/// soon as those in flight are answered. A proof is no decision: what runs then gets the `notice` of its pool.
+fn halted(home: &MemberId, rules: &Rules, notice: Seconds) -> Option<End> {
+    let ends = |member: &MemberId| {
+        let due = rules.quarantined_for(member).is_some_and(|known| known >= notice);
+        rules.halted(member).filter(|halted| due || halted.ends_what_runs())
+    };
+    if let Some(halted) = ends(home) {
         let reason = if halted.is_gone() { RefusalReason::HomeNotActive } else { RefusalReason::HomeHalted };
         return Some(End::new(reason, format!("{home} {halted}")));
     }
-    let halted = rules.own_halted().filter(Halted::ends_what_runs)?;
+    let halted = ends(rules.me())?;
     Some(End::new(RefusalReason::HostHalted, format!("this member {halted}")))
 }
 
@@ -419,22 +423,5 @@ pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
 }
 
 #[cfg(test)]
-mod tests {
-    use koinon_core::body::Stop;
-
-    use super::*;
-    use crate::placement::fixture::{member, rules, rules_stopping};
-
-    #[test]
-    fn what_runs_for_a_member_that_may_not_work_ends_and_so_does_what_one_runs_for_others() {
-        let stop = || Stop::Member("cork".parse().unwrap());
-        let reason = |me: &str, home: &str| halted(&member(home), &rules_stopping(me, stop())).map(|end| end.reason);
-        assert_eq!(reason("bilbao", "cork"), Some(RefusalReason::HomeHalted));
-        assert_eq!(reason("cork", "bilbao"), Some(RefusalReason::HostHalted));
-        assert_eq!(reason("bilbao", "aarhus"), None);
-        assert_eq!(halted(&member("porto"), &rules("bilbao")).unwrap().reason, RefusalReason::HomeNotActive);
-        // A frozen release ends nothing that runs.
-        let frozen = rules_stopping("bilbao", Stop::Release(crate::placement::fixture::digest()));
-        assert_eq!(halted(&member("aarhus"), &frozen), None);
-    }
-}
+#[path = "placement_host_home_tests.rs"]
+mod tests;

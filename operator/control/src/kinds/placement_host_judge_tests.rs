@@ -369,6 +369,24 @@ fn a_placement_rule_of_the_cooperative_and_an_owners_limits_refuse_and_can_only_
 }
 
 #[test]
+fn a_home_leaves_what_runs_where_a_vote_or_its_owner_no_longer_lets_it_be() {
+    let keeps = |limits, vote, host: &str| {
+        let rules = Rules::of(Arc::new(view_with("aarhus", limits, vote)), &[], &[], T0);
+        rules.keeps_from(&member(host), &digest())
+    };
+    let only = |jurisdiction: &str| {
+        let there = BTreeSet::from([jurisdiction.parse().unwrap()]);
+        let residency = BTreeMap::from([(digest(), there)]);
+        Some(Action::SetPlacementRules(PlacementRules { residency, ..PlacementRules::default() }))
+    };
+    assert!(!keeps(json!({"jurisdictions": ["ES"]}), only("ES"), "bilbao"));
+    assert!(keeps(json!({"jurisdictions": ["ZZ"]}), None, "bilbao"));
+    assert!(keeps(json!({}), only("ZZ"), "bilbao"));
+    // At home it is nobody's business.
+    assert!(!keeps(json!({"jurisdictions": ["ZZ"]}), only("ZZ"), "aarhus"));
+}
+
+#[test]
 fn one_home_holds_no_larger_share_of_a_host_than_the_cooperative_lets_it() {
     let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
     let mut court = Court::over(cluster);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use koinon_core::body::catalogue::{Engine, EngineResources, ModelRelease, OptionSpec, OptionType};
 use koinon_core::body::charter::Preset;
+use koinon_core::body::proposal::Leave;
 use koinon_core::body::{Action, Body, Cause, CoSignature, EmergencyOrder, Scope, Stop};
-use koinon_core::ids::{Digest, ManifestDigest, MemberId};
+use koinon_core::ids::{Digest, ManifestDigest, MemberId, UnixSeconds};
 use koinon_core::log::{Limits, Replica};
 use koinon_core::policy::{Commons, State};
 use koinon_core::presets;
@@ -125,6 +126,36 @@ pub fn rules_stopping(me: &str, stop: Stop) -> Rules {
     assert!(state.emergencies().values().all(|order| order.holds(T0)) && state.emergencies().len() == 1);
     (view.coop, view.state) = (coop, state);
     Rules::of(Arc::new(view), &[], &[], T0)
+}
+
+/// The same with a proof against `accused`, which the operator of `me` has shown since a time, or not yet.
+pub fn rules_accusing(me: &str, accused: &str, since: Option<UnixSeconds>) -> Rules {
+    let mut view = view(me, vec![release()], vec![engine()]);
+    let people = ["aarhus", "bilbao", "cork"].map(testkit::person);
+    let everybody: Vec<&testkit::Person> = people.iter().collect();
+    let mut charter = charter(&everybody, Preset::Trial);
+    charter.releases = vec![release()];
+    charter.engines = vec![engine()];
+    charter.parameters.deliberation = Some(presets::deliberation());
+    let mut commons = Commons::new(found(&everybody, charter), Limits::default());
+    let liar = people.iter().find(|person| person.id().as_str() == accused).unwrap();
+    let coop = commons.founding().coop();
+    for reason in ["one", "two"] {
+        // Two first entries of one log; that they say that it leaves stops nothing that runs.
+        let said = liar.human(coop, T0, Body::Leave(Leave { reason: Some(reason.parse().unwrap()) }));
+        let entry = testkit::Writer::new(liar, coop).anchor(T0, &said);
+        assert!(commons.insert_all([entry]).is_empty());
+    }
+    (view.coop, view.state) = (coop, commons.state().clone());
+    let shown = since.map(|since| {
+        let shown = json!({"type": "MayWork", "status": "False", "reason": "Quarantined", "message": "",
+            "lastTransitionTime": koinon_api::time::from_unix(since.0).unwrap()});
+        let mut member = koinon_api::Member::new(accused, Default::default());
+        member.status = Some(serde_json::from_value(json!({"conditions": [shown]})).unwrap());
+        Arc::new(member)
+    });
+    let shown: Vec<_> = shown.into_iter().collect();
+    Rules::of(Arc::new(view), &[], &shown, T0)
 }
 
 /// A member's id.

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use koinon_api::{Member, ModelRelease};
+use koinon_api::conditions::{self, ConditionType, Reason};
+use koinon_api::{Member, ModelRelease, time};
 use koinon_core::body::catalogue::{self, Engine};
 use koinon_core::body::charter::Parameters;
 use koinon_core::body::latest::RefusalReason;
-use koinon_core::ids::{EngineName, ManifestDigest, MemberId, UnixSeconds};
+use koinon_core::ids::{EngineName, ManifestDigest, MemberId, Seconds, UnixSeconds};
 use koinon_core::planner::OwnerRules;
 use koinon_core::policy::{Halted, MemberStanding, Norms, Suspension};
 use kube::ResourceExt;
@@ -32,6 +33,8 @@ pub struct Rules {
     at: UnixSeconds,
     denied: BTreeSet<ManifestDigest>,
     cordoned: BTreeSet<MemberId>,
+    /// Since when this operator has known a proof against a member.
+    accused: BTreeMap<MemberId, UnixSeconds>,
     /// `None` where the owner's limits cannot be read.
     owner: Option<OwnerRules>,
 }
@@ -67,9 +70,11 @@ impl Rules {
         let denied = by_name.copied().chain(by_status.filter_map(|release| digest(release))).collect();
         let cordoned =
             members.iter().filter(|member| member.spec.cordoned).filter_map(|member| member.name_any().parse().ok());
+        let accused =
+            members.iter().filter_map(|member| Some((member.name_any().parse().ok()?, accused_since(member)?)));
         // The schema takes no word that breaks its rule. If one did, leaving it out could allow what the owner does not.
         let owner = OwnerRules::try_from(&view.spec.limits).ok();
-        Self { denied, cordoned: cordoned.collect(), owner, view, at }
+        Self { denied, cordoned: cordoned.collect(), accused: accused.collect(), owner, view, at }
     }
 
     /// This member.
@@ -164,6 +169,25 @@ impl Rules {
         self.view.state.halted(member, self.at)
     }
 
+    /// Whether a vote or this owner keeps own work of that model away from `host`, also what runs there.
+    #[must_use]
+    pub fn keeps_from(&self, host: &MemberId, digest: &ManifestDigest) -> bool {
+        let site = self.view.state.member(host).map(|host| &host.member.site.jurisdiction);
+        let allows = |there| {
+            let owner = self.owner.as_ref().is_some_and(|owner| owner.allow_jurisdiction(there));
+            owner && self.norms().placement.allow(digest, there)
+        };
+        host != self.me() && site.is_some_and(|there| !allows(there))
+    }
+
+    /// For how long this operator has known that `member` is quarantined, if nothing else stops it. No clock but the own one
+    /// says when a proof came to be.
+    #[must_use]
+    pub fn quarantined_for(&self, member: &MemberId) -> Option<Seconds> {
+        let quarantined = matches!(self.halted(member)?, Halted::Quarantined { .. });
+        quarantined.then(|| self.accused.get(member).map_or(Seconds(0), |since| self.at.since(*since)))
+    }
+
     /// What stops this member from work with others, if anything does. Its own work on its own GPUs goes on.
     #[must_use]
     pub fn own_halted(&self) -> Option<Halted> {
@@ -187,4 +211,11 @@ impl Rules {
         let members = self.view.state.members().iter();
         members.filter(|(_, state)| !state.standing.is_gone()).map(|(id, _)| id)
     }
+}
+
+/// Since when a member's own object has shown that it is quarantined.
+fn accused_since(member: &Member) -> Option<UnixSeconds> {
+    let shown = conditions::find(&member.status.as_ref()?.conditions, ConditionType::MayWork)?;
+    let accused = shown.status == "False" && shown.reason == Reason::Quarantined.as_str();
+    accused.then(|| UnixSeconds(time::to_unix(&shown.last_transition_time)))
 }

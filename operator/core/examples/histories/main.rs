@@ -24,7 +24,7 @@ use world::World;
 type Failure = Box<dyn std::error::Error>;
 
 const USAGE: &str =
-    "histories --count N [--seed S] [--settled] [OUT]; without OUT to standard output, one JSON document a line";
+    "histories --count N [--seed S] [--often WHAT] [OUT]; without OUT to standard output, one JSON document a line";
 
 /// What happens often.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,13 +32,56 @@ enum Course {
     Anything,
     /// What lies behind is settled, several times.
     Settled,
+    /// Expulsions, replies and appeals.
+    Heard,
+    Keys,
+    Orders,
+    /// Lies, and what is shown of them.
+    Proofs,
+    /// Members come, fall silent and return.
+    Members,
+}
+
+impl Course {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "settled" => Self::Settled,
+            "heard" => Self::Heard,
+            "keys" => Self::Keys,
+            "orders" => Self::Orders,
+            "proofs" => Self::Proofs,
+            "members" => Self::Members,
+            _ => return None,
+        })
+    }
+
+    /// A cooperative for it: under the first rules there is none of it.
+    fn world(self, seed: u64) -> World {
+        let seeds = (0..64_u64).map(|turn| seed.wrapping_add(turn << 40));
+        let mut worlds = seeds.map(World::new);
+        let first = worlds.by_ref().find(|world| self == Self::Anything || world.state(0).rules() >= 2);
+        first.unwrap_or_else(|| World::new(seed))
+    }
+
+    fn step(self, world: &mut World) -> usize {
+        let often: &[usize] = match self {
+            Self::Anything | Self::Settled => &[],
+            Self::Heard => &[28, 43, 44],
+            Self::Keys => &[30, 32, 33, 36, 38],
+            Self::Orders => &[49, 50, 51],
+            Self::Proofs => &[16, 17, 19, 29, 46, 47, 48],
+            Self::Members => &[40, 42, 56],
+        };
+        let step = world.random.below(61);
+        if often.is_empty() || world.random.once_in(2) { step } else { often[world.random.below(often.len())] }
+    }
 }
 
 fn history(seed: u64, course: Course) -> Vec<u8> {
-    let mut world = World::new(seed);
+    let mut world = course.world(seed);
     let steps = world.random.between(4, 16);
     for _ in 0..steps {
-        match world.random.below(61) {
+        match course.step(&mut world) {
             30..=31 => keys::rotate(&mut world),
             32 => keys::revoke(&mut world),
             33..=35 => keys::change_in_a_vote(&mut world),
@@ -145,7 +188,7 @@ fn main() -> Result<(), Failure> {
         match argument.as_str() {
             "--count" => count = arguments.next().ok_or(USAGE)?.parse()?,
             "--seed" => seed = arguments.next().ok_or(USAGE)?.parse()?,
-            "--settled" => course = Course::Settled,
+            "--often" => course = arguments.next().as_deref().and_then(Course::named).ok_or(USAGE)?,
             path if !path.starts_with('-') => out = Some(std::fs::File::create(path)?),
             _ => return Err(USAGE.into()),
         }

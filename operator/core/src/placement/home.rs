@@ -114,6 +114,8 @@ pub enum Because {
     HostGone,
     /// The host or the home may not work.
     Halted,
+    /// A vote or the home's owner no longer lets its work be there.
+    KeptAway,
     /// The host refused.
     Refused(RefusalReason),
     /// The host ended it.

@@ -54,9 +54,10 @@ pub enum Halted {
 }
 
 impl Halted {
-    /// Whether what runs already ends too. Whoever leaves goes in its own time.
+    /// Whether what runs already ends with it. Whoever leaves goes in its own time; and nobody has decided anything about
+    /// whoever is quarantined: what runs for it, or there, gets the notice that an owner gives.
     pub fn ends_what_runs(&self) -> bool {
-        !matches!(self, Self::Leaving)
+        !matches!(self, Self::Leaving | Self::Quarantined { .. })
     }
 
     /// Whether it is no member any more, or never was.

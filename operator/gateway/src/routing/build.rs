@@ -81,12 +81,16 @@ fn peer(member: &Member) -> Option<Peer> {
     Some(Peer { key, addresses: urls.filter_map(|url| gateway_address(url)).collect() })
 }
 
-/// Why a member may not work.
+/// Why a member is neither called nor answered.
 fn halted(member: &Member) -> Option<String> {
     let status = member.status.as_ref()?;
     let said = find(&status.conditions, ConditionType::MayWork).filter(|said| said.status == "False");
+    if said.is_some_and(|said| said.reason == Reason::Quarantined.as_str()) {
+        // What runs has its notice, and serves until then.
+        return None;
+    }
     // The state alone says enough: what wrote it may have had no words for the rest.
-    let stopped = matches!(status.state, Some(MemberState::Suspended | MemberState::Quarantined));
+    let stopped = status.state == Some(MemberState::Suspended);
     let plain = || format!("{} may not work", member.metadata.name.as_deref().unwrap_or("it"));
     (said.is_some() || stopped).then(|| said.map_or_else(plain, |said| said.message.clone()))
 }

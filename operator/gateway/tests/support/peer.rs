@@ -34,6 +34,16 @@ pub async fn two(manner: Manner, flags: &[&str]) -> (Site, Site, Engine) {
 
 /// A connection to a gateway with a certificate of the test's choice.
 pub async fn connect(to: &Site, leaf: &Leaf) -> Result<Sender, String> {
+    connect_to_send(to, leaf).await
+}
+
+/// The same for bodies of the test's choice.
+pub async fn connect_to_send<B>(to: &Site, leaf: &Leaf) -> Result<SendRequest<B>, String>
+where
+    B: hyper::body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let identity = TlsIdentity {
         resolver: LeafResolver::with(leaf).unwrap(),
         coop: COOP.parse().unwrap(),

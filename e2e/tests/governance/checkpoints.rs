@@ -1,0 +1,66 @@
+//! What is settled by a vote, and whether whoever has no part in it can check that.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use koinon_e2e::cache::Cache;
+use koinon_e2e::ground::{Ground, ground};
+use koinon_e2e::python::Python;
+use koinon_e2e::story::MEMBERS;
+use koinon_e2e::story::look::{get, items, text};
+use koinon_e2e::toolchain::checkout;
+use koinon_e2e::{Fleet, command};
+use serde_json::Value;
+
+use crate::decisions::{all_vote, ends_as, proposed};
+
+/// Everything up to now is settled, by everybody's seal; two audits that share no code agree on what that is.
+pub async fn voted(fleet: Arc<Fleet>) -> Result<()> {
+    let ground = ground(fleet).await?;
+    let proposal = proposed(ground, "bilbao", &["propose", "checkpoint", "--keep-days", "0"]).await?;
+    all_vote(ground, &proposal, &["yes", "yes", "yes"]).await?;
+    for member in MEMBERS {
+        ends_as(ground, member, &proposal, "Enacted").await?;
+    }
+    let told = audited(ground, "cork").await?;
+    ensure!(told.lines().any(|line| line.starts_with("version checkpoints 1 ")), "cork's audit shows no checkpoint");
+    let sealed = sealers(ground, &told).await?;
+    ensure!(sealed == MEMBERS, "it was sealed by {sealed:?} alone");
+    Ok(())
+}
+
+/// Who signed the close of the first checkpoint, as its audit names the entries.
+async fn sealers(ground: &Ground, told: &str) -> Result<Vec<String>> {
+    let mut lines = told.lines().skip_while(|line| !line.starts_with("version checkpoints 1 "));
+    let settled = lines.nth(1).context("the audit does not say how the checkpoint was settled")?;
+    let close = settled.split_whitespace().nth(3).context("the audit names no close seals")?;
+    let kind =
+        ["kstmt", "--namespace", koinon_e2e::story::RELEASE_NAMESPACE, "--selector", "koinon.dev/kind=close-seal"];
+    let list = get(ground.member("cork")?, &kind).await?;
+    let named = |one: &&Value| close.split(',').any(|id| id == text(&one["status"], "id"));
+    let mut sealed: Vec<String> =
+        items(&list).iter().filter(named).map(|one| text(&one["status"], "author").to_owned()).collect();
+    sealed.sort();
+    Ok(sealed)
+}
+
+/// Exports what `member` holds, has it audited by both implementations, and returns what both say.
+pub async fn audited(ground: &Ground, member: &str) -> Result<String> {
+    let file = ground.stage.desk(member).join("history.jsonl");
+    let path = file.to_str().context("the desk's path is not text")?.to_owned();
+    ground.koinon(member, &["audit", "export", "--output", &path]).await?;
+    let told = ground.koinon(member, &["audit", &path, "--output", "canonical"]).await?;
+    let found = tokio::task::spawn_blocking(move || by_the_other(&file)).await??;
+    ensure!(told.trim_end() == found.trim_end(), "the audits differ; one says:\n{told}\nthe other:\n{found}");
+    ensure!(told.trim_end().ends_with("holds"), "the history does not hold: {told}");
+    Ok(told)
+}
+
+fn by_the_other(file: &Path) -> Result<String> {
+    let requirements = checkout().join("e2e/vectors/requirements.txt");
+    let python = Python::with_requirements(&Cache::from_env()?, &requirements, &|what| println!("  {what}"))?;
+    let mut audit = Command::new(python.program());
+    command::run(audit.arg("-B").arg(checkout().join("e2e/audit/verify.py")).arg(file))
+}
