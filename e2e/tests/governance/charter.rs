@@ -70,6 +70,10 @@ pub async fn changed(fleet: Arc<Fleet>) -> Result<()> {
     let (_, mut numbers) = charter(ground, "cork").await?;
     numbers.parameters.grace_seconds = GRACE;
     numbers.parameters.close_when_all_voted = false;
+    if let Some(deliberation) = &mut numbers.parameters.deliberation {
+        // What is younger is needed to tell who is silent: with 30 days a checkpoint would have nothing to let go.
+        deliberation.members.dormant_after_seconds = Seconds(60);
+    }
     for (class, rules) in &mut numbers.classes {
         (rules.period_seconds, rules.timelock_seconds) = match class {
             Class::Charter => (LONG_PERIOD, TIMELOCK),

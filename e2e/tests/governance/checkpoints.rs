@@ -1,17 +1,19 @@
 //! What is settled by a vote, and whether whoever has no part in it can check that.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use koinon_e2e::cache::Cache;
-use koinon_e2e::ground::{Ground, ground};
+use koinon_e2e::ground::{Ground, ground, operators_ready, settled};
 use koinon_e2e::python::Python;
-use koinon_e2e::story::MEMBERS;
 use koinon_e2e::story::look::{get, items, text};
+use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 use koinon_e2e::toolchain::checkout;
-use koinon_e2e::{Fleet, command};
+use koinon_e2e::{Fleet, Poll, command, wait_until};
 use serde_json::Value;
 
 use crate::decisions::{all_vote, ends_as, proposed};
@@ -28,6 +30,54 @@ pub async fn voted(fleet: Arc<Fleet>) -> Result<()> {
     ensure!(told.lines().any(|line| line.starts_with("version checkpoints 1 ")), "cork's audit shows no checkpoint");
     let sealed = sealers(ground, &told).await?;
     ensure!(sealed == MEMBERS, "it was sealed by {sealed:?} alone");
+    for member in MEMBERS {
+        let_go(ground, member).await?;
+    }
+    begun_again(ground, "cork").await
+}
+
+/// Waits until a member's operator has noted what remains of the entries that it holds in its store alone.
+async fn let_go(ground: &Ground, member: &str) -> Result<()> {
+    let member = ground.member(member)?;
+    let what = format!("{} to let go of what is settled", member.name());
+    wait_until(&what, Duration::from_secs(30), || async {
+        match get(member, &["configmap", "koinon-settled", "--namespace", RELEASE_NAMESPACE]).await {
+            Ok(map) => {
+                let text = text(&map["data"], "settled.json");
+                Poll::<()>::when(text.contains("\"versions\""), format!("it notes {text:?}"))
+            }
+            Err(error) => Poll::not_yet(format!("{error:#}")),
+        }
+    })
+    .await
+}
+
+/// An operator that let go begins again without it, shows what it showed, and its history is whole.
+async fn begun_again(ground: &Ground, name: &str) -> Result<()> {
+    let member = ground.member(name)?;
+    let list = ["kprop", "--namespace", RELEASE_NAMESPACE];
+    let states = |list: &Value| -> BTreeMap<String, String> {
+        let state = |one: &Value| (text(&one["metadata"], "name").to_owned(), text(&one["status"], "state").to_owned());
+        items(list).iter().map(state).collect()
+    };
+    let before = states(&get(member, &list).await?);
+    let restart = ["rollout", "restart", "deployment/koinon-operator", "--namespace", RELEASE_NAMESPACE];
+    member.kubectl(restart).await?;
+    member
+        .kubectl(["rollout", "status", "deployment/koinon-operator", "--namespace", RELEASE_NAMESPACE, "--timeout=90s"])
+        .await?;
+    operators_ready(member, 1).await?;
+    let cooperative = ["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE];
+    settled(member, &cooperative, "Signing", "True", "Signing", Duration::from_secs(90)).await?;
+    ground.all_fresh().await?;
+    let after = states(&get(member, &list).await?);
+    ensure!(before == after, "before it began again {name} showed {before:?}, and now {after:?}");
+    audited(ground, name).await?;
+    let archive = ground.stage.desk(name).join("archive.jsonl");
+    let path = archive.to_str().context("the desk's path is not text")?;
+    let told = ground.koinon(name, &["archive", path, "--dry-run"]).await?;
+    // The budget of a log is counted by the day, so nothing of today may go.
+    ensure!(told.starts_with("0 of ") && !archive.exists(), "of entries of today the archive would take: {told}");
     Ok(())
 }
 
@@ -36,8 +86,7 @@ async fn sealers(ground: &Ground, told: &str) -> Result<Vec<String>> {
     let mut lines = told.lines().skip_while(|line| !line.starts_with("version checkpoints 1 "));
     let settled = lines.nth(1).context("the audit does not say how the checkpoint was settled")?;
     let close = settled.split_whitespace().nth(3).context("the audit names no close seals")?;
-    let kind =
-        ["kstmt", "--namespace", koinon_e2e::story::RELEASE_NAMESPACE, "--selector", "koinon.dev/kind=close-seal"];
+    let kind = ["kstmt", "--namespace", RELEASE_NAMESPACE, "--selector", "koinon.dev/kind=close-seal"];
     let list = get(ground.member("cork")?, &kind).await?;
     let named = |one: &&Value| close.split(',').any(|id| id == text(&one["status"], "id"));
     let mut sealed: Vec<String> =
