@@ -97,6 +97,9 @@ class Remains:
             return False
         if kind == "anchor":
             return self._is_own(log, entry) and self._said_may_decide(entry.statement.nested)
+        # What was refused may be proposed again at any later version.
+        if kind == "close-seal" and entry.id in self.past.gathered.refused:
+            return True
         if kind in ("box-offer", "close-seal", "notice-sent"):
             return body["proposal"] not in self.over
         if kind == "enact-seal":
@@ -109,7 +112,8 @@ class Remains:
     def _said_may_decide(self, said):
         if said.kind == "proposal":
             # What is in force is read from it, and who would have been a member from one about members.
-            return said.body["scope"] == "membership" or said.id in self.made or said.id not in self.over
+            made = said.body["scope"] == "membership" or said.id in self.made
+            return made or said.id not in self.over or said.id in self.past.gathered.refused.values()
         if said.kind in ABOUT_A_PROPOSAL:
             return said.body["proposal"] not in self.over
         return said.kind in ALWAYS_SAID

@@ -5,6 +5,8 @@
 
 pub mod targets;
 
+use std::sync::OnceLock;
+
 use koinon_core::dsse::{Envelope, SeedSigner, Signer};
 use koinon_core::ids::Digest;
 use koinon_core::testkit::Person;
@@ -14,8 +16,9 @@ use serde_json::{Map, Value};
 pub const MEMBERS: [&str; 4] = ["aarhus", "bilbao", "cork", "delft"];
 
 /// The members with their keys.
-pub fn people() -> Vec<Person> {
-    MEMBERS.map(koinon_core::testkit::person).into()
+pub fn people() -> &'static [Person] {
+    static PEOPLE: OnceLock<Vec<Person>> = OnceLock::new();
+    PEOPLE.get_or_init(|| MEMBERS.map(koinon_core::testkit::person).into())
 }
 
 /// Whose key signs as `key` says; a key of nobody is left as it is.

@@ -43,7 +43,7 @@ pub fn statement(bytes: &[u8]) {
     let strict = json::check(bytes).is_ok();
     let Ok(Value::Object(payload)) = serde_json::from_slice(bytes) else { return };
     let people = super::people();
-    let Some(envelope) = super::sign(&people, payload) else { return };
+    let Some(envelope) = super::sign(people, payload) else { return };
     let Ok(statement) = Statement::verify(envelope.clone()) else { return };
     assert_eq!(Statement::verify(envelope.clone()).as_ref(), Ok(&statement));
     if let (true, Some(kind)) = (strict, statement.body().kind()) {
@@ -58,15 +58,23 @@ pub fn statement(bytes: &[u8]) {
     }
 }
 
+/// The beginning of every log.
+fn founded() -> &'static (Founding, Commons) {
+    static FOUNDED: OnceLock<(Founding, Commons)> = OnceLock::new();
+    FOUNDED.get_or_init(|| {
+        let founders: Vec<&Person> = super::people().iter().collect();
+        let mut charter = testkit::charter(&founders, Preset::Standard);
+        charter.parameters.deliberation = Some(presets::deliberation());
+        let founding = testkit::found(&founders, charter);
+        (founding.clone(), Commons::new(founding, Limits::default()))
+    })
+}
+
 /// Logs of any content: one payload a line, each signed and put behind the one before it in its author's log.
 pub fn commons(bytes: &[u8]) {
     let people = super::people();
-    let founders: Vec<&Person> = people.iter().collect();
-    let mut charter = testkit::charter(&founders, Preset::Standard);
-    charter.parameters.deliberation = Some(presets::deliberation());
-    let founding = testkit::found(&founders, charter);
+    let (founding, mut commons) = founded().clone();
     let coop = founding.coop();
-    let mut commons = Commons::new(founding.clone(), Limits::default());
     let mut ends: BTreeMap<String, (u64, Digest)> = BTreeMap::new();
     let mut entries = Vec::new();
     for line in bytes.split(|byte| *byte == b'\n').take(16) {
@@ -80,7 +88,7 @@ pub fn commons(bytes: &[u8]) {
         let Some(log) = payload.get("log").and_then(Value::as_str).map(str::to_owned) else { continue };
         let end = ends.entry(log).or_insert((0, coop.0));
         super::follow(&mut payload, end.0, end.1);
-        let Some(entry) = super::sign(&people, payload).and_then(|e| Statement::verify(e).ok()) else { continue };
+        let Some(entry) = super::sign(people, payload).and_then(|e| Statement::verify(e).ok()) else { continue };
         *end = (end.0 + 1, entry.id().0);
         entries.push(entry);
     }
@@ -97,7 +105,7 @@ pub fn commons(bytes: &[u8]) {
         for proposal in commons.state().proposals().values() {
             let _ = commons.state().phase(proposal, UnixSeconds(now));
         }
-        for person in &people {
+        for person in people {
             sealing::next(commons.state(), &person.id(), &circumstances);
         }
     }
