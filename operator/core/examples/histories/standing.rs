@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use koinon_core::body::entry::{EnactSeal, SealEvidence};
+use koinon_core::body::entry::{EnactSeal, SealEvidence, Slot};
 use koinon_core::body::hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 use koinon_core::body::proposal::{Admit, Expel};
 use koinon_core::body::{
@@ -10,13 +10,13 @@ use koinon_core::body::{
     Scope, Stop, Suspend,
 };
 use koinon_core::dsse::Signer as _;
-use koinon_core::ids::{Digest, ManifestDigest, MemberId, Seconds, StatementId};
+use koinon_core::ids::{BoxRoot, CoopId, Digest, ManifestDigest, MemberId, Seconds, StatementId};
 use koinon_core::log::{ForkProof, SealConflict};
 use koinon_core::policy::{MemberStanding, Offence, version_hash};
 use koinon_core::statement::{Position, Statement};
 
 use crate::charters::newcomer;
-use crate::stories::{agree, pass_time, propose, until_open, until_queued};
+use crate::stories::{agree, pass_time, propose, propose_bent, until_open, until_queued};
 use crate::world::{NAMES, World};
 
 fn decide(world: &mut World, action: Action) -> Option<StatementId> {
@@ -63,6 +63,10 @@ pub fn probation(world: &mut World) {
     if world.random.once_in(2) {
         let later = world.random.between(0, 400);
         world.wait(later);
+    }
+    if world.random.once_in(4) {
+        // It never fell silent.
+        decide(world, Action::Reactivate(Reactivate { member: whom.clone() }));
     }
     decide(world, Action::Confirm(Confirm { member: whom }));
 }
@@ -220,8 +224,14 @@ fn appeal(
 
 /// A member is suspended by a vote, and let work again.
 pub fn suspension(world: &mut World) {
-    let whom = world.anybody();
+    let (who, whom, somebody) = (world.anybody(), world.anybody(), world.anybody());
     let member = world.id(whom);
+    if world.random.once_in(3) {
+        // It is about somebody else, or about nobody, if one believes it.
+        let subject = world.random.once_in(2).then(|| world.id(somebody));
+        let action = Action::Suspend(Suspend { member: member.clone() });
+        propose_bent(world, who, action, &[], |proposal| proposal.subject = subject.clone());
+    }
     decide(world, Action::Suspend(Suspend { member: member.clone() }));
     if world.random.once_in(2) {
         let other = world.anybody();
@@ -263,7 +273,9 @@ pub fn report(world: &mut World) {
     });
     let made_up = world.random.pick(&entries).cloned().zip(world.random.pick(&entries).cloned());
     let hidden = hidden_seal(world, whom, &entries);
-    let body = match world.random.below(4) {
+    let body = match world.random.below(6) {
+        4 => of_another_coop(world, whom, None),
+        5 => of_another_coop(world, whom, Some(who)),
         0 => made_up.map(|(a, b)| SealEvidence { first: a.envelope().clone(), second: b.envelope().clone() }),
         1..=2 => hidden.or(proved),
         _ => proved,
@@ -271,6 +283,25 @@ pub fn report(world: &mut World) {
     if let Some(body) = body {
         world.append(who, Body::SealEvidence(Box::new(body)));
     }
+}
+
+/// Two seals of a slot that show nothing here: of another cooperative, or in the name of somebody whose log it is not.
+fn of_another_coop(world: &World, whom: usize, name: Option<usize>) -> Option<SealEvidence> {
+    let slot = Slot { scope: Scope::Releases, parent: world.state(whom).head(Scope::Releases), term: 0 };
+    let seal = |name_of: &str| {
+        let proposal = StatementId(Digest::of(name_of.as_bytes()));
+        let root = BoxRoot(Digest::of(b"a box"));
+        let version = version_hash(slot.scope, slot.parent, proposal, root);
+        let body = Body::EnactSeal(EnactSeal { slot, proposal, root, version });
+        let position = Position::Log { seq: koinon_core::ids::Seq(1_000), prev: Digest::of(b"elsewhere") };
+        let mut draft = world.draft(whom, position, body);
+        match name {
+            Some(name) => draft.author = world.id(name),
+            None => draft.coop = Some(CoopId(Digest::of(b"another cooperative"))),
+        }
+        draft.sign(&world.people[whom].operator, &[]).ok()
+    };
+    Some(SealEvidence { first: seal("one")?.envelope().clone(), second: seal("two")?.envelope().clone() })
 }
 
 /// A second seal of a slot that its author has shown to one member alone: it stands in no log, on no branch that others hold.
