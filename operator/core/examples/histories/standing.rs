@@ -213,6 +213,17 @@ fn appeal(
         return None;
     }
     let again = Expel { evidence: vec![new], appeal: Some(appeal), ..expel.clone() };
+    if world.random.once_in(3) {
+        // The appeal is somebody else's, or not the first one.
+        let (who, other) = (world.anybody(), world.anybody());
+        let member = if world.random.once_in(2) { world.id(other) } else { expel.member.clone() };
+        let body =
+            Body::Appeal(Appeal { proposal, evidence: again.evidence.clone(), text: "And another".parse().ok()? });
+        world.wait(1);
+        let later = world.say(whom, body).unwrap_or(appeal);
+        let appeal = if member == expel.member { later } else { appeal };
+        propose(world, who, Action::Expel(Expel { member, appeal: Some(appeal), ..again.clone() }), &[]);
+    }
     decide(world, Action::Expel(again.clone()))?;
     if world.random.once_in(3) {
         let other = world.anybody();
@@ -272,6 +283,10 @@ pub fn report(world: &mut World) {
         SealConflict::of(&first?, &second?, *offence).map(|found| found.to_evidence())
     });
     let made_up = world.random.pick(&entries).cloned().zip(world.random.pick(&entries).cloned());
+    let closes = entries.iter().filter(|entry| matches!(entry.body(), Body::CloseSeal(_)));
+    let closes: Vec<Statement> = closes.cloned().collect();
+    let two_closes = world.random.pick(&closes).cloned().zip(world.random.pick(&closes).cloned());
+    let made_up = if world.random.once_in(2) { two_closes } else { made_up };
     let hidden = hidden_seal(world, whom, &entries);
     let body = match world.random.below(6) {
         4 => of_another_coop(world, whom, None),
