@@ -1,7 +1,7 @@
 //! Charters whose numbers differ enough that every rule decides somewhere.
 
 use koinon_core::body::Charter;
-use koinon_core::body::charter::{Fraction, Preset};
+use koinon_core::body::charter::{Class, Fraction, Preset};
 use koinon_core::ids::Seconds;
 use koinon_core::presets;
 use koinon_core::testkit::{Person, charter as plain, person};
@@ -35,15 +35,20 @@ pub fn charter(random: &mut Random, founders: &[&Person], complete: bool) -> Cha
         let again = 2 * periods.emergency_seconds.0;
         periods.emergency_again_seconds = Seconds(random.between(again, again + 600));
         if random.once_in(3) {
-            parameters.probation_seconds = Seconds(random.between(1, 300));
+            let most = if random.once_in(3) { 20_000 } else { 300 };
+            parameters.probation_seconds = Seconds(random.between(1, most));
         }
         parameters.deliberation = Some(deliberation);
     }
-    for rules in charter.classes.values_mut() {
+    for (class, rules) in &mut charter.classes {
         rules.delay_seconds = Seconds(if random.once_in(4) { random.between(1, 60) } else { 0 });
         rules.period_seconds = Seconds(random.between(60, 240));
         rules.timelock_seconds =
             Seconds(if random.once_in(3) { random.between(300, 900) } else { random.between(0, 300) });
+        if *class == Class::Expel && !random.once_in(4) {
+            // Time to appeal.
+            rules.timelock_seconds = Seconds(random.between(100, 600));
+        }
         if random.once_in(3) {
             rules.delegation = !rules.delegation;
         }

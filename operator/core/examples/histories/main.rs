@@ -69,10 +69,10 @@ impl Course {
             Self::Heard => &[28, 43, 44],
             Self::Keys => &[30, 32, 33, 36, 38],
             Self::Orders => &[49, 50, 51],
-            Self::Proofs => &[16, 17, 19, 29, 46, 47, 48],
-            Self::Members => &[40, 42, 56],
+            Self::Proofs => &[16, 26, 29, 46, 47, 48, 58],
+            Self::Members => &[40, 42, 45, 56],
         };
-        let step = world.random.below(61);
+        let step = world.random.below(63);
         if often.is_empty() || world.random.once_in(2) { step } else { often[world.random.below(often.len())] }
     }
 }
@@ -99,7 +99,8 @@ fn history(seed: u64, course: Course) -> Vec<u8> {
             52..=53 => stories::step(&mut world),
             54..=55 => checkpoints::settle(&mut world),
             56..=57 => standing::out_of_four(&mut world),
-            58..=60 => stories::try_again(&mut world),
+            58..=59 => seals::twice(&mut world),
+            60..=62 => stories::try_again(&mut world),
             20..=25 => decide(&mut world),
             26 => stories::cancel(&mut world),
             27 => stories::carry(&mut world),

@@ -47,6 +47,28 @@ pub fn lie(world: &mut World) {
     }
 }
 
+/// Somebody seals once more what it sealed, a little otherwise.
+pub fn twice(world: &mut World) {
+    let sealed: Vec<_> = world.state(0).close_seals().iter().filter(|s| s.seal.basis.is_some()).cloned().collect();
+    let Some(known) = world.random.pick(&sealed).cloned() else { return };
+    let seat = |person: &koinon_core::testkit::Person| person.operator.public_key() == known.log;
+    let Some(who) = world.people.iter().position(seat) else { return };
+    for _ in 0..1 + world.random.below(3) {
+        let mut seal = known.seal.clone();
+        let another = world.random.pick(&world.proposals).copied();
+        let Some(basis) = &mut seal.basis else { return };
+        match world.random.below(6) {
+            0 => basis.slot.term += 1,
+            1 => drop(basis.offers.pop_first()),
+            2 => seal.outcome = other(seal.outcome),
+            3 => seal.proposal = another.unwrap_or(seal.proposal),
+            4 => (seal.proposal, seal.outcome) = (another.unwrap_or(seal.proposal), other(seal.outcome)),
+            _ => seal.count += 1,
+        }
+        world.append(who, Body::CloseSeal(seal));
+    }
+}
+
 fn bend(world: &mut World, body: Body) -> Option<Body> {
     let random = &mut world.random;
     Some(match body {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use koinon_core::body::entry::{EnactSeal, SealEvidence};
+use koinon_core::body::entry::{EnactSeal, SealEvidence, Slot};
 use koinon_core::body::hearing::{Appeal, Document, EvidenceRef, Notice, NoticeSent, Reply};
 use koinon_core::body::proposal::{Admit, Expel};
 use koinon_core::body::{
@@ -10,13 +10,13 @@ use koinon_core::body::{
     Scope, Stop, Suspend,
 };
 use koinon_core::dsse::Signer as _;
-use koinon_core::ids::{Digest, ManifestDigest, MemberId, Seconds, StatementId};
+use koinon_core::ids::{BoxRoot, CoopId, Digest, ManifestDigest, MemberId, Seconds, StatementId};
 use koinon_core::log::{ForkProof, SealConflict};
 use koinon_core::policy::{MemberStanding, Offence, version_hash};
 use koinon_core::statement::{Position, Statement};
 
 use crate::charters::newcomer;
-use crate::stories::{agree, pass_time, propose, until_open, until_queued};
+use crate::stories::{agree, pass_time, propose, propose_bent, until_open, until_queued};
 use crate::world::{NAMES, World};
 
 fn decide(world: &mut World, action: Action) -> Option<StatementId> {
@@ -63,6 +63,10 @@ pub fn probation(world: &mut World) {
     if world.random.once_in(2) {
         let later = world.random.between(0, 400);
         world.wait(later);
+    }
+    if world.random.once_in(4) {
+        // It never fell silent.
+        decide(world, Action::Reactivate(Reactivate { member: whom.clone() }));
     }
     decide(world, Action::Confirm(Confirm { member: whom }));
 }
@@ -209,6 +213,17 @@ fn appeal(
         return None;
     }
     let again = Expel { evidence: vec![new], appeal: Some(appeal), ..expel.clone() };
+    if world.random.once_in(3) {
+        // The appeal is somebody else's, or not the first one.
+        let (who, other) = (world.anybody(), world.anybody());
+        let member = if world.random.once_in(2) { world.id(other) } else { expel.member.clone() };
+        let body =
+            Body::Appeal(Appeal { proposal, evidence: again.evidence.clone(), text: "And another".parse().ok()? });
+        world.wait(1);
+        let later = world.say(whom, body).unwrap_or(appeal);
+        let appeal = if member == expel.member { later } else { appeal };
+        propose(world, who, Action::Expel(Expel { member, appeal: Some(appeal), ..again.clone() }), &[]);
+    }
     decide(world, Action::Expel(again.clone()))?;
     if world.random.once_in(3) {
         let other = world.anybody();
@@ -220,8 +235,14 @@ fn appeal(
 
 /// A member is suspended by a vote, and let work again.
 pub fn suspension(world: &mut World) {
-    let whom = world.anybody();
+    let (who, whom, somebody) = (world.anybody(), world.anybody(), world.anybody());
     let member = world.id(whom);
+    if world.random.once_in(3) {
+        // It is about somebody else, or about nobody, if one believes it.
+        let subject = world.random.once_in(2).then(|| world.id(somebody));
+        let action = Action::Suspend(Suspend { member: member.clone() });
+        propose_bent(world, who, action, &[], |proposal| proposal.subject = subject.clone());
+    }
     decide(world, Action::Suspend(Suspend { member: member.clone() }));
     if world.random.once_in(2) {
         let other = world.anybody();
@@ -262,8 +283,14 @@ pub fn report(world: &mut World) {
         SealConflict::of(&first?, &second?, *offence).map(|found| found.to_evidence())
     });
     let made_up = world.random.pick(&entries).cloned().zip(world.random.pick(&entries).cloned());
+    let closes = entries.iter().filter(|entry| matches!(entry.body(), Body::CloseSeal(_)));
+    let closes: Vec<Statement> = closes.cloned().collect();
+    let two_closes = world.random.pick(&closes).cloned().zip(world.random.pick(&closes).cloned());
+    let made_up = if world.random.once_in(2) { two_closes } else { made_up };
     let hidden = hidden_seal(world, whom, &entries);
-    let body = match world.random.below(4) {
+    let body = match world.random.below(6) {
+        4 => of_another_coop(world, whom, None),
+        5 => of_another_coop(world, whom, Some(who)),
         0 => made_up.map(|(a, b)| SealEvidence { first: a.envelope().clone(), second: b.envelope().clone() }),
         1..=2 => hidden.or(proved),
         _ => proved,
@@ -271,6 +298,25 @@ pub fn report(world: &mut World) {
     if let Some(body) = body {
         world.append(who, Body::SealEvidence(Box::new(body)));
     }
+}
+
+/// Two seals of a slot that show nothing here: of another cooperative, or in the name of somebody whose log it is not.
+fn of_another_coop(world: &World, whom: usize, name: Option<usize>) -> Option<SealEvidence> {
+    let slot = Slot { scope: Scope::Releases, parent: world.state(whom).head(Scope::Releases), term: 0 };
+    let seal = |name_of: &str| {
+        let proposal = StatementId(Digest::of(name_of.as_bytes()));
+        let root = BoxRoot(Digest::of(b"a box"));
+        let version = version_hash(slot.scope, slot.parent, proposal, root);
+        let body = Body::EnactSeal(EnactSeal { slot, proposal, root, version });
+        let position = Position::Log { seq: koinon_core::ids::Seq(1_000), prev: Digest::of(b"elsewhere") };
+        let mut draft = world.draft(whom, position, body);
+        match name {
+            Some(name) => draft.author = world.id(name),
+            None => draft.coop = Some(CoopId(Digest::of(b"another cooperative"))),
+        }
+        draft.sign(&world.people[whom].operator, &[]).ok()
+    };
+    Some(SealEvidence { first: seal("one")?.envelope().clone(), second: seal("two")?.envelope().clone() })
 }
 
 /// A second seal of a slot that its author has shown to one member alone: it stands in no log, on no branch that others hold.

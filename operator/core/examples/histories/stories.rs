@@ -2,7 +2,7 @@
 
 use koinon_core::body::Body;
 use koinon_core::body::entry::Outcome;
-use koinon_core::body::proposal::{Action, CancelProposal, Choice, Ground, SetRules, Vote, Withdrawal};
+use koinon_core::body::proposal::{Action, CancelProposal, Choice, Ground, Proposal, SetRules, Vote, Withdrawal};
 use koinon_core::dsse::{SeedSigner, Signer};
 use koinon_core::ids::StatementId;
 use koinon_core::presets;
@@ -13,7 +13,19 @@ use crate::world::World;
 
 /// A proposal as it should be, with further signatures.
 pub fn propose(world: &mut World, who: usize, action: Action, signers: &[&SeedSigner]) -> Option<StatementId> {
-    let draft = world.state(who).draft_proposal(action, "A step".parse().ok()?, Default::default(), world.now)?;
+    propose_bent(world, who, action, signers, |_| {})
+}
+
+/// The same with something about it as it should not be.
+pub fn propose_bent(
+    world: &mut World,
+    who: usize,
+    action: Action,
+    signers: &[&SeedSigner],
+    bend: impl Fn(&mut Proposal),
+) -> Option<StatementId> {
+    let mut draft = world.state(who).draft_proposal(action, "A step".parse().ok()?, Default::default(), world.now)?;
+    bend(&mut draft);
     let draft = world.draft(who, Position::Human, Body::Proposal(Box::new(draft)));
     let signers: Vec<&dyn Signer> = signers.iter().map(|signer| *signer as &dyn Signer).collect();
     let statement = draft.sign(&world.people[who].governance, &signers).ok()?;
