@@ -43,14 +43,7 @@ pub enum Until {
 /// The past of `members` members who decided at least as often as it takes to write `entries` entries.
 pub fn history(members: usize, entries: usize, until: Until) -> History {
     let people: Vec<Person> = (0..members).map(|index| person(&format!("member-{index:03}"))).collect();
-    // An envelope holds so many signatures; the others are admitted.
-    let founders: Vec<&Person> = people.iter().take(MAX_SIGNATURES).collect();
-    let mut charter = charter(&founders, Preset::Standard);
-    charter.parameters.deliberation = Some(presets::deliberation());
-    charter.parameters.budgets.entries_per_day = 100_000;
-    charter.parameters.max_open_proposals = 100;
-    charter.parameters.sponsors = 1;
-    let mut past = Past::begin(&people, found(&founders, charter), founders.len());
+    let mut past = Past::founded(&people);
     let coop = past.founding.coop();
     while past.active < members {
         let application = people[past.active].application(coop, past.now).envelope().clone();
@@ -63,8 +56,22 @@ pub fn history(members: usize, entries: usize, until: Until) -> History {
         let action = past.another_model();
         past.decide(action, until);
     }
-    let Past { founding, entries, votes, now, .. } = past;
-    History { founding, entries, admitted, votes, now }
+    past.told(admitted)
+}
+
+/// A past like that of [`history`], at the end of which its entries are settled by a checkpoint.
+pub fn settled(members: usize, entries: usize) -> History {
+    let people: Vec<Person> = (0..members).map(|index| person(&format!("member-{index:03}"))).collect();
+    let mut past = Past::founded(&people);
+    while past.entries.len() < entries {
+        let action = past.another_model();
+        past.decide(action, Until::Enacted);
+    }
+    let (commons, refused) = Commons::load(past.founding.clone(), Limits::NONE, past.entries.clone());
+    assert!(refused.is_empty(), "{refused:?}");
+    let checkpoint = commons.draft_checkpoint(past.now).unwrap();
+    past.decide(Action::Checkpoint(checkpoint), Until::Enacted);
+    past.told(0)
 }
 
 /// The commons of founders under rules 2 who have decided `actions`, which are about none of them.
@@ -91,6 +98,22 @@ struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
+    /// By as many as an envelope holds signatures; the others are to be admitted.
+    fn founded(people: &'a [Person]) -> Self {
+        let founders: Vec<&Person> = people.iter().take(MAX_SIGNATURES).collect();
+        let mut charter = charter(&founders, Preset::Standard);
+        charter.parameters.deliberation = Some(presets::deliberation());
+        charter.parameters.budgets.entries_per_day = 100_000;
+        charter.parameters.max_open_proposals = 100;
+        charter.parameters.sponsors = 1;
+        Self::begin(people, found(&founders, charter), founders.len())
+    }
+
+    fn told(self, admitted: usize) -> History {
+        let Past { founding, entries, votes, now, .. } = self;
+        History { founding, entries, admitted, votes, now }
+    }
+
     fn begin(people: &'a [Person], founding: Founding, active: usize) -> Self {
         let coop = founding.coop();
         Self {
