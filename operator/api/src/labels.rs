@@ -110,6 +110,10 @@ pub const WEIGHTS_TOKEN_ENTRY: &str = "token";
 pub const LEADER_LEASE: &str = "koinon-operator";
 /// The entry of the ConfigMap [`crate::names::SETTLED`].
 pub const SETTLED_ENTRY: &str = "settled.json";
+/// Its entry with the names of the ConfigMaps that hold the parts, where there is more than one.
+pub const SETTLED_PARTS: &str = "parts";
+/// The value of [`PART`] on all of them.
+pub const PART_SETTLED: &str = "settled";
 /// The entry of a reservation ConfigMap.
 pub const RESERVATIONS_ENTRY: &str = "reservations.json";
 /// The extended resource that NVIDIA's device plugin registers.

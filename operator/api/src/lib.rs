@@ -40,6 +40,7 @@ pub mod planning;
 pub mod policy_version;
 pub mod proposal;
 pub mod schema;
+pub mod settled;
 pub mod standing;
 pub mod statement;
 pub mod time;

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use koinon_api::labels;
+use koinon_api::settled::{Data, Noted, noted};
 use koinon_api::{Cooperative, Proposal, Statement, names};
 use koinon_core::founding::Founding;
 use koinon_core::ids::{CoopId, MemberId, PublicKey, Seconds, SiteName, UnixSeconds};
@@ -191,11 +192,25 @@ impl Cluster {
     /// # Errors
     /// Where the API server does not answer, or it cannot be read.
     pub async fn settled(&self) -> anyhow::Result<Option<Settled>> {
-        let map = self.api::<ConfigMap>().get_opt(names::SETTLED).await;
-        let map = map.with_context(|| format!("cannot read the ConfigMap {}", names::SETTLED))?;
-        let text = map.and_then(|map| map.data?.remove(labels::SETTLED_ENTRY));
-        let read = text.map(|text| serde_json::from_str(&text)).transpose();
-        read.with_context(|| format!("the ConfigMap {} is not what an operator writes", names::SETTLED))
+        let text = match self.map(names::SETTLED).await?.and_then(noted) {
+            None => return Ok(None),
+            Some(Noted::Here(text)) => text,
+            Some(Noted::In(parts)) => {
+                let mut text = String::new();
+                for name in parts {
+                    let part = self.map(&name).await?.and_then(|mut data| data.remove(labels::SETTLED_ENTRY));
+                    text.push_str(&part.unwrap_or_default());
+                }
+                text
+            }
+        };
+        let read = serde_json::from_str(&text);
+        read.map(Some).with_context(|| format!("the ConfigMap {} is not what an operator writes", names::SETTLED))
+    }
+
+    async fn map(&self, name: &str) -> anyhow::Result<Option<Data>> {
+        let map = self.api::<ConfigMap>().get_opt(name).await;
+        Ok(map.with_context(|| format!("cannot read the ConfigMap {name}"))?.and_then(|map| map.data))
     }
 
     /// The public key of the cluster's operator.

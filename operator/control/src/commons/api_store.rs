@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ConfigMap;
+use koinon_api::settled::Noted;
 use koinon_api::statement::{Statement as Resource, StatementSpec};
 use koinon_api::{labels, names};
 use koinon_core::log::Settled;
 use koinon_core::statement::Statement;
-use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt};
 use kube::core::DeserializeGuard;
 
 use super::envelope;
@@ -21,12 +22,6 @@ const PAGE: u32 = 100;
 
 /// Names a page: they come with little else.
 const NAMES_PAGE: u32 = 1000;
-
-/// What fits a ConfigMap: an API server takes 1 MiB with everything around it.
-const LARGEST_MAP: usize = 1_000_000;
-
-/// The label of the ConfigMap.
-const PART: &str = "settled";
 
 /// Statements as objects of one namespace.
 #[derive(Clone, Debug)]
@@ -63,6 +58,15 @@ impl ApiStore {
             Ok(Err(_)) => Ok(Created::Look),
             Ok(Ok(Err(error))) | Err(Fenced::Failed(error)) => Err(unavailable(name, &error.to_string())),
             Err(Fenced::Ended) => Err(crate::lease::NotLeader.into()),
+        }
+    }
+
+    /// The data of a ConfigMap, if there is one.
+    async fn map(&self, name: &str) -> Result<Option<koinon_api::settled::Data>, StoreError> {
+        match tokio::time::timeout(self.timeout, self.maps.get_opt(name)).await {
+            Ok(Ok(map)) => Ok(map.and_then(|map| map.data)),
+            Ok(Err(error)) => Err(unavailable(name, &error.to_string())),
+            Err(_) => Err(unavailable(name, "no answer in time")),
         }
     }
 
@@ -182,17 +186,25 @@ impl StatementStore for ApiStore {
         Box::pin(async move {
             let what = names::SETTLED;
             let text = serde_json::to_string(settled).map_err(|error| unavailable(what, &error.to_string()))?;
-            if text.len() > LARGEST_MAP {
-                let why = format!("{} bytes do not fit a ConfigMap: the next start reads every entry", text.len());
-                return Err(StoreError::Refused { what: what.to_owned(), why });
-            }
+            let maps = koinon_api::settled::split(&settled.digest().hex(), &text);
             let fence = self.lease.guard()?;
-            let map = remembering(text);
-            let params = PatchParams::apply(&names::field_manager(PART)).force();
-            let patch = Patch::Apply(&map);
-            let request = tokio::time::timeout(self.timeout, self.maps.patch(what, &params, &patch));
-            match fence.within(async { Ok::<_, kube::Error>(request.await) }).await {
-                Ok(Ok(Ok(_))) => Ok(()),
+            let current: BTreeSet<String> = maps.iter().map(|(name, _)| name.clone()).collect();
+            let params = PatchParams::apply(&names::field_manager(labels::PART_SETTLED)).force();
+            let work = async {
+                for (name, data) in maps {
+                    self.maps.patch(&name, &params, &Patch::Apply(&remembering(&name, data))).await?;
+                }
+                let all = ListParams::default().labels(&format!("{}={}", labels::PART, labels::PART_SETTLED));
+                for old in self.maps.list_metadata(&all).await?.iter().map(ResourceExt::name_any) {
+                    if !current.contains(&old) {
+                        self.maps.delete(&old, &DeleteParams::default()).await?;
+                    }
+                }
+                Ok::<_, kube::Error>(())
+            };
+            match fence.within(async { Ok::<_, kube::Error>(tokio::time::timeout(self.timeout * 4, work).await) }).await
+            {
+                Ok(Ok(Ok(()))) => Ok(()),
                 Ok(Ok(Err(error))) | Err(Fenced::Failed(error)) => Err(unavailable(what, &error.to_string())),
                 Ok(Err(_)) => Err(unavailable(what, "no answer in time")),
                 Err(Fenced::Ended) => Err(crate::lease::NotLeader.into()),
@@ -202,36 +214,41 @@ impl StatementStore for ApiStore {
 
     fn remembered(&self) -> BoxFuture<'_, Result<Option<Settled>, StoreError>> {
         Box::pin(async move {
-            let what = names::SETTLED;
-            let map = match tokio::time::timeout(self.timeout, self.maps.get_opt(what)).await {
-                Ok(Ok(map)) => map,
-                Ok(Err(error)) => return Err(unavailable(what, &error.to_string())),
-                Err(_) => return Err(unavailable(what, "no answer in time")),
+            let text = match self.map(names::SETTLED).await?.and_then(koinon_api::settled::noted) {
+                None => return Ok(None),
+                Some(Noted::Here(text)) => text,
+                Some(Noted::In(parts)) => {
+                    let mut text = String::new();
+                    for name in parts {
+                        let part = self.map(&name).await?.and_then(|mut data| data.remove(labels::SETTLED_ENTRY));
+                        text.push_str(&part.unwrap_or_default());
+                    }
+                    text
+                }
             };
-            let text = map.and_then(|map| map.data?.remove(labels::SETTLED_ENTRY));
-            Ok(text.and_then(|text| match serde_json::from_str(&text) {
+            Ok(match serde_json::from_str(&text) {
                 Ok(settled) => Some(settled),
                 Err(error) => {
-                    tracing::warn!(%error, "the ConfigMap {what} cannot be read: every entry is read again");
+                    tracing::warn!(%error, "the ConfigMap {} cannot be read: every entry is read again", names::SETTLED);
                     None
                 }
-            }))
+            })
         })
     }
 }
 
-/// The ConfigMap in which is kept what remains of entries that are no longer in memory.
-fn remembering(text: String) -> ConfigMap {
+/// A ConfigMap in which is kept what remains of entries that are no longer in memory.
+fn remembering(name: &str, data: koinon_api::settled::Data) -> ConfigMap {
     ConfigMap {
         metadata: ObjectMeta {
-            name: Some(names::SETTLED.to_owned()),
+            name: Some(name.to_owned()),
             labels: Some(BTreeMap::from([
-                (labels::PART.to_owned(), PART.to_owned()),
+                (labels::PART.to_owned(), labels::PART_SETTLED.to_owned()),
                 ("app.kubernetes.io/managed-by".to_owned(), "koinon".to_owned()),
             ])),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(labels::SETTLED_ENTRY.to_owned(), text)])),
+        data: Some(data),
         ..ConfigMap::default()
     }
 }

@@ -32,7 +32,6 @@ use super::logs::{self, AppendError, Appended, Author};
 use super::people::{self, Verdict};
 use super::publisher::{Identity, LatestPublisher};
 use super::shelf::Shelf;
-use super::store::StoreError;
 use super::view::{Signing, Standing};
 use crate::metrics::Metrics;
 use follow::Farewells;
@@ -236,10 +235,6 @@ impl Engine {
         if let Some(settled) = &self.unnoted {
             match self.parts.author.store.remember(settled).await {
                 Ok(()) => self.unnoted = None,
-                Err(error @ StoreError::Refused { .. }) => {
-                    tracing::warn!(%error, "what remains of entries that a checkpoint has settled is not noted");
-                    self.unnoted = None;
-                }
                 Err(error) => tracing::info!(%error, "what remains of settled entries is noted later"),
             }
         }
