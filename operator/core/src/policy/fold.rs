@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ballot::{Poll, Verdict, VoteRecord};
 use super::chain::{Membership, MembershipChange};
 use super::gather::{Anchored, Forked, Gathered, as_proposal, gather};
-use super::readings::{Memory, ProposalFate, Readings};
+use super::readings::{Memory, Readings};
 use super::validity::{Known, judge};
 use super::*;
 use crate::body::Body;
@@ -138,7 +138,7 @@ impl State {
     }
 
     /// The version that follows `parent`.
-    fn child(&self, scope: Scope, parent: PolicyHash) -> Option<&Version> {
+    pub(super) fn child(&self, scope: Scope, parent: PolicyHash) -> Option<&Version> {
         self.chain(scope).get(self.numbered.get(&(scope, parent))? + 1)
     }
 
@@ -357,38 +357,6 @@ impl State {
             let fate = self.fate(&state, gathered, &cancelled);
             self.proposals.insert(readings.share(&state, fate));
         }
-    }
-
-    /// What other proposals mean for one.
-    fn fate(
-        &self,
-        state: &ProposalState,
-        gathered: &Gathered,
-        cancelled: &BTreeMap<StatementId, StatementId>,
-    ) -> ProposalFate {
-        // A certificate counts only where it made a version: see `next_enactment`.
-        let child = self.child(state.proposal.scope, state.proposal.parent).and_then(|v| v.enacted.as_ref());
-        let enacted = child.filter(|e| e.proposal == state.id).cloned();
-        ProposalFate {
-            superseded_by: child.map(|e| e.proposal).filter(|id| *id != state.id),
-            stale: self.is_stale(state),
-            appealed_by: self.appeal(state, gathered),
-            cancelled_by: cancelled.get(&state.id).copied().filter(|_| enacted.is_none()),
-            enacted,
-        }
-    }
-
-    /// What was cancelled, with the first cancellation that passed.
-    fn cancelled(&self) -> BTreeMap<StatementId, StatementId> {
-        let mut cancelled = BTreeMap::new();
-        for state in self.proposals.values() {
-            if let Action::CancelProposal(cancel) = &state.proposal.action
-                && state.certificates.iter().any(|certificate| certificate.outcome == Outcome::Passed)
-            {
-                cancelled.entry(cancel.proposal).or_insert(state.id);
-            }
-        }
-        cancelled
     }
 
     /// Whether the membership moved on so far that quorums need not overlap, or so long ago that pinning the older

@@ -121,13 +121,22 @@ impl Poll<'_> {
 
     /// Whether `entry` belongs into the box for what it says beside the votes.
     pub(super) fn bears(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> bool {
-        self.is_sign(gathered, entry)
-            || self.reply(gathered, proposal, entry).is_some()
-            || self.notice(gathered, proposal, entry).is_some()
+        self.asks_for_more()
+            && (self.is_sign(gathered, entry)
+                || self.reply(gathered, proposal, entry).is_some()
+                || self.notice(gathered, proposal, entry).is_some())
+    }
+
+    /// Whether the box is about more than votes at all: most are not.
+    fn asks_for_more(&self) -> bool {
+        matches!(self.proposal.action, Action::Expel(_) | Action::MarkDormant(_) | Action::Reactivate(_))
     }
 
     /// The operators' entries held here that belong into the box: of each operator the first.
     pub(super) fn borne(&self, gathered: &Gathered, proposal: StatementId) -> BTreeSet<StatementId> {
+        if !self.asks_for_more() {
+            return BTreeSet::new();
+        }
         let mut told: BTreeMap<&MemberId, (UnixSeconds, StatementId)> = BTreeMap::new();
         for entry in gathered.notices.keys() {
             if let Some((by, at)) = self.notice(gathered, proposal, entry) {

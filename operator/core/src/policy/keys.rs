@@ -328,6 +328,7 @@ impl State {
             log.replaced = log.replaced.or(number);
         }
         let (owner, keys) = (member.id.clone(), member.keys.clone());
+        self.key_sets.remove(&keys.operator);
         self.logs.insert(keys.operator, LogKeys { owner, keys, generation, replaced: None });
     }
 
@@ -335,6 +336,10 @@ impl State {
     pub(super) fn read_keys(&mut self, gathered: &Gathered) {
         self.appeals = gathered.appealed(&self.logs);
         for (log, began) in &self.logs {
+            // What is gathered does not change within a fold: a log that was read before is read as before.
+            if self.key_sets.contains_key(log) {
+                continue;
+            }
             let steps = gathered.key_steps.get(log).into_iter().flatten();
             let sets = steps.map(|history| history.set(&began.keys));
             let ever =

@@ -19,6 +19,7 @@ use super::cooldown::is_same;
 use super::gather::{Anchored, Forked, Gathered, as_proposal};
 use super::gathering::{Gathering, News};
 use super::{Enactment, PolicyHash, ProposalState, Scope, State};
+use crate::body::entry::Outcome;
 use crate::body::proposal::{Action, Proposal};
 use crate::ids::StatementId;
 use crate::log::Replica;
@@ -211,5 +212,39 @@ impl ProposalFate {
     fn put_into(self, state: ProposalState) -> ProposalState {
         let Self { enacted, superseded_by, stale, appealed_by, cancelled_by } = self;
         ProposalState { enacted, superseded_by, stale, appealed_by, cancelled_by, ..state }
+    }
+}
+
+impl State {
+    /// What other proposals mean for one.
+    pub(super) fn fate(
+        &self,
+        state: &ProposalState,
+        gathered: &Gathered,
+        cancelled: &BTreeMap<StatementId, StatementId>,
+    ) -> ProposalFate {
+        // A certificate counts only where it made a version: see `next_enactment`.
+        let child = self.child(state.proposal.scope, state.proposal.parent).and_then(|v| v.enacted.as_ref());
+        let enacted = child.filter(|e| e.proposal == state.id).cloned();
+        ProposalFate {
+            superseded_by: child.map(|e| e.proposal).filter(|id| *id != state.id),
+            stale: self.is_stale(state),
+            appealed_by: self.appeal(state, gathered),
+            cancelled_by: cancelled.get(&state.id).copied().filter(|_| enacted.is_none()),
+            enacted,
+        }
+    }
+
+    /// What was cancelled, with the first cancellation that passed.
+    pub(super) fn cancelled(&self) -> BTreeMap<StatementId, StatementId> {
+        let mut cancelled = BTreeMap::new();
+        for state in self.proposals.values() {
+            if let Action::CancelProposal(cancel) = &state.proposal.action
+                && state.certificates.iter().any(|certificate| certificate.outcome == Outcome::Passed)
+            {
+                cancelled.entry(cancel.proposal).or_insert(state.id);
+            }
+        }
+        cancelled
     }
 }
