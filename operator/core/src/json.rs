@@ -245,4 +245,18 @@ mod tests {
         let error = from_slice::<Vec<i64>>(b"[1,2,3]", 3, "numbers").unwrap_err();
         assert_eq!(error, JsonError::TooLarge { allowed: 3, seen: 7 });
     }
+
+    #[test]
+    fn what_is_kept_is_what_is_written_also_under_names_that_the_reader_uses_itself() {
+        let text = r#"{"a":[1,-2,true,null,"x"],"$serde_json::private::RawValue":"{\"a\":1.5}","b":{}}"#;
+        let value = read(text.as_bytes(), 1000).unwrap();
+        assert_eq!(value.as_object().map(Map::len), Some(3));
+        assert_eq!(value["$serde_json::private::RawValue"], Value::from("{\"a\":1.5}"));
+        assert_eq!(value["a"], serde_json::json!([1, -2, true, null, "x"]));
+        for bad in [r#"{"a":1,"\u0061":2}"#, "[1.5]", "[[]] 1", r#"{"a":9223372036854775808}"#] {
+            assert_eq!(read(bad.as_bytes(), 1000).err(), check(bad.as_bytes()).err(), "{bad}");
+            assert!(check(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert_eq!(read(text.as_bytes(), 9), Err(JsonError::TooLarge { allowed: 9, seen: text.len() }));
+    }
 }

@@ -82,6 +82,8 @@ pub(super) struct Chain {
     waiting_bytes: usize,
     stored_bytes: usize,
     capped: bool,
+    /// How often something else than an entry behind the last one was stored or forgotten.
+    rewrites: u64,
 }
 
 impl Chain {
@@ -97,6 +99,7 @@ impl Chain {
             waiting_bytes: 0,
             stored_bytes: 0,
             capped: false,
+            rewrites: 0,
         }
     }
 
@@ -132,6 +135,9 @@ impl Chain {
     }
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+    pub(super) fn rewrites(&self) -> u64 {
+        self.rewrites
     }
 
     /// The entry at every position; where the log forked, the one that came first.
@@ -271,6 +277,7 @@ impl Chain {
                     *proof = ForkProof::of(&level.first.statement, &entry.statement).map(Box::new);
                 }
                 level.second = Some(entry);
+                self.rewrites += 1;
             }
         }
         Ok(())
@@ -350,6 +357,7 @@ impl Chain {
         }
         self.waiting.clear();
         self.waiting_bytes = 0;
+        self.rewrites += 1;
     }
 
     /// Forgets what is settled up to `last` but for `keep` and `last` itself, which the next entry follows; and what stands
@@ -363,6 +371,7 @@ impl Chain {
         }
         self.settled = self.settled.max(Some(last.seq));
         self.capped = false;
+        self.rewrites += 1;
     }
 
     /// Takes out of what is held what is to go; its place is still known.

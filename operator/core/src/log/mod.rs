@@ -13,6 +13,7 @@
 mod budget;
 mod chain;
 mod fork;
+mod growth;
 mod past;
 mod seals;
 mod settled;

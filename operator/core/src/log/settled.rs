@@ -175,6 +175,11 @@ impl Replica {
         self.settled.as_ref()
     }
 
+    /// Up to where the cooperative has settled each log, as was noticed last.
+    pub(crate) fn floor(&self) -> &BTreeMap<PublicKey, Head> {
+        &self.floor
+    }
+
     /// Takes notice of what the cooperative has settled: a conflict up to there has no effect. `true` if that hides one.
     pub(crate) fn note_floor(&mut self, floor: BTreeMap<PublicKey, Head>) -> bool {
         if self.floor == floor {

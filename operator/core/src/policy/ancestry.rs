@@ -39,6 +39,16 @@ impl<'a> Ancestries<'a> {
         Self { settled, ..Self::default() }
     }
 
+    /// Of what follows the entry `prev`, in a log that was read up to there.
+    pub fn behind_entry(prev: Digest, ancestry: Ancestry) -> Self {
+        Self { after: BTreeMap::from([(prev, ancestry)]), ..Self::default() }
+    }
+
+    /// The ancestry of whatever follows the entry `id`.
+    pub fn after(&self, id: StatementId) -> Option<Ancestry> {
+        self.after.get(&id.0).cloned()
+    }
+
     /// The ancestry of an entry whose predecessor was forgotten.
     fn behind(&self, seq: Seq) -> Ancestry {
         let Some(settled) = self.settled.filter(|settled| seq <= settled.head.seq) else { return Ancestry::default() };

@@ -9,6 +9,7 @@ use super::checkpoint::{self, NotSettled};
 use super::emergency::OrderProblem;
 use super::gather::as_proposal;
 use super::keys::KeyProblem;
+use super::readings::Memory;
 use super::validity::{Invalid, Signed, judge_statement};
 use crate::body::Body;
 use crate::body::norms::Checkpoint;
@@ -36,6 +37,7 @@ pub struct Commons {
     state: Arc<State>,
     /// Checkpoints that were proposed, and whether they are what remains of the entries up to them.
     judged: BTreeMap<StatementId, bool>,
+    memory: Memory,
     /// Nothing was taken since it was last looked at whether something can be forgotten.
     looked: bool,
 }
@@ -55,8 +57,9 @@ impl Commons {
     /// The commons at its founding.
     pub fn new(founding: Founding, limits: Limits) -> Self {
         let replica = Replica::new(&founding, limits);
-        let state = Arc::new(State::fold(&founding, &replica));
-        Self { founding: Arc::new(founding), replica, state, judged: BTreeMap::new(), looked: false }
+        let mut memory = Memory::default();
+        let state = Arc::new(State::fold_again(&founding, &replica, &mut memory));
+        Self { founding: Arc::new(founding), replica, state, judged: BTreeMap::new(), memory, looked: false }
     }
 
     /// The commons from entries that were stored, in any order; the second part is what was refused.
@@ -142,7 +145,9 @@ impl Commons {
 
     fn refold(&mut self) {
         loop {
-            let mut state = State::fold(&self.founding, &self.replica);
+            let mut state = State::fold_again(&self.founding, &self.replica, &mut self.memory);
+            #[cfg(test)]
+            assert_eq!(state, State::fold(&self.founding, &self.replica), "what was remembered holds no more");
             // What was settled is known only once it is read; a conflict below it is read again without it.
             let mut again = self.replica.note_floor(state.floor());
             for (log, began) in state.logs() {

@@ -8,6 +8,7 @@
 //! What is not held here yet makes a seal wait, never fail, so that a later entry only ever adds to what is known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ballot::{BallotBox, Counted, Poll, Standins, Verdict, VoteRecord};
 use super::gather::{Anchored, Gathered, Sealed};
@@ -46,19 +47,24 @@ pub fn vouchers(sealers: usize) -> usize {
 
 /// The entries that at least `vouchers` of `offers` name.
 pub fn vouched<'a>(offers: impl IntoIterator<Item = &'a BoxOffer>, vouchers: usize) -> BTreeSet<StatementId> {
+    // Most operators offer the same: it is looked up once.
+    let mut distinct: BTreeMap<&BTreeSet<StatementId>, usize> = BTreeMap::new();
+    for offer in offers {
+        *distinct.entry(&offer.entries).or_default() += 1;
+    }
     let mut named: BTreeMap<StatementId, usize> = BTreeMap::new();
-    for entry in offers.into_iter().flat_map(|offer| &offer.entries) {
-        *named.entry(*entry).or_default() += 1;
+    for (entries, times) in distinct {
+        entries.iter().for_each(|entry| *named.entry(*entry).or_default() += times);
     }
     named.into_iter().filter(|(_, count)| *count >= vouchers).map(|(entry, _)| entry).collect()
 }
 
 /// The first offer of each operator of `membership`: an operator has one, and what it says afterwards adds nothing.
 fn first_offers<'a>(
-    offers: impl Iterator<Item = &'a Sealed<BoxOffer>>,
+    offers: impl Iterator<Item = &'a Arc<Sealed<BoxOffer>>>,
     membership: &Membership,
-) -> BTreeMap<&'a MemberId, &'a Sealed<BoxOffer>> {
-    let mut first: BTreeMap<&MemberId, &Sealed<BoxOffer>> = BTreeMap::new();
+) -> BTreeMap<&'a MemberId, &'a Arc<Sealed<BoxOffer>>> {
+    let mut first: BTreeMap<&MemberId, &Arc<Sealed<BoxOffer>>> = BTreeMap::new();
     for offer in offers.filter(|offer| offer.is_of(membership)) {
         let known = first.entry(&offer.by).or_insert(offer);
         if (offer.seq, offer.id) < (known.seq, known.id) {
@@ -235,9 +241,8 @@ impl State {
         complete: Boxed,
     ) {
         let id = state.id;
-        let offered = gathered.offers.get(&id).into_iter().flatten();
-        let offers = first_offers(offered, poll.membership);
-        state.offers = offers.values().map(|offer| (*offer).clone()).collect();
+        let offers = first_offers(gathered.offers.shared(&id), poll.membership);
+        state.offers = offers.values().map(|offer| Arc::clone(offer)).collect();
         let held = complete.ballot.ids.clone();
         let enough = offers.len() >= state.quorum;
         // Until enough operators have offered, the box is what is held here, and only shown.
@@ -262,7 +267,7 @@ impl State {
         state.refused = poll.refused_by(&boxed.ballot.ids);
         state.box_complete = enough && entries.iter().all(|entry| self.can_read(gathered, entry));
         state.box_outcome = self.outcome_of(state, &boxed, self.head(Scope::Membership)).unwrap_or(Outcome::Stale);
-        let seals = gathered.close.get(&id).into_iter().flatten();
+        let seals = gathered.close.shared(&id);
         let (mut good, mut boxes) = (Vec::new(), BTreeMap::new());
         // Most seals name the same offers, and most offers the same box: it is counted once.
         let mut counted: BTreeMap<&BTreeSet<StatementId>, Option<Boxed>> = BTreeMap::new();
@@ -275,13 +280,13 @@ impl State {
                 continue;
             };
             boxes.insert(seal.seal.root, boxed.ballot.ids.clone());
-            good.push(seal.clone());
+            good.push(Arc::clone(seal));
         }
-        state.close_seals = good;
+        state.close_seals = good.into_iter().collect();
         state.certificates =
-            certificates(&state.close_seals, state.quorum, |root| boxes.get(&root).cloned().unwrap_or_default());
+            certificates(state.close_seals.iter(), state.quorum, |root| boxes.get(&root).cloned().unwrap_or_default());
         let slot = state.slot();
-        let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
+        let enact = gathered.enact.shared(&id).filter(|s| {
             let at = s.seal.slot;
             (at.scope, at.parent) == (slot.scope, slot.parent)
                 && at.term >= slot.term
@@ -302,7 +307,7 @@ impl State {
         known: [&Boxed; 2],
     ) -> Option<Boxed> {
         let named: Vec<&Sealed<BoxOffer>> =
-            gathered.offers.get(&state.id)?.iter().filter(|offer| offers.contains(&offer.id)).collect();
+            gathered.offers.of(&state.id).filter(|offer| offers.contains(&offer.id)).collect();
         if named.len() < offers.len() {
             return None;
         }
@@ -340,24 +345,16 @@ impl State {
     ) -> Vec<CloseCertificate> {
         let Some(membership) = self.membership() else { return Vec::new() };
         let root = super::leave_root(leave);
-        let good: Vec<Sealed<CloseSeal>> = gathered
-            .close
-            .get(&leave)
-            .into_iter()
-            .flatten()
-            .filter(|sealed| {
-                let seal = &sealed.seal;
-                let in_chain = seal.basis.as_ref().is_some_and(|basis| {
-                    (basis.slot.scope, basis.slot.parent) == (Scope::Membership, membership.hash)
-                        && basis.offers.is_empty()
-                });
-                in_chain
-                    && sealed.is_of(membership)
-                    && (seal.root, seal.count, seal.outcome, seal.closed_at) == (root, 1, Outcome::Passed, issued_at)
-            })
-            .cloned()
-            .collect();
-        certificates(&good, membership.quorum(), |_| BTreeSet::from([leave]))
+        let good = gathered.close.of(&leave).filter(|sealed| {
+            let seal = &sealed.seal;
+            let in_chain = seal.basis.as_ref().is_some_and(|basis| {
+                (basis.slot.scope, basis.slot.parent) == (Scope::Membership, membership.hash) && basis.offers.is_empty()
+            });
+            in_chain
+                && sealed.is_of(membership)
+                && (seal.root, seal.count, seal.outcome, seal.closed_at) == (root, 1, Outcome::Passed, issued_at)
+        });
+        certificates(good, membership.quorum(), |_| BTreeSet::from([leave]))
     }
 }
 
@@ -404,8 +401,8 @@ pub fn seal_from(closed_at: UnixSeconds, parameters: &Parameters) -> UnixSeconds
 type Agreement = (Slot, u32, super::BoxRoot, PolicyHash, Outcome, UnixSeconds);
 
 /// What enough seals agree on, the largest box of the highest term first.
-fn certificates(
-    seals: &[Sealed<CloseSeal>],
+fn certificates<'a>(
+    seals: impl Iterator<Item = &'a Sealed<CloseSeal>>,
     quorum: usize,
     entries: impl Fn(super::BoxRoot) -> BTreeSet<StatementId>,
 ) -> Vec<CloseCertificate> {

@@ -78,7 +78,7 @@ fn cools_down(action: &Action) -> bool {
     }
 }
 
-fn is_same(one: &Action, other: &Action) -> bool {
+pub(super) fn is_same(one: &Action, other: &Action) -> bool {
     match (one, other) {
         (Action::Admit(one), Action::Admit(other)) => {
             (&one.application.payload_type, &one.application.payload)
@@ -153,7 +153,7 @@ impl State {
             };
             let owner = owner(pinned, statement.author());
             let mut agreed: BTreeMap<Agreement, Refusal> = BTreeMap::new();
-            for sealed in gathered.close.get(earlier).into_iter().flatten() {
+            for sealed in gathered.close.of(earlier) {
                 let (seal, Some(basis)) = (&sealed.seal, &sealed.seal.basis) else { continue };
                 if !refuses(seal) || !sealed.is_of(pinned) {
                     continue;

@@ -1,10 +1,12 @@
 //! The fold itself: from the charter and the logs to what is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::ballot::{Poll, Verdict, VoteRecord};
 use super::chain::{Membership, MembershipChange};
 use super::gather::{Anchored, Forked, Gathered, as_proposal, gather};
+use super::readings::{Memory, Readings};
 use super::validity::{Known, judge};
 use super::*;
 use crate::body::Body;
@@ -20,39 +22,49 @@ impl State {
     /// rules are in force that would let one member undo the step to them, or anything else that it proposed before, by
     /// forking its own past. So of the two readings of such a log the one counts in which more of what was sealed stands.
     pub fn fold(founding: &Founding, replica: &Replica) -> Self {
-        let gathered = gather(replica, Forked::Void);
-        let undoes = gathered.undoes;
-        let as_signed = Self::read(founding, replica, gathered);
-        if !undoes {
+        Self::fold_again(founding, replica, &mut Memory::default())
+    }
+
+    /// The same, by what earlier folds of the same replica remember.
+    pub(super) fn fold_again(founding: &Founding, replica: &Replica, memory: &mut Memory) -> Self {
+        let (gathered, readings) = memory.renew(replica);
+        let as_signed = Self::read(founding, replica, gathered, readings);
+        if !gathered.undoes {
             return as_signed;
         }
-        let whole = Self::read(founding, replica, gather(replica, Forked::Stands));
+        let stands = gather(replica, Forked::Stands);
+        let whole = Self::read(founding, replica, &stands, &mut Readings::default());
         let decided = |state: &Self| state.chains.values().map(Vec::len).sum::<usize>();
         if whole.rules >= 2 && decided(&whole) > decided(&as_signed) { whole } else { as_signed }
     }
 
-    fn read(founding: &Founding, replica: &Replica, gathered: Gathered) -> Self {
+    fn read(founding: &Founding, replica: &Replica, gathered: &Gathered, readings: &mut Readings) -> Self {
         let mut state = Self::founded(founding);
         state.slot_statuses.clone_from(&gathered.statuses);
         state.later_rules.clone_from(&gathered.later_rules);
-        state.read_keys(&gathered);
+        state.read_keys(gathered);
         if let Some(settled) = replica.settled() {
-            state.recall(settled, &gathered);
+            state.recall(settled, gathered);
         }
-        while let Some(enacted) = state.next_enactment(&gathered) {
-            state.enact(enacted, &gathered);
-            state.read_keys(&gathered);
+        while let Some(enacted) = state.next_enactment(gathered, readings) {
+            let scope = enacted.0;
+            state.enact(enacted, gathered);
+            // Which logs there are is a matter of the members alone.
+            if scope == Scope::Membership {
+                state.read_keys(gathered);
+            }
         }
-        state.read_proposals(&gathered);
-        state.read_members(&gathered);
-        state.show_keys(&gathered);
-        state.read_stray_votes(&gathered);
-        state.read_quarantine(&gathered, replica);
-        state.read_emergencies(&gathered);
-        state.notices = gathered.notices.into_values().collect();
-        state.box_offers = gathered.offers.into_values().flatten().collect();
-        state.close_seals = gathered.close.into_values().flatten().collect();
-        state.enact_seals = gathered.enact.into_values().flatten().collect();
+        state.read_proposals(gathered, readings);
+        readings.end();
+        state.read_members(gathered);
+        state.show_keys(gathered);
+        state.read_stray_votes(gathered);
+        state.read_quarantine(gathered, replica);
+        state.read_emergencies(gathered);
+        state.notices = gathered.notices.values().cloned().collect();
+        state.box_offers.clone_from(&gathered.offers);
+        state.close_seals.clone_from(&gathered.close);
+        state.enact_seals.clone_from(&gathered.enact);
         state
     }
 
@@ -76,15 +88,16 @@ impl State {
             memberships: BTreeMap::from([(first.hash, first)]),
             releases: charter.releases.iter().map(|r| (r.manifest_digest, released(r))).collect(),
             engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
-            proposals: BTreeMap::new(),
+            proposals: Proposals::default(),
+            numbered: Scope::ALL.into_iter().map(|scope| ((scope, genesis(scope, coop)), 0)).collect(),
             leaves: BTreeMap::new(),
             appeals: BTreeMap::new(),
             lifted: BTreeMap::new(),
             emergencies: BTreeMap::new(),
             norms: Norms::default(),
-            box_offers: Vec::new(),
-            close_seals: Vec::new(),
-            enact_seals: Vec::new(),
+            box_offers: AllSeals::default(),
+            close_seals: AllSeals::default(),
+            enact_seals: AllSeals::default(),
             slot_statuses: Vec::new(),
             notices: Vec::new(),
             stray_votes: Vec::new(),
@@ -101,9 +114,7 @@ impl State {
     }
 
     pub(super) fn known<R>(&self, judge: impl FnOnce(&Known<'_>) -> R) -> R {
-        let is_version = |scope: Scope, hash: &PolicyHash| {
-            *hash == genesis(scope, self.coop) || self.chain(scope).iter().any(|v| v.hash == *hash)
-        };
+        let is_version = |scope: Scope, hash: &PolicyHash| self.is_version(scope, hash);
         judge(&Known {
             memberships: &self.memberships,
             charters: &self.charters,
@@ -121,6 +132,16 @@ impl State {
         })
     }
 
+    /// Whether a version of `scope` was made, or is the charter's.
+    pub(super) fn is_version(&self, scope: Scope, hash: &PolicyHash) -> bool {
+        *hash == genesis(scope, self.coop) || self.numbered.contains_key(&(scope, *hash))
+    }
+
+    /// The version that follows `parent`.
+    pub(super) fn child(&self, scope: Scope, parent: PolicyHash) -> Option<&Version> {
+        self.chain(scope).get(self.numbered.get(&(scope, parent))? + 1)
+    }
+
     /// The charter's numbers for a proposal: those that it pins; under rules 1 there are no others than the founding ones.
     pub(super) fn numbers(&self, proposal: &Proposal) -> Option<&Numbers> {
         let founding = genesis(Scope::Charter, self.coop);
@@ -129,22 +150,25 @@ impl State {
 
     /// The next version that the seals prove. If more faults than the quorum tolerates prove two, every replica
     /// takes the same one.
-    fn next_enactment(&self, gathered: &Gathered) -> Option<(Scope, u32, Enactment)> {
-        let proposals = gathered.proposals.values().filter_map(|anchored| {
-            let proposal = as_proposal(anchored.statement()?)?;
-            if proposal.parent != self.head(proposal.scope) || !self.may_be_enacted(anchored, gathered) {
-                return None;
+    fn next_enactment(&self, gathered: &Gathered, readings: &mut Readings) -> Option<(Scope, u32, Enactment)> {
+        // The chains in their order: what is proved in an earlier one comes first.
+        Scope::ALL.into_iter().find_map(|scope| {
+            let mut proved: Vec<Arc<Enactment>> = Vec::new();
+            for child in gathered.children.get(&self.head(scope)).into_iter().flatten() {
+                let Some(anchored) = gathered.proposals.get(child) else { continue };
+                let is_of_scope = anchored.statement().and_then(as_proposal).is_some_and(|p| p.scope == scope);
+                // What a version of rules 2 follows from is a version of the same rules: the term is the one it was sealed in.
+                if is_of_scope && self.may_be_enacted(anchored, gathered) {
+                    proved.extend(readings.enacted(self, anchored, gathered));
+                }
             }
-            let state = self.read_proposal(anchored, gathered)?;
-            // What a version of rules 2 follows from is a version of the same rules: the term is the one it was sealed in.
-            let enacted = state.enacted.filter(|_| proposal.scope != Scope::Cancellations)?;
-            Some((proposal.scope, enacted.term, enacted))
-        });
-        let leaves = gathered.leaves.values().filter_map(|anchored| {
-            let (term, enacted) = self.leave_enactment(anchored, gathered)?;
-            Some((Scope::Membership, term, enacted))
-        });
-        proposals.chain(leaves).min_by_key(|(scope, term, enacted)| (*scope, *term, enacted.proposal, enacted.root))
+            if scope == Scope::Membership {
+                let leaves = gathered.leaves.values().filter_map(|leave| self.leave_enactment(leave, gathered));
+                proved.extend(leaves.map(|(_, enacted)| Arc::new(enacted)));
+            }
+            let first = proved.into_iter().min_by_key(|enacted| (enacted.term, enacted.proposal, enacted.root))?;
+            Some((scope, first.term, Arc::unwrap_or_clone(first)))
+        })
     }
 
     /// Whether enough of its sealers have signed any enactment of it: counting its box is what costs.
@@ -153,8 +177,9 @@ impl State {
         let Some(membership) = as_proposal(statement).and_then(|p| self.memberships.get(&p.membership)) else {
             return false;
         };
-        let signed = gathered.enact.get(&statement.id()).into_iter().flatten().map(|s| &s.by);
-        signed.collect::<BTreeSet<_>>().len() >= membership.quorum()
+        let signed = || gathered.enact.of(&statement.id()).map(|s| &s.by);
+        let quorum = membership.quorum();
+        signed().nth(quorum - 1).is_some() && signed().collect::<BTreeSet<_>>().len() >= quorum
     }
 
     pub(super) fn enact(&mut self, (scope, _, enacted): (Scope, u32, Enactment), gathered: &Gathered) {
@@ -171,7 +196,9 @@ impl State {
     pub(super) fn follow(&mut self, scope: Scope, enacted: Enactment) {
         let (number, parent) = (self.chain(scope).len() as u64, Some(self.head(scope)));
         let next = Version { hash: enacted.version, scope, number, parent, enacted: Some(enacted) };
-        self.chains.entry(scope).or_default().push(next);
+        let chain = self.chains.entry(scope).or_default();
+        self.numbered.insert((scope, next.hash), chain.len());
+        chain.push(next);
     }
 
     pub(super) fn apply(&mut self, proposal: &Proposal, applicant: Option<&Member>, enacted: &Enactment) {
@@ -243,7 +270,7 @@ impl State {
     }
 
     /// Everything about one proposal except what the other proposals mean for it.
-    fn read_proposal(&self, anchored: &Anchored, gathered: &Gathered) -> Option<ProposalState> {
+    pub(super) fn read_proposal(&self, anchored: &Anchored, gathered: &Gathered) -> Option<ProposalState> {
         let statement = anchored.statement()?;
         let proposal = as_proposal(statement)?;
         let numbers = self.numbers(proposal).or_else(|| self.charters.get(&genesis(Scope::Charter, self.coop)))?;
@@ -282,8 +309,8 @@ impl State {
             applicant: applicant_of(statement).cloned(),
             quorum: membership.quorum(),
             enact_quorum: membership_quorum(sealers.len(), after),
-            close_seals: Vec::new(),
-            enact_seals: Vec::new(),
+            close_seals: Seals::default(),
+            enact_seals: Seals::default(),
             certificates: Vec::new(),
             enacted: None,
             superseded_by: None,
@@ -295,7 +322,7 @@ impl State {
             parameters: numbers.parameters,
             held: ballot.clone(),
             entries: BTreeSet::new(),
-            offers: Vec::new(),
+            offers: Seals::default(),
             box_complete: false,
             box_outcome: ballot.tally.outcome,
             proposal: proposal.clone(),
@@ -312,7 +339,7 @@ impl State {
         Some(state)
     }
 
-    fn read_proposals(&mut self, gathered: &Gathered) {
+    fn read_proposals(&mut self, gathered: &Gathered, readings: &mut Readings) {
         let cancels = |anchored: &&Anchored| {
             let proposal = anchored.statement().and_then(as_proposal);
             matches!(proposal.map(|proposal| &proposal.action), Some(Action::CancelProposal(_)))
@@ -320,25 +347,15 @@ impl State {
         // A cancellation is judged by what it would stop.
         let (cancelling, others): (Vec<_>, Vec<_>) = gathered.proposals.values().partition(cancels);
         for anchored in others.into_iter().chain(cancelling) {
-            let Some(mut state) = self.read_proposal(anchored, gathered) else { continue };
-            // A certificate counts only where it made a version: see `next_enactment`.
-            let child = self
-                .chain(state.proposal.scope)
-                .iter()
-                .find(|v| v.parent == Some(state.proposal.parent))
-                .and_then(|v| v.enacted.as_ref());
-            state.enacted = child.filter(|e| e.proposal == state.id).cloned();
-            state.superseded_by = child.map(|e| e.proposal).filter(|id| *id != state.id);
-            state.stale = self.is_stale(&state);
-            state.appealed_by = self.appeal(&state, gathered);
-            self.proposals.insert(state.id, state);
-        }
-        let cancelled: Vec<(StatementId, StatementId)> =
-            self.proposals.keys().filter_map(|id| Some((*id, self.cancellation(*id)?))).collect();
-        for (id, by) in cancelled {
-            if let Some(state) = self.proposals.get_mut(&id).filter(|state| state.enacted.is_none()) {
-                state.cancelled_by = Some(by);
+            if let Some(read) = readings.read(self, anchored, gathered) {
+                self.proposals.insert(read);
             }
+        }
+        let cancelled = self.cancelled();
+        let read: Vec<Arc<ProposalState>> = self.proposals.shared().map(Arc::clone).collect();
+        for state in read {
+            let fate = self.fate(&state, gathered, &cancelled);
+            self.proposals.insert(readings.share(&state, fate));
         }
     }
 
@@ -395,13 +412,13 @@ impl ProposalState {
         let closed_in_time =
             |at: UnixSeconds| at == body.closes_at || (closes_early && at >= body.opens_at && at < body.closes_at);
         let (id, slot) = (self.id, self.slot());
-        let close = gathered.close.get(&id).into_iter().flatten().filter(|s| {
+        let close = gathered.close.shared(&id).filter(|s| {
             s.seal.basis.is_none()
                 && self.sealers.contains(&s.by)
                 && closed_in_time(s.seal.closed_at)
                 && s.at >= s.seal.closed_at.plus(grace)
         });
-        let enact = gathered.enact.get(&id).into_iter().flatten().filter(|s| {
+        let enact = gathered.enact.shared(&id).filter(|s| {
             s.seal.slot == slot
                 && s.seal.version == version_hash(slot.scope, slot.parent, id, s.seal.root)
                 && self.sealers.contains(&s.by)

@@ -3,16 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ancestry::{Ancestries, Ancestry};
+use super::ancestry::Ancestry;
 use super::chain::Membership;
 use super::cooldown::refuses;
+use super::gathering::{Gathering, News};
 use super::hearing::Sign;
 use super::keys::KeyHistory;
+use super::quarantine::Tangles;
+use super::shared::AllSeals;
 use crate::body::entry::{BoxOffer, CloseSeal, EnactSeal, SlotStatus};
 use crate::body::hearing::NoticeSent;
 use crate::body::proposal::Proposal;
 use crate::body::{Body, Opaque};
-use crate::ids::{MemberId, PublicKey, Seq, StatementId, UnixSeconds};
+use crate::ids::{CoopId, MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::log::{Entry, Replica, Standing};
 use crate::statement::Statement;
 
@@ -113,16 +116,18 @@ impl<T> Sealed<T> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gathered {
     pub proposals: BTreeMap<StatementId, Anchored>,
+    /// The proposals that would follow each version.
+    pub children: BTreeMap<PolicyHash, BTreeSet<StatementId>>,
     /// By what they are about.
     pub votes: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
     pub leaves: BTreeMap<StatementId, Anchored>,
-    /// By what they are about.
-    pub close: BTreeMap<StatementId, Vec<Sealed<CloseSeal>>>,
-    /// By what they are about.
-    pub enact: BTreeMap<StatementId, Vec<Sealed<EnactSeal>>>,
-    /// By what they are about.
-    pub offers: BTreeMap<StatementId, Vec<Sealed<BoxOffer>>>,
+    pub close: AllSeals<CloseSeal>,
+    pub enact: AllSeals<EnactSeal>,
+    pub offers: AllSeals<BoxOffer>,
+    /// In the order of their logs and positions.
     pub statuses: Vec<Sealed<SlotStatus>>,
+    /// Where seals may contradict each other.
+    pub tangles: Tangles,
     /// By their entries.
     pub notices: BTreeMap<StatementId, Sealed<NoticeSent>>,
     /// By what they are about.
@@ -130,7 +135,9 @@ pub(super) struct Gathered {
     pub orders: BTreeMap<StatementId, Anchored>,
     /// By what they are about.
     pub co_signatures: BTreeMap<StatementId, BTreeMap<StatementId, Anchored>>,
-    /// The entries of members whose silence is voted on.
+    /// Members whose silence is voted on.
+    pub watched: BTreeSet<MemberId>,
+    /// Their entries.
     pub signs: BTreeMap<StatementId, Sign>,
     /// The time of the newest entry of each log.
     pub last_at: BTreeMap<PublicKey, UnixSeconds>,
@@ -165,93 +172,89 @@ pub(super) enum Forked {
 }
 
 pub(super) fn gather(replica: &Replica, forked: Forked) -> Gathered {
-    let mut gathered = Gathered { forked: Some(forked), ..Gathered::default() };
-    for (log, owner) in replica.logs() {
-        let beside = replica.beside_settled(log);
-        let mut entries: Vec<&Entry> = replica.all(log).filter(|entry| !beside.contains(&entry.id())).collect();
-        // Which branch of a fork came first is this member's accident.
-        entries.sort_by_key(|e| (e.seq(), e.id()));
-        let fork = replica.fork(log).map_or(Seq(u64::MAX), |fork| fork.seq);
-        let settled = replica.settled().and_then(|settled| settled.logs.get(log));
-        if let Some(settled) = settled.filter(|settled| settled.last_at != UnixSeconds(i64::MIN)) {
-            gathered.last_at.insert(*log, settled.last_at);
-        }
-        let mut ancestries = Ancestries::new(settled);
-        let mut last_effective = None;
-        for entry in entries {
-            let ancestry = ancestries.of(entry, owner);
-            let statement = &entry.statement;
-            let (id, seq, at) = (statement.id(), entry.seq(), statement.header().issued_at);
-            let counts = entry.standing == Standing::Valid;
-            if counts && seq < fork {
-                last_effective = Some(id);
-            }
-            if counts {
-                let last = gathered.last_at.entry(*log).or_insert(at);
-                *last = (*last).max(at);
-            }
-            let inner = statement.nested().map(Statement::body);
-            if let Body::Opaque(Opaque::UnsupportedRules(rules)) = inner.unwrap_or(statement.body()) {
-                gathered.later_rules.entry(*rules).or_default().insert(owner.clone());
-            }
-            let sealed = Sealed { id, by: owner.clone(), log: *log, seq, at, seal: () };
-            match statement.body() {
-                Body::BoxOffer(offer) if counts => {
-                    gathered.offers.entry(offer.proposal).or_default().push(sealed.of(offer));
-                }
-                Body::CloseSeal(seal) if counts => {
-                    if refuses(seal) {
-                        gathered.refused.insert(id, seal.proposal);
-                        gathered.refused_proposals.insert(seal.proposal);
-                    }
-                    gathered.close.entry(seal.proposal).or_default().push(sealed.of(seal));
-                }
-                Body::EnactSeal(seal) if counts => {
-                    gathered.enact.entry(seal.proposal).or_default().push(sealed.of(seal));
-                }
-                Body::SlotStatus(status) if counts => gathered.statuses.push(sealed.of(status)),
-                Body::NoticeSent(notice) if counts => {
-                    gathered.notices.insert(id, sealed.of(notice));
-                }
-                Body::Anchor(_) => {
-                    if counts {
-                        let at = AnchorAt { log: *log, seq, at, void: None };
-                        gathered.say(owner, id, statement, at, &ancestry, replica);
-                    }
-                    let void = match entry.standing {
-                        // The budget is counted along the own chain: nothing that is learned later changes that.
-                        Standing::OverBudget(_) => Some(Void::OverBudget),
-                        Standing::Valid if seq >= fork => Some(Void::LogForked),
-                        Standing::Valid => None,
-                    };
-                    gathered.anchor(owner, statement, AnchorAt { log: *log, seq, at, void }, &ancestry, replica);
-                }
-                _ => {}
-            }
-        }
-        if !ancestries.key_steps.is_empty() {
-            let head = last_effective.and_then(|last| ancestries.keys_after(last));
-            gathered.key_heads.extend(head.map(|head| (*log, head)));
-            gathered.key_steps.insert(*log, ancestries.key_steps);
-        }
-    }
-    gathered.note_signs(replica);
-    gathered
+    Gathering::of(replica, forked).gathered
+}
+
+/// Where an entry stands.
+pub(super) struct At<'a> {
+    pub log: &'a PublicKey,
+    pub owner: &'a MemberId,
+    /// Where the log forked.
+    pub fork: Option<Seq>,
+    pub ancestry: &'a Ancestry,
+    pub coop: CoopId,
 }
 
 impl Gathered {
+    pub fn new(forked: Forked) -> Self {
+        Self { forked: Some(forked), ..Self::default() }
+    }
+
+    /// Takes an entry; of those about one statement the ones at lower positions come first.
+    pub fn add(&mut self, entry: &Entry, at: &At<'_>, news: &mut News) {
+        let statement = &entry.statement;
+        let (id, seq, time) = (statement.id(), entry.seq(), statement.header().issued_at);
+        let counts = entry.standing == Standing::Valid;
+        if counts {
+            let last = self.last_at.entry(*at.log).or_insert(time);
+            *last = (*last).max(time);
+        }
+        let inner = statement.nested().map(Statement::body);
+        if let Body::Opaque(Opaque::UnsupportedRules(rules)) = inner.unwrap_or(statement.body()) {
+            self.later_rules.entry(*rules).or_default().insert(at.owner.clone());
+        }
+        let sealed = Sealed { id, by: at.owner.clone(), log: *at.log, seq, at: time, seal: () };
+        match statement.body() {
+            Body::BoxOffer(offer) if counts => {
+                news.about.insert(offer.proposal);
+                self.offers.add(offer.proposal, sealed.of(offer), |_| false);
+            }
+            Body::CloseSeal(seal) if counts => {
+                news.about.insert(seal.proposal);
+                if refuses(seal) {
+                    news.entries.push(id);
+                    news.refused.insert(seal.proposal);
+                    self.refused.insert(id, seal.proposal);
+                    self.refused_proposals.insert(seal.proposal);
+                }
+                let again = self.close.add(seal.proposal, sealed.of(seal), |other| other.round == seal.round);
+                self.tangles.note_close(seal, again);
+            }
+            Body::EnactSeal(seal) if counts => {
+                news.about.insert(seal.proposal);
+                self.enact.add(seal.proposal, sealed.of(seal), |_| false);
+                self.tangles.note_enact(seal);
+            }
+            Body::SlotStatus(status) if counts => {
+                let before = self.statuses.partition_point(|s| (s.log, s.seq, s.id) < (*at.log, seq, id));
+                self.statuses.insert(before, sealed.of(status));
+            }
+            Body::NoticeSent(notice) if counts => {
+                news.about.insert(notice.proposal);
+                news.entries.push(id);
+                self.notices.insert(id, sealed.of(notice));
+            }
+            Body::Anchor(_) => {
+                let anchor = AnchorAt { log: *at.log, seq, at: time, void: None };
+                if counts {
+                    self.say(id, statement, anchor, at, news);
+                }
+                let void = match entry.standing {
+                    // The budget is counted along the own chain: nothing that is learned later changes that.
+                    Standing::OverBudget(_) => Some(Void::OverBudget),
+                    Standing::Valid if at.fork.is_some_and(|fork| seq >= fork) => Some(Void::LogForked),
+                    Standing::Valid => None,
+                };
+                self.anchor(statement, AnchorAt { void, ..anchor }, at, news);
+            }
+            _ => {}
+        }
+    }
+
     /// Notes what may stand in a box of rules 2: whether it does, its entry's id decides, and never what else is known.
-    fn say(
-        &mut self,
-        owner: &MemberId,
-        entry: StatementId,
-        carrier: &Arc<Statement>,
-        anchor: AnchorAt,
-        ancestry: &Ancestry,
-        replica: &Replica,
-    ) {
+    fn say(&mut self, entry: StatementId, carrier: &Arc<Statement>, anchor: AnchorAt, at: &At<'_>, news: &mut News) {
         let Some(inner) = carrier.nested() else { return };
-        if inner.author() != owner || inner.coop() != replica.coop() {
+        if inner.author() != at.owner || inner.coop() != at.coop {
             return;
         }
         let proposal = match inner.body() {
@@ -262,26 +265,26 @@ impl Gathered {
             Body::Delegation(_) | Body::KeyRevocation(_) => None,
             _ => return,
         };
+        news.entries.push(entry);
         match proposal {
-            Some(proposal) => self.about.entry(proposal).or_default().insert(entry),
-            None => self.everywhere.insert(entry),
-        };
-        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+            Some(proposal) => {
+                news.about.insert(proposal);
+                self.about.entry(proposal).or_default().insert(entry);
+            }
+            None => {
+                news.everything = true;
+                self.everywhere.insert(entry);
+            }
+        }
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&at.ancestry.keys));
         let carrier = Arc::clone(carrier);
         self.said.insert(entry, Anchored { carrier, anchor, signers, keys, open_before: 0, elsewhere: Vec::new() });
     }
 
-    fn anchor(
-        &mut self,
-        owner: &MemberId,
-        carrier: &Arc<Statement>,
-        mut anchor: AnchorAt,
-        ancestry: &Ancestry,
-        replica: &Replica,
-    ) {
+    fn anchor(&mut self, carrier: &Arc<Statement>, mut anchor: AnchorAt, at: &At<'_>, news: &mut News) {
         let Some(inner) = carrier.nested() else { return };
         // Only the operator of its author's own seat gives a statement its place; in any other log it is a copy.
-        if inner.author() != owner || inner.coop() != replica.coop() {
+        if inner.author() != at.owner || inner.coop() != at.coop {
             return;
         }
         let issued_at = inner.header().issued_at;
@@ -300,11 +303,18 @@ impl Gathered {
                     // Its author could undo what was decided by forking its own past.
                     anchor.void = None;
                 }
-                let earlier = ancestry.proposals.iter();
+                news.about.insert(inner.id());
+                // Seals that refuse it were here before it.
+                news.everything |= self.refused_proposals.contains(&inner.id());
+                self.children.entry(proposal.parent).or_default().insert(inner.id());
+                let earlier = at.ancestry.proposals.iter();
                 let others = earlier.filter(|(id, closes)| **id != inner.id() && **closes > issued_at).count();
                 (&mut self.proposals, others)
             }
-            Body::Vote(vote) => (self.votes.entry(vote.proposal).or_default(), 0),
+            Body::Vote(vote) => {
+                news.about.insert(vote.proposal);
+                (self.votes.entry(vote.proposal).or_default(), 0)
+            }
             Body::Leave(_) => (&mut self.leaves, 0),
             Body::EmergencyOrder(_) => (&mut self.orders, 0),
             Body::CoSignature(signature) => (self.co_signatures.entry(signature.order).or_default(), 0),
@@ -312,7 +322,7 @@ impl Gathered {
             _ => return,
         };
         let open_before = u32::try_from(open_before).unwrap_or(u32::MAX);
-        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&ancestry.keys));
+        let (signers, keys) = (inner.signers().copied().collect(), Arc::clone(&at.ancestry.keys));
         let carrier = Arc::clone(carrier);
         let found = Anchored { carrier, anchor, signers, keys, open_before, elsewhere: Vec::new() };
         match place.get_mut(&inner.id()) {

@@ -68,20 +68,25 @@ impl Gathered {
             Action::Reactivate(wake) => Some(wake.member.clone()),
             _ => None,
         });
-        let about: BTreeSet<MemberId> = about.collect();
-        for (log, owner) in replica.logs().filter(|(_, owner)| about.contains(*owner)) {
+        self.watched = about.collect();
+        let watched = self.watched.clone();
+        for (log, owner) in replica.logs().filter(|(_, owner)| watched.contains(*owner)) {
             let mut times: BTreeMap<Digest, UnixSeconds> = BTreeMap::new();
             let entries = replica.all(log).filter(|entry| entry.standing == Standing::Valid);
             let mut entries: Vec<&Entry> = entries.collect();
             entries.sort_by_key(|entry| (entry.seq(), entry.id()));
             for entry in entries {
                 let Position::Log { prev, .. } = *entry.statement.position() else { continue };
-                let at = entry.statement.header().issued_at;
-                times.insert(entry.id().0, at);
-                let before = times.get(&prev).copied();
-                self.signs.insert(entry.id(), Sign { by: owner.clone(), log: *log, at, before });
+                times.insert(entry.id().0, entry.statement.header().issued_at);
+                self.note_sign(entry, log, owner, times.get(&prev).copied());
             }
         }
+    }
+
+    /// Notes an entry that follows one of the time `before`.
+    pub(super) fn note_sign(&mut self, entry: &Entry, log: &PublicKey, owner: &MemberId, before: Option<UnixSeconds>) {
+        let at = entry.statement.header().issued_at;
+        self.signs.insert(entry.id(), Sign { by: owner.clone(), log: *log, at, before });
     }
 
     /// Whether what a box may name is held here.
@@ -116,13 +121,22 @@ impl Poll<'_> {
 
     /// Whether `entry` belongs into the box for what it says beside the votes.
     pub(super) fn bears(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> bool {
-        self.is_sign(gathered, entry)
-            || self.reply(gathered, proposal, entry).is_some()
-            || self.notice(gathered, proposal, entry).is_some()
+        self.asks_for_more()
+            && (self.is_sign(gathered, entry)
+                || self.reply(gathered, proposal, entry).is_some()
+                || self.notice(gathered, proposal, entry).is_some())
+    }
+
+    /// Whether the box is about more than votes at all: most are not.
+    fn asks_for_more(&self) -> bool {
+        matches!(self.proposal.action, Action::Expel(_) | Action::MarkDormant(_) | Action::Reactivate(_))
     }
 
     /// The operators' entries held here that belong into the box: of each operator the first.
     pub(super) fn borne(&self, gathered: &Gathered, proposal: StatementId) -> BTreeSet<StatementId> {
+        if !self.asks_for_more() {
+            return BTreeSet::new();
+        }
         let mut told: BTreeMap<&MemberId, (UnixSeconds, StatementId)> = BTreeMap::new();
         for entry in gathered.notices.keys() {
             if let Some((by, at)) = self.notice(gathered, proposal, entry) {

@@ -41,16 +41,16 @@ impl State {
         let statement = anchored.statement()?;
         let current = self.membership()?;
         let header = statement.header();
-        let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
         if !self.may_leave(current, anchored) || !current.may_part(&header.author) {
             return None;
         }
+        let held = self.read_leave_seals(statement.id(), header.issued_at, gathered);
         let root = leave_root(statement.id());
         // From four members to three all that stay must sign.
         let stays_out = self.rules >= 2 && current.members.len() == 4;
         let version = version_hash(Scope::Membership, current.hash, statement.id(), root);
         let mut by_term: BTreeMap<u32, BTreeMap<&MemberId, StatementId>> = BTreeMap::new();
-        for sealed in gathered.enact.get(&statement.id()).into_iter().flatten() {
+        for sealed in gathered.enact.of(&statement.id()) {
             let slot = sealed.seal.slot;
             let fits = (slot.scope, slot.parent) == (Scope::Membership, current.hash)
                 && (sealed.seal.proposal, sealed.seal.root, sealed.seal.version) == (statement.id(), root, version)

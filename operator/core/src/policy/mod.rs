@@ -19,13 +19,16 @@ mod emergency;
 mod farewell;
 mod fold;
 mod gather;
+mod gathering;
 mod hearing;
 mod keys;
 mod later;
 mod leave;
 mod phase;
 mod quarantine;
+mod readings;
 mod said;
+mod shared;
 mod shown;
 mod slots;
 mod standing;
@@ -50,6 +53,7 @@ pub use phase::Phase;
 pub use quarantine::{Offence, Proof};
 pub(crate) use quarantine::{close_offences, enact_offence};
 pub use said::Said;
+pub use shared::{AllSeals, Proposals, ProposalsIter, Seals};
 pub use shown::{DelegationFate, Electorate, Heard, StandIn, Through, applicant};
 pub use slots::{Hold, SlotOutcome};
 pub use validity::Invalid;
@@ -185,7 +189,7 @@ pub struct ProposalState {
     /// See `held`.
     pub entries: BTreeSet<StatementId>,
     /// The operators' offers (rules 2).
-    pub offers: Vec<Sealed<BoxOffer>>,
+    pub offers: Seals<BoxOffer>,
     /// Whether there are enough offers, and everything that they put into the box is held here (rules 2).
     pub box_complete: bool,
     /// What the box amounts to by the newest membership that is known here (rules 2).
@@ -193,9 +197,9 @@ pub struct ProposalState {
     /// Every vote on it, and what became of it.
     pub votes: Vec<VoteRecord>,
     /// The close seals of its sealers.
-    pub close_seals: Vec<Sealed<CloseSeal>>,
+    pub close_seals: Seals<CloseSeal>,
     /// The enact seals of its sealers.
-    pub enact_seals: Vec<Sealed<EnactSeal>>,
+    pub enact_seals: Seals<EnactSeal>,
     /// Boxes that enough sealers agree on, the largest first.
     pub certificates: Vec<CloseCertificate>,
     /// Its enactment.
@@ -306,11 +310,13 @@ pub struct State {
     classes: BTreeMap<Class, ClassRules>,
     charters: BTreeMap<PolicyHash, Numbers>,
     chains: BTreeMap<Scope, Vec<Version>>,
+    /// Where in its chain each version stands.
+    numbered: BTreeMap<(Scope, PolicyHash), usize>,
     memberships: BTreeMap<PolicyHash, Membership>,
     members: BTreeMap<MemberId, MemberState>,
     releases: BTreeMap<ManifestDigest, ReleaseState>,
     engines: BTreeMap<EngineName, Engine>,
-    proposals: BTreeMap<StatementId, ProposalState>,
+    proposals: Proposals,
     leaves: BTreeMap<StatementId, LeaveState>,
     emergencies: BTreeMap<StatementId, EmergencyState>,
     norms: Norms,
@@ -318,9 +324,9 @@ pub struct State {
     lifted: BTreeMap<MemberId, BTreeSet<Digest>>,
     /// Appeals, and what they are about.
     appeals: BTreeMap<StatementId, Appealed>,
-    box_offers: Vec<Sealed<BoxOffer>>,
-    close_seals: Vec<Sealed<CloseSeal>>,
-    enact_seals: Vec<Sealed<EnactSeal>>,
+    box_offers: AllSeals<BoxOffer>,
+    close_seals: AllSeals<CloseSeal>,
+    enact_seals: AllSeals<EnactSeal>,
     slot_statuses: Vec<Sealed<SlotStatus>>,
     notices: Vec<Sealed<NoticeSent>>,
     stray_votes: Vec<(StatementId, VoteRecord)>,
@@ -422,7 +428,7 @@ impl State {
         &self.engines
     }
     /// Proposals that were anchored.
-    pub fn proposals(&self) -> &BTreeMap<StatementId, ProposalState> {
+    pub fn proposals(&self) -> &Proposals {
         &self.proposals
     }
     /// Members' wishes to leave.
@@ -438,15 +444,15 @@ impl State {
         &self.faults
     }
     /// Every box offer of a present or past member.
-    pub fn box_offers(&self) -> &[Sealed<BoxOffer>] {
+    pub fn box_offers(&self) -> &AllSeals<BoxOffer> {
         &self.box_offers
     }
     /// Every close seal of a present or past member, whether it holds or not.
-    pub fn close_seals(&self) -> &[Sealed<CloseSeal>] {
+    pub fn close_seals(&self) -> &AllSeals<CloseSeal> {
         &self.close_seals
     }
     /// Every enact seal of a present or past member.
-    pub fn enact_seals(&self) -> &[Sealed<EnactSeal>] {
+    pub fn enact_seals(&self) -> &AllSeals<EnactSeal> {
         &self.enact_seals
     }
     /// Every slot status of a present or past member.

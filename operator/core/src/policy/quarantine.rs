@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::gather::{Gathered, Sealed};
-use super::{Fault, State};
+use super::{BoxRoot, Fault, PolicyHash, State};
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, SealEvidence, Slot};
 use crate::body::proposal::Scope;
 use crate::body::standing::LiftQuarantine;
@@ -76,9 +76,7 @@ fn proof_id(log: &PublicKey, offence: &Offence) -> Digest {
 pub(crate) fn close_offences(a: &CloseSeal, b: &CloseSeal) -> Vec<Offence> {
     let (Some(left), Some(right)) = (&a.basis, &b.basis) else { return Vec::new() };
     let mut offences = Vec::new();
-    // The same box can be named by other offers.
-    let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
-    if (a.proposal, a.round) == (b.proposal, b.round) && (says(a) != says(b) || left.slot != right.slot) {
+    if (a.proposal, a.round) == (b.proposal, b.round) && (!says_same(a, b) || left.slot != right.slot) {
         offences.push(Offence::TwoInRound { proposal: a.proposal, round: a.round });
     }
     let both_passed = a.outcome == Outcome::Passed && b.outcome == Outcome::Passed;
@@ -86,6 +84,56 @@ pub(crate) fn close_offences(a: &CloseSeal, b: &CloseSeal) -> Vec<Offence> {
         offences.push(Offence::TwoPassed { slot: left.slot });
     }
     offences
+}
+
+/// Whether two close seals say the same: the same box can be named by other offers.
+fn says_same(a: &CloseSeal, b: &CloseSeal) -> bool {
+    let said = |seal: &CloseSeal| {
+        let CloseSeal { proposal, round, root, count, membership_head, outcome, closed_at, basis: _ } = *seal;
+        (proposal, round, root, count, membership_head, outcome, closed_at)
+    };
+    said(a) == said(b)
+}
+
+/// The slot that a close seal binds to its proposal.
+fn passed_in(seal: &CloseSeal) -> Option<Slot> {
+    seal.basis.as_ref().filter(|_| seal.outcome == Outcome::Passed).map(|basis| basis.slot)
+}
+
+/// Where seals may contradict each other: to look at all of them each time would cost more than everything else.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tangles {
+    /// Proposals on which some operator signed two close seals of one round, differing or not.
+    rounds: BTreeSet<StatementId>,
+    /// The proposals that close seals say passed in a slot.
+    passed: BTreeMap<Slot, BTreeSet<StatementId>>,
+    /// What enact seals say of a slot.
+    enacted: BTreeMap<Slot, BTreeSet<(StatementId, BoxRoot, PolicyHash)>>,
+}
+
+impl Tangles {
+    /// Takes a close seal; `again` says whether its operator had signed one of the same round.
+    pub fn note_close(&mut self, seal: &CloseSeal, again: bool) {
+        if again {
+            self.rounds.insert(seal.proposal);
+        }
+        if let Some(slot) = passed_in(seal) {
+            self.passed.entry(slot).or_default().insert(seal.proposal);
+        }
+    }
+
+    pub fn note_enact(&mut self, seal: &EnactSeal) {
+        self.enacted.entry(seal.slot).or_default().insert((seal.proposal, seal.root, seal.version));
+    }
+
+    fn passed(&self) -> impl Iterator<Item = (&Slot, &BTreeSet<StatementId>)> {
+        self.passed.iter().filter(|(_, proposals)| proposals.len() > 1 || !proposals.is_disjoint(&self.rounds))
+    }
+
+    fn enacted(&self) -> impl Iterator<Item = (&Slot, BTreeSet<StatementId>)> {
+        let several = self.enacted.iter().filter(|(_, said)| said.len() > 1);
+        several.map(|(slot, said)| (slot, said.iter().map(|(proposal, ..)| *proposal).collect()))
+    }
 }
 
 /// What two enact seals of one operator prove.
@@ -137,38 +185,45 @@ impl State {
         let mut note = |log: PublicKey, offence: Offence, a: StatementId, b: StatementId| {
             proofs.push(Proof { log, offence, entries: [a.min(b), a.max(b)] });
         };
-        let close = gathered.close.values().flatten();
-        let mut rounds: BTreeMap<(PublicKey, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
-        let mut complete: BTreeMap<(PublicKey, StatementId, u32), &Sealed<CloseSeal>> = BTreeMap::new();
-        let mut slots: BTreeMap<(PublicKey, Slot), &Sealed<CloseSeal>> = BTreeMap::new();
-        for sealed in close {
-            let round = (sealed.log, sealed.seal.proposal, sealed.seal.round);
-            let first = *rounds.entry(round).or_insert(sealed);
-            let says = |seal: &CloseSeal| CloseSeal { basis: None, ..seal.clone() };
-            if says(&first.seal) != says(&sealed.seal) {
-                let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
-                self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
+        for sealed in gathered.tangles.rounds.iter().map(|proposal| gathered.close.of(proposal)) {
+            let mut rounds: BTreeMap<(PublicKey, u32), &Sealed<CloseSeal>> = BTreeMap::new();
+            let mut complete: BTreeMap<(PublicKey, u32), &Sealed<CloseSeal>> = BTreeMap::new();
+            for sealed in sealed {
+                let round = (sealed.log, sealed.seal.round);
+                let first = *rounds.entry(round).or_insert(sealed);
+                if !says_same(&first.seal, &sealed.seal) {
+                    let (member, proposal) = (sealed.by.clone(), sealed.seal.proposal);
+                    self.faults.insert(Fault::TwoCloseSeals { member, proposal, first: first.id, second: sealed.id });
+                }
+                // One of rules 1 that came before it proves nothing, and hides nothing.
+                if sealed.seal.basis.is_some() {
+                    let first = *complete.entry(round).or_insert(sealed);
+                    for offence in close_offences(&first.seal, &sealed.seal) {
+                        note(sealed.log, offence, first.id, sealed.id);
+                    }
+                }
             }
-            // One of rules 1 that came before it proves nothing, and hides nothing.
-            let Some(slot) = sealed.seal.basis.as_ref().map(|basis| basis.slot) else { continue };
-            let first = *complete.entry(round).or_insert(sealed);
-            for offence in close_offences(&first.seal, &sealed.seal) {
-                note(sealed.log, offence, first.id, sealed.id);
-            }
-            if sealed.seal.outcome == Outcome::Passed {
-                let first = *slots.entry((sealed.log, slot)).or_insert(sealed);
+        }
+        for (slot, proposals) in gathered.tangles.passed() {
+            let mut slots: BTreeMap<PublicKey, &Sealed<CloseSeal>> = BTreeMap::new();
+            let seals = proposals.iter().flat_map(|proposal| gathered.close.of(proposal));
+            for sealed in seals.filter(|sealed| passed_in(&sealed.seal) == Some(*slot)) {
+                let first = *slots.entry(sealed.log).or_insert(sealed);
                 for offence in close_offences(&first.seal, &sealed.seal) {
                     note(sealed.log, offence, first.id, sealed.id);
                 }
             }
         }
-        let mut enact: BTreeMap<(PublicKey, Slot), &Sealed<EnactSeal>> = BTreeMap::new();
-        for sealed in gathered.enact.values().flatten() {
-            let first = *enact.entry((sealed.log, sealed.seal.slot)).or_insert(sealed);
-            if let Some(offence) = enact_offence(&first.seal, &sealed.seal) {
-                note(sealed.log, offence, first.id, sealed.id);
-                let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
-                self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
+        for (slot, proposals) in gathered.tangles.enacted() {
+            let mut enact: BTreeMap<PublicKey, &Sealed<EnactSeal>> = BTreeMap::new();
+            let seals = proposals.iter().flat_map(|proposal| gathered.enact.of(proposal));
+            for sealed in seals.filter(|sealed| sealed.seal.slot == *slot) {
+                let first = *enact.entry(sealed.log).or_insert(sealed);
+                if let Some(offence) = enact_offence(&first.seal, &sealed.seal) {
+                    note(sealed.log, offence, first.id, sealed.id);
+                    let (member, scope) = (sealed.by.clone(), sealed.seal.slot.scope);
+                    self.faults.insert(Fault::TwoEnactSeals { member, scope, first: first.id, second: sealed.id });
+                }
             }
         }
         proofs

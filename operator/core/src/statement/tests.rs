@@ -222,3 +222,27 @@ fn what_is_signed_unread_is_what_a_reader_finds() {
     let entry = draft.sign_unread(&bilbao.operator, Some(&inner)).unwrap();
     assert_eq!(Statement::verify(entry.envelope().clone()), Ok(entry));
 }
+
+#[test]
+fn the_fields_of_a_payload_are_those_that_are_written() {
+    let key = SeedSigner::from_seed(&[1; 32]).public_key();
+    let wire = Wire {
+        coop: String::new(),
+        author: person("bilbao").id(),
+        site: "main".parse().unwrap(),
+        key,
+        kind: Kind::Vote,
+        rules: 1,
+        issued_at: T0,
+        log: Some(key),
+        subject: Some("beacon".parse().unwrap()),
+        seq: Some(Seq(0)),
+        prev: Some(coop().0),
+        to: Some("*".to_owned()),
+        not_after: Some(T0),
+        body: Value::Null,
+    };
+    let Value::Object(written) = serde_json::to_value(&wire).unwrap() else { panic!("it is an object") };
+    let names: std::collections::BTreeSet<&str> = written.keys().map(String::as_str).collect();
+    assert_eq!(names, FIELDS.into());
+}

@@ -17,7 +17,7 @@ use crate::statement::Position;
 const SHORT: Seconds = Seconds(60);
 
 /// Four members that close as soon as everybody has voted, and forget what is older than a minute.
-fn forgetful() -> World {
+pub(super) fn forgetful() -> World {
     World::with(&FOUR, Preset::Trial, |charter| {
         let members = MemberPeriods { dormant_after_seconds: SHORT, ..MemberPeriods::default() };
         charter.parameters.deliberation =
@@ -52,7 +52,7 @@ fn reject(world: &mut World, who: usize, action: Action) {
     assert_eq!(world.phase(who, proposal).name(), "Rejected");
 }
 
-fn checkpoint(world: &mut World, who: usize) -> StatementId {
+pub(super) fn checkpoint(world: &mut World, who: usize) -> StatementId {
     world.sync();
     let drafted = world.commons[who].draft_checkpoint(world.now).unwrap();
     decide(world, who, Action::Checkpoint(drafted))
@@ -82,7 +82,7 @@ fn entries(world: &World, who: usize) -> usize {
 }
 
 /// A history with something of everything, the last proposal of which is open.
-fn lived(world: &mut World) -> StatementId {
+pub(super) fn lived(world: &mut World) -> StatementId {
     for name in ["qwen", "llama"] {
         decide(world, 0, approve(name));
     }

@@ -14,6 +14,7 @@ mod members;
 mod quarantine;
 mod recall;
 mod reference;
+mod remembered;
 mod said;
 mod shown;
 mod standing;
