@@ -40,6 +40,8 @@ enum Course {
     Proofs,
     /// Members come, fall silent and return.
     Members,
+    /// What was refused is tried again, also across what is settled.
+    Refused,
 }
 
 impl Course {
@@ -51,6 +53,7 @@ impl Course {
             "orders" => Self::Orders,
             "proofs" => Self::Proofs,
             "members" => Self::Members,
+            "refused" => Self::Refused,
             _ => return None,
         })
     }
@@ -71,6 +74,7 @@ impl Course {
             Self::Orders => &[49, 50, 51],
             Self::Proofs => &[16, 26, 29, 46, 47, 48, 58],
             Self::Members => &[40, 42, 45, 56],
+            Self::Refused => &[60, 61, 62, 54],
         };
         let step = world.random.below(63);
         if often.is_empty() || world.random.once_in(2) { step } else { often[world.random.below(often.len())] }

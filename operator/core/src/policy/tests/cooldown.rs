@@ -255,7 +255,13 @@ fn merkle_root() -> BoxRoot {
 
 #[test]
 fn a_refusal_outlives_the_checkpoint_that_settles_it() {
-    let mut world = world();
+    let mut world = World::with(&FOUR, Preset::Standard, |charter| {
+        let mut rules = presets::deliberation();
+        // What is recent is kept in any case, to show that its author is there.
+        rules.members.dormant_after_seconds = Seconds(60);
+        charter.parameters.deliberation = Some(rules);
+        charter.classes.values_mut().for_each(|rules| rules.delay_seconds = Seconds(0));
+    });
     let first = refuse(&mut world, 0, approve("qwen"));
     let other = world.propose(1, approve("llama"));
     decide(&mut world, other, &THREE_YES);
