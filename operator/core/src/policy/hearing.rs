@@ -135,7 +135,7 @@ impl Poll<'_> {
     /// The operators' entries held here that belong into the box: of each operator the first.
     pub(super) fn borne(&self, gathered: &Gathered, proposal: StatementId) -> BTreeSet<StatementId> {
         if !self.asks_for_more() {
-            return BTreeSet::new();
+            return self.refusal_to_offer();
         }
         let mut told: BTreeMap<&MemberId, (UnixSeconds, StatementId)> = BTreeMap::new();
         for entry in gathered.notices.keys() {

@@ -81,6 +81,10 @@ impl<T> AllSeals<T> {
     pub fn iter(&self) -> impl Iterator<Item = &Sealed<T>> {
         self.0.values().flatten()
     }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     /// Those about one proposal or leaving.
     pub fn of<'s>(&'s self, about: &StatementId) -> impl Iterator<Item = &'s Sealed<T>> + use<'s, T> {
         self.shared(about).map(unshare)
