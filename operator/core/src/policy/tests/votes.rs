@@ -256,7 +256,7 @@ fn an_interest_takes_a_vote_away_only_from_who_has_signed_that_it_has_one() {
     world.wait(80 * 3600);
     world.settle();
     assert!((0..4).all(|who| world.phase(who, alone.id()) == Phase::Invalid(forged.clone())));
-    assert!((0..4).all(|who| world.state(who).close_seals().is_empty()));
+    assert!((0..4).all(|who| world.state(who).close_seals().iter().next().is_none()));
     let agreed = signed(&world, &[1], &[1]);
     assert_eq!(world.state(0).check_proposal(&agreed), Ok(()));
     let electors = |statement: &Statement| match statement.body() {
