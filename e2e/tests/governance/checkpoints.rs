@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use koinon_core::dsse::Envelope;
+use koinon_core::statement::Statement;
 use koinon_e2e::cache::Cache;
 use koinon_e2e::ground::{Ground, ground, operators_ready, settled};
 use koinon_e2e::python::Python;
@@ -88,9 +90,14 @@ async fn sealers(ground: &Ground, told: &str) -> Result<Vec<String>> {
     let close = settled.split_whitespace().nth(3).context("the audit names no close seals")?;
     let kind = ["kstmt", "--namespace", RELEASE_NAMESPACE, "--selector", "koinon.dev/kind=close-seal"];
     let list = get(ground.member("cork")?, &kind).await?;
-    let named = |one: &&Value| close.split(',').any(|id| id == text(&one["status"], "id"));
-    let mut sealed: Vec<String> =
-        items(&list).iter().filter(named).map(|one| text(&one["status"], "author").to_owned()).collect();
+    let mut sealed = Vec::new();
+    for one in items(&list) {
+        let envelope: Envelope = serde_json::from_value(one["spec"]["envelope"].clone()).context("no envelope")?;
+        let entry = Statement::verify(envelope)?;
+        if close.split(',').any(|id| id == entry.id().to_string()) {
+            sealed.push(entry.author().to_string());
+        }
+    }
     sealed.sort();
     Ok(sealed)
 }
