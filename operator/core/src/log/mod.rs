@@ -436,27 +436,6 @@ impl Replica {
         self.chains.values().any(|chain| chain.contains(id))
     }
 
-    /// The entries of `log` from position `from` on that were forgotten here.
-    pub fn past(&self, log: &PublicKey, from: Seq) -> impl Iterator<Item = Past> {
-        self.chains.get(log).into_iter().flat_map(move |chain| chain.past().from(from))
-    }
-
-    /// Where an entry stands that was forgotten here.
-    pub fn place_of_past(&self, id: &StatementId) -> Option<(PublicKey, Seq)> {
-        let place = |(log, chain): (&PublicKey, &Chain)| Some((*log, chain.place_of(id)?));
-        self.chains.iter().find_map(place).filter(|_| self.get(id).is_none())
-    }
-
-    /// How many entries of `log` were forgotten here.
-    pub fn past_count(&self, log: &PublicKey) -> usize {
-        self.chains.get(log).map_or(0, |chain| chain.past().len())
-    }
-
-    /// The forgotten entry of `log` that gave a place to what a person signed.
-    pub fn past_that_says(&self, log: &PublicKey, said: &StatementId) -> Option<Past> {
-        self.chains.get(log)?.past().that_says(said)
-    }
-
     /// The last entry of every log that has one.
     pub fn heads(&self) -> BTreeMap<PublicKey, Head> {
         self.chains.iter().filter_map(|(log, chain)| Some((*log, chain.head()?))).collect()

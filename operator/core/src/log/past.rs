@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Settled;
 use super::budget::{Usage, spend};
-use super::chain::Standing;
+use super::chain::{Chain, Standing};
+use super::{Replica, Settled};
 use crate::body::charter::Budgets;
 use crate::ids::{Digest, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::statement::{Position, Statement};
@@ -162,5 +162,28 @@ impl RecalledLog {
             .filter(|(id, _)| !self.held.contains_key(*id))
             .for_each(|(_, brief)| past.insert(brief.past));
         (recalled, past)
+    }
+}
+
+impl Replica {
+    /// The entries of `log` from position `from` on that were forgotten here.
+    pub fn past(&self, log: &PublicKey, from: Seq) -> impl Iterator<Item = Past> {
+        self.chains.get(log).into_iter().flat_map(move |chain| chain.past().from(from))
+    }
+
+    /// Where an entry stands that was forgotten here.
+    pub fn place_of_past(&self, id: &StatementId) -> Option<(PublicKey, Seq)> {
+        let place = |(log, chain): (&PublicKey, &Chain)| Some((*log, chain.place_of(id)?));
+        self.chains.iter().find_map(place).filter(|_| self.get(id).is_none())
+    }
+
+    /// How many entries of `log` were forgotten here.
+    pub fn past_count(&self, log: &PublicKey) -> usize {
+        self.chains.get(log).map_or(0, |chain| chain.past().len())
+    }
+
+    /// The forgotten entry of `log` that gave a place to what a person signed.
+    pub fn past_that_says(&self, log: &PublicKey, said: &StatementId) -> Option<Past> {
+        self.chains.get(log)?.past().that_says(said)
     }
 }
