@@ -58,6 +58,10 @@ fn tally(out: &mut String, view: &View) {
         out.push_str("\nNo tally: the members or the charter version that it names are not known here yet.\n");
         return;
     };
+    if view.ballot.source == Source::Archived {
+        let _ = writeln!(out, "\nNo tally of {}", source(&view.ballot));
+        return;
+    }
     let _ = writeln!(out, "\nTally of {}:", source(&view.ballot));
     let Thresholds { electors, yes, no, abstain, veto, turnout, share, least_yes, block } = bars;
     line(out, &format!("{yes} yes, {no} no, {abstain} abstain, {veto} veto, of {electors} with a vote"));
@@ -83,6 +87,9 @@ fn source(ballot: &Ballot) -> String {
         Source::Offered => format!("the box that enough operators offer, not sealed yet ({})", many(*entries)),
         Source::Held => {
             format!("what this cluster holds ({}); others may hold more until the box is sealed", many(*entries))
+        }
+        Source::Archived => {
+            "what a checkpoint has settled: its votes are in an archive; see: kubectl koinon audit FILE".to_owned()
         }
     };
     match sealed_otherwise {

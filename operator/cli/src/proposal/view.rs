@@ -114,6 +114,8 @@ pub enum Source {
     Offered,
     /// It is what this cluster holds; others may hold more, or less.
     Held,
+    /// A checkpoint has settled it, and its votes are in an archive.
+    Archived,
 }
 
 /// How one member counts.
@@ -239,7 +241,9 @@ fn stands(proposal: &ProposalState) -> Outcome {
 fn ballot(proposal: &ProposalState) -> Ballot {
     let counted = &proposal.ballot;
     let sealed = proposal.certificates.first().map(|certificate| certificate.root);
+    let is_settled = proposal.enacted.as_ref().is_some_and(|enacted| enacted.enact_seals.is_empty());
     let source = match sealed {
+        _ if is_settled => Source::Archived,
         Some(root) if root == counted.root => Source::Sealed,
         _ if proposal.rules >= 2 && proposal.offers.len() >= proposal.quorum => Source::Offered,
         _ => Source::Held,

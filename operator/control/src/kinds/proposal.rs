@@ -126,6 +126,10 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     };
     note(&mut status.conditions, ConditionType::Accepted, accepted);
     let phase = view.state.phase(known, moment.now);
+    if known.lacks_its_box() && before.state == Some(shown(&phase)) {
+        // It was shown with its votes, which are forgotten now; none are not what it had.
+        return ProposalStatus { observed_generation: generation, conditions: before.conditions.clone(), ..before };
+    }
     note(&mut status.conditions, ConditionType::Enacted, enacted(&view.state, known, &phase));
     status.state = Some(shown(&phase));
     describe(&mut status, known, &phase);
@@ -137,7 +141,7 @@ fn describe(status: &mut ProposalStatus, known: &ProposalState, phase: &Phase) {
     let at = |at: UnixSeconds| time::from_unix(at.0);
     status.author = Some(known.author.to_string());
     status.scope = Some(body.scope.to_string());
-    status.tally = Some(tally(&known.ballot.tally));
+    status.tally = (!known.lacks_its_box()).then(|| tally(&known.ballot.tally));
     status.opens_time = at(body.opens_at);
     status.closes_time = at(known.ballot.closed_at);
     status.eta_time = at(known.eta(known.ballot.closed_at));

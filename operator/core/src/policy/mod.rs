@@ -217,6 +217,13 @@ pub struct ProposalState {
 }
 
 impl ProposalState {
+    /// Whether the votes of the box that was sealed are not here, so that nothing can be said of how it was counted: they lie
+    /// below a checkpoint and were forgotten, or have not arrived.
+    pub fn lacks_its_box(&self) -> bool {
+        let is_remembered = self.enacted.as_ref().is_some_and(|enacted| enacted.enact_seals.is_empty());
+        is_remembered || self.certificates.first().is_some_and(|certificate| certificate.root != self.ballot.root)
+    }
+
     /// Where in its chain it would be enacted.
     pub fn slot(&self) -> Slot {
         Slot { scope: self.proposal.scope, parent: self.proposal.parent, term: self.proposal.term }

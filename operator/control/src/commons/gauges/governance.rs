@@ -111,7 +111,8 @@ impl Gauges {
 /// How many of its electors took part in what was decided last, in thousandths.
 fn last_turnout(state: &State) -> Option<i64> {
     let decided = |proposal: &&ProposalState| Some((proposal.certificates.first()?.closed_at, proposal.id));
-    let last = state.proposals().values().filter(|p| !p.certificates.is_empty()).max_by_key(decided)?;
+    let counted = state.proposals().values().filter(|p| !p.certificates.is_empty() && !p.lacks_its_box());
+    let last = counted.max_by_key(decided)?;
     let tally = last.ballot.tally;
     let part = u64::from(tally.counts.turnout()) * 1000;
     part.checked_div(tally.electors.into()).map(whole)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use koinon_api::proposal::ProposalStatus;
 use koinon_core::body::charter::{Deliberation, MemberPeriods};
 use koinon_core::body::proposal::{Action, Choice};
 use koinon_core::founding::Founding;
@@ -11,11 +12,14 @@ use koinon_core::ids::{PublicKey, Seconds, Seq, StatementId};
 use koinon_core::presets;
 use koinon_core::statement::Statement;
 use koinon_net::commons::Commons as _;
+use kube::ResourceExt as _;
 
 use super::kit::{Operator, enacted, quick_with, release};
 use crate::commons::candidate::Source;
 use crate::commons::people::Verdict;
 use crate::commons::store::memory::MemoryStore;
+use crate::kinds::projections::Moment;
+use crate::kinds::proposal;
 
 /// How long ago the first decisions were made, and how long ago a later one. What is less than a minute older than the last
 /// entries that were settled may still show that its author is there, and is kept.
@@ -60,6 +64,17 @@ fn forgotten(operator: &Operator) -> usize {
     operator.up().shelf.read(|commons| logs.iter().map(|log| commons.replica().past_count(log)).sum())
 }
 
+/// How a proposal is shown that was shown as `before` until now.
+fn shown(operator: &Operator, statement: &Statement, before: Option<ProposalStatus>) -> ProposalStatus {
+    let mirror = operator.up().shelf.read(|commons| proposal::mirror(commons, statement.id()));
+    let mut object = mirror.unwrap();
+    object.status = before;
+    let now = operator.now();
+    let moment = Moment { now, time: koinon_api::time::from_unix(now.0).unwrap(), monotonic: Duration::ZERO };
+    let name = object.name_any();
+    proposal::statuses(&operator.view(), &[std::sync::Arc::new(object)], &moment).remove(&name).unwrap()
+}
+
 async fn until_forgotten(operator: &Operator) {
     let seen = operator.until("settled entries are let go", |_| forgotten(operator) > 0);
     seen.await;
@@ -95,6 +110,9 @@ async fn what_a_checkpoint_settled_is_let_go_and_still_served_remembered_and_tak
     decide(&operators, "small", release("small")).await;
     stop(&mut operators).await;
     start(&mut operators, &founding, Duration::ZERO).await;
+    let first = shown(&operators[0], &tiny, None);
+    let counted = first.tally.clone().expect("three have voted");
+    assert_eq!((counted.approve, counted.turnout), (3, 3));
     let drafted = operators[0].up().shelf.read(|commons| commons.draft_checkpoint(super::kit::now())).unwrap();
     let everything = served(&operators[0]).await;
     decide(&operators, "checkpoint", Action::Checkpoint(drafted)).await;
@@ -126,6 +144,12 @@ async fn what_a_checkpoint_settled_is_let_go_and_still_served_remembered_and_tak
     assert!(matches!(verdict(&view, "p-huge"), Some(Verdict::Settled { .. })), "{:?}", view.verdicts);
     assert!(matches!(verdict(&view, "p-tiny"), Some(Verdict::Anchored { .. })), "what is in force is held");
     assert!(enacted(&view, &tiny.id()).is_some() && !view.state.proposals().contains_key(&huge.id()));
+
+    // What is in force is shown as it was counted, and never as if nobody had voted.
+    let after = shown(&operators[0], &tiny, Some(first.clone()));
+    assert_eq!((after.tally, after.state), (first.tally, first.state.clone()));
+    let anew = shown(&operators[0], &tiny, None);
+    assert_eq!((anew.tally, anew.state), (None, first.state), "unknown is not zero");
 
     // A member that lost its store gets everything from those who forgot, and decides as they do.
     operators[2].kill().await;
