@@ -373,7 +373,7 @@ impl State {
                 if phase.is_final() {
                     return Err(NotAnchored::ProposalOver(phase.name()));
                 }
-                let pinned = self.memberships.get(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
+                let pinned = self.membership_version(&on.proposal.membership).ok_or(NotAnchored::UnknownProposal)?;
                 let numbers = self.numbers(&on.proposal).ok_or(NotAnchored::UnknownProposal)?;
                 let rules = numbers.classes.get(&on.proposal.class).ok_or(NotAnchored::UnknownProposal)?;
                 let poll = Poll::new(&on.proposal, pinned, rules, &numbers.parameters, self.logs());

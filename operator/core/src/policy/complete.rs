@@ -227,7 +227,7 @@ impl State {
     /// Whether the membership up to `head` has moved on too far for a proposal that pins `pinned`; none if either is
     /// not known here.
     pub(super) fn is_stale_at(&self, pinned: PolicyHash, issued_at: UnixSeconds, head: PolicyHash) -> Option<bool> {
-        let (pinned, head) = (self.memberships.get(&pinned)?, self.memberships.get(&head)?);
+        let (pinned, head) = (self.membership_version(&pinned)?, self.membership_version(&head)?);
         let between = self.memberships.values().filter(|m| m.number > pinned.number && m.number <= head.number);
         Some(head.number >= pinned.number + 2 || between.into_iter().any(|m| m.settled_at <= issued_at))
     }

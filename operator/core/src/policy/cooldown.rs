@@ -129,7 +129,7 @@ impl State {
         proposal: &'a Proposal,
     ) -> Option<Attempt<'a>> {
         let cool_down = self.numbers(proposal)?.parameters.deliberation?.cool_down_seconds;
-        let owner = self.memberships.get(&proposal.membership).and_then(|pinned| owner(pinned, author));
+        let owner = self.membership_version(&proposal.membership).and_then(|pinned| owner(pinned, author));
         let waits = cool_down.0 > 0 && cools_down(&proposal.action);
         waits.then(|| Attempt { id, proposal, owner, after: proposal.opens_at.minus(cool_down), cool_down })
     }
@@ -147,7 +147,8 @@ impl State {
         for earlier in &gathered.refused_proposals {
             let statement = gathered.proposals.get(earlier).and_then(|anchored| anchored.statement());
             let Some((statement, refused)) = statement.and_then(|s| Some((s, as_proposal(s)?))) else { continue };
-            let Some(pinned) = self.memberships.get(&refused.membership).filter(|_| attempt.repeats(*earlier, refused))
+            let Some(pinned) =
+                self.membership_version(&refused.membership).filter(|_| attempt.repeats(*earlier, refused))
             else {
                 continue;
             };
@@ -182,7 +183,7 @@ impl State {
             let certificate = earlier.certificates.first()?;
             let how = certificate.outcome;
             let refused = earlier.rules >= 2 && is_refusal(how) && attempt.repeats(earlier.id, &earlier.proposal);
-            let pinned = self.memberships.get(&earlier.proposal.membership).filter(|_| refused)?;
+            let pinned = self.membership_version(&earlier.proposal.membership).filter(|_| refused)?;
             attempt.held_by(earlier.id, owner(pinned, &earlier.author), how, certificate.closed_at)
         });
         held.max_by_key(|refused| (refused.until, refused.by))

@@ -134,7 +134,7 @@ impl State {
         let (statement, order) = (anchored.statement()?, as_order(anchored)?);
         let header = statement.header();
         let (holds, _) = self.periods(&order.charter)?;
-        let pinned = self.memberships.get(&order.membership)?;
+        let pinned = self.membership_version(&order.membership)?;
         let until = header.issued_at.plus(holds);
         let subject = self.subject(order);
         let group = subject.as_ref().and_then(|member| pinned.get(member)).map(|member| &member.control_group);
@@ -194,7 +194,7 @@ impl State {
         order: &EmergencyOrder,
         now: UnixSeconds,
     ) -> Option<OrderProblem> {
-        let pinned = self.memberships.get(&order.membership);
+        let pinned = self.membership_version(&order.membership);
         if pinned.is_none_or(|pinned| !pinned.members.contains_key(author)) || self.periods(&order.charter).is_none() {
             return Some(OrderProblem::UnknownVersion);
         }

@@ -40,6 +40,7 @@ impl State {
 
     fn read(founding: &Founding, replica: &Replica, gathered: &Gathered, readings: &mut Readings) -> Self {
         let mut state = Self::founded(founding);
+        state.made_before = readings.take_memberships();
         state.slot_statuses.clone_from(&gathered.statuses);
         state.later_rules.clone_from(&gathered.later_rules);
         state.read_keys(gathered);
@@ -55,7 +56,8 @@ impl State {
             }
         }
         state.read_proposals(gathered, readings);
-        readings.end();
+        state.made_before = Memberships::new();
+        readings.end(&state);
         state.read_members(gathered);
         state.show_keys(gathered);
         state.read_stray_votes(gathered);
@@ -85,7 +87,8 @@ impl State {
             )]),
             chains: Scope::ALL.into_iter().map(|scope| (scope, vec![version(scope)])).collect(),
             members: first.members.values().map(|m| (m.id.clone(), MemberState::new(m, first.hash))).collect(),
-            memberships: BTreeMap::from([(first.hash, first)]),
+            memberships: BTreeMap::from([(first.hash, Arc::new(first))]),
+            made_before: BTreeMap::new(),
             releases: charter.releases.iter().map(|r| (r.manifest_digest, released(r))).collect(),
             engines: charter.engines.iter().map(|e| (e.name.clone(), e.clone())).collect(),
             proposals: Proposals::default(),
@@ -174,7 +177,7 @@ impl State {
     /// Whether enough of its sealers have signed any enactment of it: counting its box is what costs.
     fn may_be_enacted(&self, anchored: &Anchored, gathered: &Gathered) -> bool {
         let Some(statement) = anchored.statement() else { return false };
-        let Some(membership) = as_proposal(statement).and_then(|p| self.memberships.get(&p.membership)) else {
+        let Some(membership) = as_proposal(statement).and_then(|p| self.membership_version(&p.membership)) else {
             return false;
         };
         let signed = || gathered.enact.of(&statement.id()).map(|s| &s.by);
@@ -264,9 +267,10 @@ impl State {
     }
 
     pub(super) fn change_members(&mut self, enacted: &Enactment, change: MembershipChange<'_>) {
-        if let Some(next) = self.membership().map(|current| current.next(enacted, change)) {
-            self.memberships.insert(next.hash, next);
-        }
+        // Its name tells what it follows, and what was changed how.
+        let same = self.made_before.get(&enacted.version).filter(|made| made.settled_at == enacted.settled_at).cloned();
+        let next = same.or_else(|| self.membership().map(|current| Arc::new(current.next(enacted, change))));
+        self.memberships.extend(next.map(|next| (enacted.version, next)));
     }
 
     /// Everything about one proposal except what the other proposals mean for it.
@@ -278,7 +282,7 @@ impl State {
         let id = statement.id();
         let invalid = self.known(|known| judge(known, anchored)).err();
         let nobody;
-        let membership = match self.memberships.get(&proposal.membership) {
+        let membership = match self.membership_version(&proposal.membership) {
             Some(membership) => membership,
             None => {
                 nobody = Membership::founding(self.coop, &[]);
@@ -362,7 +366,7 @@ impl State {
     /// Whether the membership moved on so far that quorums need not overlap, or so long ago that pinning the older
     /// one can only be meant to bring back somebody who is gone.
     pub(super) fn is_stale(&self, proposal: &ProposalState) -> bool {
-        let (Some(pinned), Some(head)) = (self.memberships.get(&proposal.proposal.membership), self.membership())
+        let (Some(pinned), Some(head)) = (self.membership_version(&proposal.proposal.membership), self.membership())
         else {
             return false;
         };

@@ -264,7 +264,7 @@ impl State {
     /// The appeal against a proposal that keeps it from taking effect: the first one with anything new, made in time.
     pub(super) fn appeal(&self, state: &ProposalState, gathered: &Gathered) -> Option<StatementId> {
         let Action::Expel(expel) = &state.proposal.action else { return None };
-        let pinned = self.memberships.get(&state.proposal.membership).filter(|_| expel.appeal.is_none())?;
+        let pinned = self.membership_version(&state.proposal.membership).filter(|_| expel.appeal.is_none())?;
         let eta = state.certificates.first().map_or(state.proposal.eta, |certificate| state.eta(certificate.closed_at));
         let appeals = gathered.appeals.get(&state.id).into_iter().flatten();
         let good = appeals.filter(|(_, anchored)| {

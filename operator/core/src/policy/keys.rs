@@ -321,7 +321,7 @@ impl State {
 
     /// Notes the log with which `member` begins, and that it has none any more that it had before.
     pub(super) fn begin_log(&mut self, member: &Member, enacted: Option<&Enactment>) {
-        let number = enacted.and_then(|e| self.memberships.get(&e.version)).map(|m| m.number);
+        let number = enacted.and_then(|e| self.membership_version(&e.version)).map(|m| m.number);
         let mut generation = 0;
         for log in self.logs.values_mut().filter(|log| log.owner == member.id) {
             generation += 1;

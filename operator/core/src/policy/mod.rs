@@ -38,6 +38,7 @@ mod validity;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
@@ -308,6 +309,9 @@ pub struct Numbers {
     pub rules: u32,
 }
 
+/// Versions of the membership, shared between folds: with a hundred members making them anew costs more than the rest.
+type Memberships = BTreeMap<PolicyHash, Arc<Membership>>;
+
 /// What the cooperative has decided, and what is being decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -319,7 +323,9 @@ pub struct State {
     chains: BTreeMap<Scope, Vec<Version>>,
     /// Where in its chain each version stands.
     numbered: BTreeMap<(Scope, PolicyHash), usize>,
-    memberships: BTreeMap<PolicyHash, Membership>,
+    memberships: Memberships,
+    /// What the fold before made, while this one goes on.
+    made_before: Memberships,
     members: BTreeMap<MemberId, MemberState>,
     releases: BTreeMap<ManifestDigest, ReleaseState>,
     engines: BTreeMap<EngineName, Engine>,
@@ -389,7 +395,7 @@ impl State {
     }
     /// The newest membership version.
     pub fn membership(&self) -> Option<&Membership> {
-        self.memberships.get(&self.head(Scope::Membership))
+        self.membership_version(&self.head(Scope::Membership))
     }
     /// Members of the newest version that are counted.
     pub fn active(&self) -> impl Iterator<Item = &Member> {
@@ -472,7 +478,7 @@ impl State {
     }
     /// One membership version.
     pub fn membership_version(&self, hash: &PolicyHash) -> Option<&Membership> {
-        self.memberships.get(hash)
+        self.memberships.get(hash).map(Arc::as_ref)
     }
     /// Where a vote went: its proposal, and its record.
     pub fn vote(&self, id: &StatementId) -> Option<(StatementId, &VoteRecord)> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::cooldown::is_same;
 use super::gather::{Anchored, Forked, Gathered, as_proposal};
 use super::gathering::{Gathering, News};
-use super::{Enactment, PolicyHash, ProposalState, Scope, State};
+use super::{Enactment, Memberships, PolicyHash, ProposalState, Scope, State};
 use crate::body::entry::Outcome;
 use crate::body::proposal::{Action, Proposal};
 use crate::ids::StatementId;
@@ -83,6 +83,9 @@ pub(super) struct Readings {
     of: BTreeMap<StatementId, Remembered>,
     /// Entries that offers name and nobody here holds, with the proposals that are read anew when they come.
     awaited: BTreeMap<StatementId, BTreeSet<StatementId>>,
+    /// Versions of the membership: what is settled is the same as long as these readings are kept, and all else about a
+    /// version follows from its name and the time at which it settled.
+    memberships: Memberships,
     /// Differs from one fold to the next.
     odd: bool,
 }
@@ -175,8 +178,14 @@ impl Readings {
         shown
     }
 
-    /// Forgets what this fold has not asked for.
-    pub fn end(&mut self) {
+    /// The versions of the membership that the fold before made.
+    pub fn take_memberships(&mut self) -> Memberships {
+        std::mem::take(&mut self.memberships)
+    }
+
+    /// Forgets what this fold, which led to `state`, has not asked for.
+    pub fn end(&mut self, state: &State) {
+        self.memberships.clone_from(&state.memberships);
         let odd = self.odd;
         for known in self.of.values_mut() {
             known.enacted.retain(|_, (seen, _)| *seen == odd);

@@ -76,7 +76,7 @@ pub struct Electorate {
 impl State {
     /// Who decides `proposal`, anchored or drafted; none if what it pins is not known here.
     pub fn electorate(&self, proposal: &Proposal) -> Option<Electorate> {
-        let membership = self.memberships.get(&proposal.membership)?;
+        let membership = self.membership_version(&proposal.membership)?;
         let rules = *self.numbers(proposal)?.classes.get(&proposal.class)?;
         Some(Electorate { electors: membership.electors(proposal.subject.iter().chain(&proposal.interested)), rules })
     }

@@ -159,7 +159,7 @@ impl State {
 
     /// How many members are counted if `child`, a proposal or a leaving, follows the version `parent`.
     pub fn counted_after(&self, child: StatementId, parent: &PolicyHash) -> Option<usize> {
-        let before = self.memberships.get(parent)?;
+        let before = self.membership_version(parent)?;
         if let Some(state) = self.proposals.get(&child) {
             return Some(counted_after(&state.proposal, before, &state.parameters));
         }

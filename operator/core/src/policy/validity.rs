@@ -221,7 +221,7 @@ impl Invalid {
 
 /// Everything that a proposal is judged against.
 pub(super) struct Known<'a> {
-    pub memberships: &'a BTreeMap<PolicyHash, Membership>,
+    pub memberships: &'a super::Memberships,
     pub charters: &'a BTreeMap<PolicyHash, Numbers>,
     /// The founding charter's version.
     pub founding: PolicyHash,

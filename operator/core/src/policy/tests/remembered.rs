@@ -94,3 +94,21 @@ proptest! {
 fn settleable(state: State, commons: &Commons) -> State {
     State { settleable_proposals: commons.state().settleable_proposals.clone(), ..state }
 }
+
+#[test]
+fn a_box_is_read_anew_when_something_comes_that_its_offers_name_and_that_is_about_something_else() {
+    let mut world = forgetful();
+    let [one, other] = ["one", "other"].map(|name| world.propose(0, approve(name)));
+    world.sync();
+    world.cut.insert(3);
+    world.vote(3, other, Choice::Yes, 0).unwrap();
+    let elsewhere = world.commons[3].replica().head(&world.log(3)).unwrap().id;
+    for who in 0..3 {
+        world.append(who, Body::BoxOffer(BoxOffer { proposal: one, entries: BTreeSet::from([elsewhere]) }));
+    }
+    world.sync();
+    assert!(!world.state(0).proposals()[&one].box_complete);
+    world.cut.clear();
+    world.sync();
+    assert!(world.state(0).proposals()[&one].box_complete);
+}
