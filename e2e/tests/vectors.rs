@@ -61,12 +61,12 @@ fn the_audit_of_its_own_understands_the_committed_vectors() -> Result<()> {
 #[test]
 fn two_audits_agree_on_every_outcome_of_generated_histories() -> Result<()> {
     // Half a minute's worth; another seed and `--count 10000` are for whoever changes a rule.
-    let made = String::from_utf8(example("histories", &["--count", "120"])?)?;
+    let made = String::from_utf8(example("histories", &["--count", "240"])?)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("histories.jsonl");
     std::fs::write(&file, &made)?;
     let told = command::run(audit()?.arg("--histories").arg(&file))?;
-    ensure!(told.contains("120 histories with "), "not all histories were compared: {told}");
+    ensure!(told.contains("240 histories with "), "not all histories were compared: {told}");
     for rule in [
         "proposals Enacted",
         "proposals Cancelled",

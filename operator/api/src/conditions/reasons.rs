@@ -274,7 +274,7 @@ super::closed_set! {
         Stalled,
         /// Another proposal took its slot.
         Superseded,
-        /// A checkpoint has settled it, and nothing came of it that is still in force.
+        /// A checkpoint has settled it.
         Settled,
         /// It was cancelled by a vote.
         Cancelled,

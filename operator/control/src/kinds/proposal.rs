@@ -106,6 +106,7 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     let known = id.filter(|_| !refused).and_then(|id| view.state.proposals().get(&id));
     let applied = Applied { known: known.is_some(), verdict };
     if applied.is_settled() && before.state.is_some() {
+        note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
         return ProposalStatus { observed_generation: generation, conditions: status.conditions, ..before };
     }
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
@@ -335,9 +336,13 @@ impl Applied<'_> {
     /// Whether it stands in its author's log.
     pub fn anchored(&self) -> Verdict {
         match self.verdict {
-            Some(people::Verdict::Anchored { seq, .. } | people::Verdict::Settled { seq, .. }) => {
+            Some(people::Verdict::Anchored { seq, .. }) => {
                 Verdict::yes(Reason::Anchored, format!("entry {seq} of its author's log"))
             }
+            Some(people::Verdict::Settled { seq, .. }) => Verdict::yes(
+                Reason::Settled,
+                format!("entry {seq} of its author's log, which a checkpoint has settled"),
+            ),
             Some(people::Verdict::Refused(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
             Some(people::Verdict::Waiting(refusal)) => Verdict::no(refusal.reason, refusal.message.clone()),
             None if self.known => Verdict::yes(Reason::Anchored, "anchored by its author's operator"),

@@ -125,6 +125,7 @@ fn status(view: &CommonsView, object: &Arc<Vote>, moment: &Moment) -> VoteStatus
     let known = id.filter(|_| !refused).and_then(|id| view.state.vote(&id)).map(|(_, record)| record);
     let applied = Applied { known: known.is_some(), verdict };
     if applied.is_settled() && before.counted.is_some() {
+        note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
         return VoteStatus { observed_generation: generation, conditions: status.conditions, ..before };
     }
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
