@@ -242,9 +242,7 @@ class Poll:
     # Rules 2: the box is what enough operators offered
 
     def belongs(self, entry):
-        """Whether an entry belongs into the box, whoever offers it."""
-        if self.hearing.bears(entry):
-            return True
+        """Whether what somebody said belongs into the box, whoever offers it; notices and signs of life stand beside it."""
         if entry not in self.gathered.said:
             return False
         statement, place = self.gathered.said[entry].statement, self.gathered.said[entry].place
@@ -253,6 +251,8 @@ class Poll:
             return elector and body["proposal"] == self.id and body["vseq"] <= MAX_VSEQ
         if statement.kind == "recusal":
             return elector and body["proposal"] == self.id
+        if statement.kind == "reply":
+            return self.hearing.replied_at(entry) is not None
         if statement.kind == "withdrawal":
             return body["proposal"] == self.id and statement.author == self.author
         if statement.kind == "key-revocation":

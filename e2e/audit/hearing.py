@@ -55,10 +55,6 @@ class Hearing:
             return None
         return said.by, said.at
 
-    def bears(self, entry):
-        """Whether an entry belongs into the box for what it says."""
-        return self.is_sign(entry) or self.replied_at(entry) is not None or self.notice(entry) is not None
-
     def to_offer(self):
         """Of every operator the first notice, and the signs of life."""
         first = {}

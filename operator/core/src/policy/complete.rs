@@ -75,7 +75,8 @@ fn first_offers<'a>(
 }
 
 impl Poll<'_> {
-    /// Whether an entry belongs into the box of `proposal` at all, whoever offers it.
+    /// Whether what somebody said belongs into the box of `proposal`, whoever offers it. Notices and signs of life stand
+    /// there beside it: an entry that shows that a member is alive may say something about another vote.
     pub(super) fn belongs(
         &self,
         gathered: &Gathered,
@@ -83,14 +84,12 @@ impl Poll<'_> {
         author: &MemberId,
         entry: StatementId,
     ) -> bool {
-        if self.bears(gathered, proposal, &entry) {
-            return true;
-        }
         let Some(statement) = gathered.said.get(&entry).and_then(|said| said.statement()) else { return false };
         let is_elector = || self.is_elector(statement.author());
         match statement.body() {
             Body::Vote(vote) => vote.proposal == proposal && vote.vseq <= MAX_VSEQ && is_elector(),
             Body::Recusal(recusal) => recusal.proposal == proposal && is_elector(),
+            Body::Reply(_) => self.reply(gathered, proposal, &entry).is_some(),
             Body::Withdrawal(withdrawal) => withdrawal.proposal == proposal && statement.author() == author,
             Body::Delegation(delegation) => {
                 self.rules.delegation && delegation.classes.contains(&self.proposal.class) && is_elector()

@@ -119,14 +119,6 @@ impl Poll<'_> {
         sign.by == *member && is_own && sign.at > since && sign.before.is_none_or(|before| before <= since)
     }
 
-    /// Whether `entry` belongs into the box for what it says beside the votes.
-    pub(super) fn bears(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> bool {
-        self.asks_for_more()
-            && (self.is_sign(gathered, entry)
-                || self.reply(gathered, proposal, entry).is_some()
-                || self.notice(gathered, proposal, entry).is_some())
-    }
-
     /// Whether the box is about more than votes at all: most are not.
     fn asks_for_more(&self) -> bool {
         matches!(self.proposal.action, Action::Expel(_) | Action::MarkDormant(_) | Action::Reactivate(_))
@@ -149,7 +141,7 @@ impl Poll<'_> {
     }
 
     /// When the member that is to be expelled replied, if `entry` is its reply.
-    fn reply(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> Option<UnixSeconds> {
+    pub(super) fn reply(&self, gathered: &Gathered, proposal: StatementId, entry: &StatementId) -> Option<UnixSeconds> {
         let (Action::Expel(expel), said) = (&self.proposal.action, gathered.said.get(entry)?) else { return None };
         let statement = said.statement()?;
         let is_reply = matches!(statement.body(), Body::Reply(reply) if reply.proposal == proposal);

@@ -219,6 +219,23 @@ fn a_member_that_hears_of_it_in_time_is_not_taken_for_silent() {
 }
 
 #[test]
+fn a_vote_on_something_else_shows_that_its_author_lives_and_counts_only_there() {
+    let mut world = complete(&FIVE);
+    world.wait(MONTH + 1);
+    let other = world.propose(0, approve("qwen"));
+    let proposal = world.propose(0, mark(&world, 4));
+    world.sync();
+    world.vote(4, other, Choice::Yes, 0).unwrap();
+    world.sync();
+    let state = &world.state(0).proposals()[&proposal];
+    assert_eq!(state.entries.len(), 1, "it is in the box");
+    assert!(state.votes.is_empty());
+    assert_eq!(state.ballot.tally.counts.turnout(), 0);
+    three_days(&mut world, proposal);
+    assert_eq!(world.phases(proposal), ["Refuted"; 5]);
+}
+
+#[test]
 fn nobody_proposes_it_of_a_member_that_was_heard_within_the_period() {
     let mut world = complete(&FIVE);
     world.append(4, Body::NoticeSent(note()));
