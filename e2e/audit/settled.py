@@ -16,7 +16,8 @@ from wire import INT_MIN, bounded, digest
 ORDER = "charter membership releases engines standing placement economy operators checkpoints".split()
 # Whatever may yet be shown with them, they say something about a whole log or about all that is decided.
 ALWAYS = ("evidence", "seal-evidence", "log-resume")
-ALWAYS_SAID = ("leave", "delegation", "key-update", "key-revocation", "emergency-order", "co-signature")
+# What was proposed may be in force, and seals that come only later may say that it was refused.
+ALWAYS_SAID = ("proposal", "leave", "delegation", "key-update", "key-revocation", "emergency-order", "co-signature")
 ABOUT_A_PROPOSAL = ("vote", "withdrawal", "recusal", "reply", "appeal")
 
 
@@ -110,10 +111,6 @@ class Remains:
         return kind in ALWAYS
 
     def _said_may_decide(self, said):
-        if said.kind == "proposal":
-            # What is in force is read from it, and who would have been a member from one about members.
-            made = said.body["scope"] == "membership" or said.id in self.made
-            return made or said.id not in self.over or said.id in self.past.gathered.refused.values()
         if said.kind in ABOUT_A_PROPOSAL:
             return said.body["proposal"] not in self.over
         return said.kind in ALWAYS_SAID

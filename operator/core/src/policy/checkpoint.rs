@@ -15,7 +15,7 @@ use super::cooldown::refuses;
 use super::gather::{Forked, Gathered, as_proposal, gather};
 use super::{Enactment, ProposalState, State};
 use crate::body::Body;
-use crate::body::entry::Head;
+use crate::body::entry::{Head, Slot};
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::{Action, Scope};
 use crate::founding::Founding;
@@ -77,14 +77,7 @@ pub fn settle(
     }
     let dormant_after = deliberation.members.dormant_after_seconds;
     let earlier = before.settled();
-    let forgotten: BTreeSet<StatementId> = earlier
-        .iter()
-        .flat_map(|settled| settled.logs.values().flat_map(|log| &log.proposals))
-        .map(|proposal| proposal.id)
-        .filter(|id| !state.proposals().contains_key(id))
-        .collect();
-    let needed =
-        Needed::new(&state, &gather(&before, Forked::Stands), newest(&before, heads).minus(dormant_after), forgotten);
+    let needed = Needed::new(&state, &gather(&before, Forked::Stands), newest(&before, heads).minus(dormant_after));
     let mut settled = Settled { versions: versions(&state), ..Settled::default() };
     for (log, head) in heads {
         let owner = before.logs().find(|(known, _)| *known == log).map(|(_, owner)| owner.clone());
@@ -139,12 +132,8 @@ fn proposal_of(entry: &Entry, owner: &MemberId) -> Option<SettledProposal> {
 /// Which entries below a checkpoint may still decide something above it.
 struct Needed<'a> {
     state: &'a State,
-    /// What is enacted: it is made again from what was proposed.
-    enacted: BTreeSet<StatementId>,
     /// What nothing can come of any more, enacted or not.
     over: BTreeSet<StatementId>,
-    /// What close seals say was refused.
-    refused: BTreeSet<StatementId>,
     /// From when on entries may show that their author was not silent.
     recent: UnixSeconds,
     /// From when on entries of members that are dormant show that they are back.
@@ -152,19 +141,18 @@ struct Needed<'a> {
 }
 
 impl<'a> Needed<'a> {
-    fn new(state: &'a State, gathered: &Gathered, recent: UnixSeconds, forgotten: BTreeSet<StatementId>) -> Self {
+    fn new(state: &'a State, gathered: &Gathered, recent: UnixSeconds) -> Self {
         let versions = ORDER.into_iter().flat_map(|scope| state.chain(scope));
         let enacted: BTreeSet<StatementId> = versions.filter_map(|v| v.enacted.as_ref().map(|e| e.proposal)).collect();
-        let over = state.proposals().values().filter(|p| is_over(state, p, &forgotten)).map(|p| p.id);
-        let over = over.chain(forgotten.iter().copied());
+        let is_past = |scope, parent: &PolicyHash| is_past(state, scope, parent, state.head(scope));
+        let over = state.proposals().values().filter(|p| is_over(state, p, &is_past)).map(|p| p.id);
         let over = over.chain(gathered.leaves.keys().filter(|leave| enacted.contains(*leave)).copied()).collect();
         let aside = state.membership().into_iter().flat_map(|membership| &membership.aside);
         let dormant = aside.filter_map(|(member, aside)| match aside.why {
             Why::Dormant { since } => Some((member.clone(), since)),
             Why::Probation { .. } => None,
         });
-        let refused = gathered.refused_proposals.clone();
-        Self { state, enacted, over, refused, recent, dormant: dormant.collect() }
+        Self { state, over, recent, dormant: dormant.collect() }
     }
 
     fn needs(&self, entry: &Entry, log: &PublicKey, owner: &MemberId) -> bool {
@@ -183,7 +171,10 @@ impl<'a> Needed<'a> {
             // A member that helped to make a membership seals nothing for an older one.
             Body::EnactSeal(seal) => seal.slot.scope == Scope::Membership || !self.over.contains(&seal.proposal),
             Body::NoticeSent(notice) => !self.over.contains(&notice.proposal),
-            Body::SlotStatus(status) => !is_past(self.state, status.slot.scope, &status.slot.parent),
+            Body::SlotStatus(status) => {
+                let Slot { scope, parent, .. } = &status.slot;
+                !is_past(self.state, *scope, parent, self.state.head(*scope))
+            }
             Body::Evidence(_) | Body::SealEvidence(_) | Body::LogResume(_) => true,
             _ => false,
         }
@@ -195,10 +186,9 @@ impl<'a> Needed<'a> {
 
     fn needs_said(&self, inner: &Statement) -> bool {
         let about = match inner.body() {
-            // What would have become of the members says which quorums an operator signed for.
-            Body::Proposal(proposal) if proposal.scope == Scope::Membership => return true,
-            Body::Proposal(_) if self.refused.contains(&inner.id()) => return true,
-            Body::Proposal(_) => return self.enacted.contains(&inner.id()) || !self.over.contains(&inner.id()),
+            // What is in force is read from it, or what would have become of the members. And seals that come only later may
+            // say of anything else that it was refused.
+            Body::Proposal(_) => return true,
             Body::Vote(vote) => vote.proposal,
             Body::Withdrawal(withdrawal) => withdrawal.proposal,
             Body::Recusal(recusal) => recusal.proposal,
@@ -212,24 +202,21 @@ impl<'a> Needed<'a> {
     }
 }
 
-/// Whether another version has followed `parent`, so that nothing else can.
-fn is_past(state: &State, scope: Scope, parent: &PolicyHash) -> bool {
-    *parent != state.head(scope) && state.chain(scope).iter().any(|version| version.hash == *parent)
+/// Whether on the way to `head` another version has followed `parent`, so that nothing else can.
+fn is_past(state: &State, scope: Scope, parent: &PolicyHash, head: PolicyHash) -> bool {
+    let number = |version| state.number_of(scope, version);
+    number(parent).is_some_and(|parent| number(&head).is_some_and(|head| parent < head))
 }
 
 /// Whether nothing can come of a proposal any more, whatever is learned later.
-fn is_over(state: &State, proposal: &ProposalState, forgotten: &BTreeSet<StatementId>) -> bool {
+fn is_over(state: &State, proposal: &ProposalState, is_past: &dyn Fn(Scope, &PolicyHash) -> bool) -> bool {
     match &proposal.proposal.action {
         // It makes no version; it is over with what it would stop.
-        Action::CancelProposal(cancel) => {
-            let target = state.proposals().get(&cancel.proposal);
-            let is_over = target.is_some_and(|target| {
-                !matches!(target.proposal.action, Action::CancelProposal(_)) && is_over(state, target, forgotten)
-            });
-            is_over || forgotten.contains(&cancel.proposal)
-        }
+        Action::CancelProposal(cancel) => state.proposals().get(&cancel.proposal).is_some_and(|target| {
+            !matches!(target.proposal.action, Action::CancelProposal(_)) && is_over(state, target, is_past)
+        }),
         _ if proposal.rules < 2 && state.rules() >= 2 => true,
-        _ => is_past(state, proposal.proposal.scope, &proposal.proposal.parent),
+        _ => is_past(proposal.proposal.scope, &proposal.proposal.parent),
     }
 }
 
@@ -249,6 +236,18 @@ impl State {
             self.enact((version.scope, version.term, enacted), gathered);
             self.read_keys(gathered);
         }
+    }
+
+    /// The proposals that were over when a checkpoint settled them: of what was said and sealed of them nothing is kept.
+    pub(super) fn over_at(&self, settled: &Settled) -> BTreeSet<StatementId> {
+        let heads: BTreeMap<Scope, PolicyHash> =
+            settled.versions.iter().map(|made| (made.scope, made.version)).collect();
+        let is_past = |scope: Scope, parent: &PolicyHash| {
+            heads.get(&scope).is_some_and(|head| is_past(self, scope, parent, *head))
+        };
+        let listed = settled.logs.values().flat_map(|of_log| &of_log.proposals).map(|proposal| proposal.id);
+        let is_over = |id: &StatementId| self.proposals.get(id).is_some_and(|p| is_over(self, p, &is_past));
+        listed.filter(is_over).collect()
     }
 
     /// The checkpoints that are in force, the oldest first.

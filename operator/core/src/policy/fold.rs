@@ -12,7 +12,7 @@ use super::*;
 use crate::body::Body;
 use crate::body::proposal::Action;
 use crate::founding::Founding;
-use crate::log::Replica;
+use crate::log::{Replica, Settled};
 use crate::tally::membership_quorum;
 
 impl State {
@@ -55,7 +55,7 @@ impl State {
                 state.read_keys(gathered);
             }
         }
-        state.read_proposals(gathered, readings);
+        state.read_proposals(gathered, readings, replica.settled());
         state.made_before = Memberships::new();
         readings.end(&state);
         state.read_members(gathered);
@@ -138,6 +138,11 @@ impl State {
     /// Whether a version of `scope` was made, or is the charter's.
     pub(super) fn is_version(&self, scope: Scope, hash: &PolicyHash) -> bool {
         *hash == genesis(scope, self.coop) || self.numbered.contains_key(&(scope, *hash))
+    }
+
+    /// The number of a version of `scope`, if it was made.
+    pub(super) fn number_of(&self, scope: Scope, version: &PolicyHash) -> Option<usize> {
+        self.numbered.get(&(scope, *version)).copied()
     }
 
     /// The version that follows `parent`.
@@ -321,6 +326,7 @@ impl State {
             stale: false,
             refused: None,
             cancelled_by: None,
+            forgotten: false,
             appealed_by: None,
             rules: proposal.since_rules(),
             parameters: numbers.parameters,
@@ -343,7 +349,7 @@ impl State {
         Some(state)
     }
 
-    fn read_proposals(&mut self, gathered: &Gathered, readings: &mut Readings) {
+    fn read_proposals(&mut self, gathered: &Gathered, readings: &mut Readings, settled: Option<&Arc<Settled>>) {
         let cancels = |anchored: &&Anchored| {
             let proposal = anchored.statement().and_then(as_proposal);
             matches!(proposal.map(|proposal| &proposal.action), Some(Action::CancelProposal(_)))
@@ -356,9 +362,10 @@ impl State {
             }
         }
         let cancelled = self.cancelled();
+        let forgotten = settled.map(|settled| self.over_at(settled)).unwrap_or_default();
         let read: Vec<Arc<ProposalState>> = self.proposals.shared().map(Arc::clone).collect();
         for state in read {
-            let fate = self.fate(&state, gathered, &cancelled);
+            let fate = self.fate(&state, gathered, &cancelled, &forgotten);
             self.proposals.insert(readings.share(&state, fate));
         }
     }

@@ -215,14 +215,18 @@ pub struct ProposalState {
     pub appealed_by: Option<StatementId>,
     /// What cancelled it.
     pub cancelled_by: Option<StatementId>,
+    /// It was over when a checkpoint settled it, and what was said and sealed of it was forgotten here.
+    pub forgotten: bool,
 }
 
 impl ProposalState {
-    /// Whether the votes of the box that was sealed are not here, so that nothing can be said of how it was counted: they lie
+    /// Whether the votes that were counted are not here, so that nothing can be said of how it was counted: they lie
     /// below a checkpoint and were forgotten, or have not arrived.
     pub fn lacks_its_box(&self) -> bool {
         let is_remembered = self.enacted.as_ref().is_some_and(|enacted| enacted.enact_seals.is_empty());
-        is_remembered || self.certificates.first().is_some_and(|certificate| certificate.root != self.ballot.root)
+        is_remembered
+            || self.forgotten
+            || self.certificates.first().is_some_and(|certificate| certificate.root != self.ballot.root)
     }
 
     /// Where in its chain it would be enacted.

@@ -209,18 +209,19 @@ pub(super) struct ProposalFate {
     pub stale: bool,
     pub appealed_by: Option<StatementId>,
     pub cancelled_by: Option<StatementId>,
+    pub forgotten: bool,
 }
 
 impl ProposalFate {
     fn is_of(&self, state: &ProposalState) -> bool {
         (self.superseded_by, self.stale) == (state.superseded_by, state.stale)
             && (self.appealed_by, self.cancelled_by) == (state.appealed_by, state.cancelled_by)
-            && self.enacted == state.enacted
+            && (self.forgotten, &self.enacted) == (state.forgotten, &state.enacted)
     }
 
     fn put_into(self, state: ProposalState) -> ProposalState {
-        let Self { enacted, superseded_by, stale, appealed_by, cancelled_by } = self;
-        ProposalState { enacted, superseded_by, stale, appealed_by, cancelled_by, ..state }
+        let Self { enacted, superseded_by, stale, appealed_by, cancelled_by, forgotten } = self;
+        ProposalState { enacted, superseded_by, stale, appealed_by, cancelled_by, forgotten, ..state }
     }
 }
 
@@ -231,6 +232,7 @@ impl State {
         state: &ProposalState,
         gathered: &Gathered,
         cancelled: &BTreeMap<StatementId, StatementId>,
+        forgotten: &BTreeSet<StatementId>,
     ) -> ProposalFate {
         // A certificate counts only where it made a version: see `next_enactment`.
         let child = self.child(state.proposal.scope, state.proposal.parent).and_then(|v| v.enacted.as_ref());
@@ -240,6 +242,7 @@ impl State {
             stale: self.is_stale(state),
             appealed_by: self.appeal(state, gathered),
             cancelled_by: cancelled.get(&state.id).copied().filter(|_| enacted.is_none()),
+            forgotten: forgotten.contains(&state.id),
             enacted,
         }
     }

@@ -133,7 +133,9 @@ impl Sealer<'_> {
 
     /// Whether this operator seals the proposal at all. Until when depends on what it seals, and in which term.
     fn seals(&self, proposal: &ProposalState) -> bool {
+        // What this operator has signed on something that it forgot it must not sign anew.
         let undecided = proposal.invalid.is_none()
+            && !proposal.forgotten
             && proposal.enacted.is_none()
             && proposal.superseded_by.is_none()
             && proposal.cancelled_by.is_none();

@@ -4,13 +4,14 @@ use super::complete::FOUR;
 use super::keys::{key, signed};
 use super::*;
 use crate::body::charter::MemberPeriods;
-use crate::body::entry::Head;
+use crate::body::entry::{Basis, CloseSeal, Head, Outcome};
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::{CancelProposal, Delegation, Leave};
 use crate::body::{Class, KeyUpdate, LogResume, Suspend};
 use crate::dsse::Signer as _;
 use crate::ids::Seq;
 use crate::log::Recollection;
+use crate::merkle;
 use crate::presets;
 use crate::statement::Position;
 
@@ -87,7 +88,7 @@ pub(super) fn lived(world: &mut World) -> StatementId {
         decide(world, 0, approve(name));
     }
     reject(world, 0, approve("vicuna"));
-    // Nobody takes part: what was refused is kept, as it cools down, and this is forgotten.
+    // Nobody takes part.
     world.propose(0, approve("orca"));
     world.wait(300);
     world.settle();
@@ -156,9 +157,22 @@ fn the_next_checkpoint_is_the_same_for_those_who_forgot_and_those_who_did_not() 
     world.commons[1].forget_settled();
     decide(&mut world, 1, approve("phi"));
     world.wait(120);
-    // Somebody speaks about what was forgotten.
-    let forgotten = world.state(0).proposals().keys().find(|id| !world.state(1).proposals().contains_key(id));
-    let about = *forgotten.unwrap();
+    // Somebody speaks about what was forgotten, and seals that it was refused.
+    let orca = |proposal: &&ProposalState| proposal.proposal.action == approve("orca");
+    let [about, forgotten] = [0, 1].map(|who| world.state(who).proposals().values().find(orca).unwrap());
+    assert!(forgotten.forgotten && forgotten.votes.is_empty() && !about.forgotten);
+    let about = about.id;
+    let refused = CloseSeal {
+        proposal: about,
+        round: 1,
+        root: merkle::root(&BTreeSet::new()),
+        count: 0,
+        membership_head: world.state(0).head(Scope::Membership),
+        outcome: Outcome::Rejected,
+        closed_at: world.now,
+        basis: Some(Basis { slot: world.state(0).proposals()[&about].slot(), offers: BTreeSet::new() }),
+    };
+    world.append(2, Body::CloseSeal(refused));
     let cancel = Action::CancelProposal(CancelProposal { proposal: about });
     let cancel = world.state(0).draft_proposal(cancel, "c".parse().unwrap(), Default::default(), world.now).unwrap();
     let vote = Vote { proposal: about, choice: Choice::No, vseq: 9, ground: None, reason: None };
