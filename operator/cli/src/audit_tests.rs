@@ -7,7 +7,7 @@ use koinon_core::body::{Anchor, Body};
 use koinon_core::dsse::Signer as _;
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::Draft;
 use koinon_core::testkit::{T0, charter, found, person};
 
@@ -33,14 +33,7 @@ fn bundle() -> Vec<u8> {
     let draft = commons.state().draft_proposal(remove, "No vllm".parse().unwrap(), Default::default(), T0).unwrap();
     let proposal = say(&mut commons, Body::Proposal(Box::new(draft.clone())));
     say(&mut commons, Body::Vote(Vote { proposal, choice: Choice::Yes, vseq: 0, ground: None, reason: None }));
-    let circumstances = Circumstances {
-        now: T0,
-        isolated: false,
-        clock_in_tolerance: true,
-        resumed_at: None,
-        rules_shared: 2,
-        promises: Promises::KEPT,
-    };
+    let circumstances = Circumstances::good(T0);
     for _ in 0..2 {
         let next = sealing::next(commons.state(), &aarhus.id(), &circumstances);
         next.into_iter().for_each(|body| append(&mut commons, body));

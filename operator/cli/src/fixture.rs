@@ -8,7 +8,7 @@ use koinon_core::ids::{CoopId, Digest, Seconds, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::{Commons, State};
 use koinon_core::presets;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::{Draft, Statement};
 use koinon_core::testkit::{Person, T0, charter, found, person};
 
@@ -132,14 +132,7 @@ impl World {
             self.sync();
             let mut any = false;
             for who in 0..self.acting {
-                let circumstances = Circumstances {
-                    now: self.now,
-                    isolated: false,
-                    clock_in_tolerance: true,
-                    resumed_at: None,
-                    rules_shared: 2,
-                    promises: Promises::KEPT,
-                };
+                let circumstances = Circumstances::good(self.now);
                 let me = self.people[who].id();
                 if let Some(body) = sealing::next(self.commons[who].state(), &me, &circumstances).into_iter().next() {
                     self.append(who, body);

@@ -11,7 +11,7 @@ use koinon_core::dsse::Signer as _;
 use koinon_core::ids::{Digest, ManifestDigest, Seconds, Seq, StatementId, UnixMicros, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::{Draft, Position, Statement};
 use koinon_core::testkit::{Person, T0, charter, found, person};
 
@@ -48,14 +48,7 @@ impl Trio {
     fn seal(&mut self) -> Result<(), Failure> {
         for who in [0, 1, 2, 0, 1, 2] {
             let now = self.now;
-            let circumstances = Circumstances {
-                now,
-                isolated: false,
-                clock_in_tolerance: true,
-                resumed_at: None,
-                rules_shared: 1,
-                promises: Promises::KEPT,
-            };
+            let circumstances = Circumstances { rules_shared: 1, ..Circumstances::good(now) };
             let next = sealing::next(self.commons[who].state(), &self.people[who].id(), &circumstances);
             for body in next.into_iter().take(1) {
                 self.append(who, body)?;

@@ -102,14 +102,7 @@ fn payloads() -> Vec<(Kind, Map<String, Value>)> {
 fn everything_is_asked(commons: &Commons, people: &[Person]) {
     let state = commons.state();
     for now in [T0.0, i64::MIN, i64::MAX, 0] {
-        let circumstances = Circumstances {
-            now: UnixSeconds(now),
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: None,
-            rules_shared: 2,
-            promises: crate::sealing::Promises::KEPT,
-        };
+        let circumstances = Circumstances::good(UnixSeconds(now));
         for proposal in state.proposals().values() {
             state.phase(proposal, UnixSeconds(now)).name();
         }

@@ -12,19 +12,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::body::Body;
 use crate::body::entry::{CloseSeal, EnactSeal, Outcome, Slot};
 use crate::body::proposal::{Action, Scope};
+use crate::body::{Body, RULES_SUPPORTED};
 use crate::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
+mod arrivals;
 mod complete;
 mod notices;
 
+pub use arrivals::{Arrivals, came_late};
 pub use complete::{Promise, Promises};
 
 use crate::policy::{CloseCertificate, Phase, ProposalState, Sealed, State, leave_root, version_hash};
 
 /// The circumstances under which an operator seals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Circumstances {
     /// Its clock.
     pub now: UnixSeconds,
@@ -39,6 +41,24 @@ pub struct Circumstances {
     pub rules_shared: u32,
     /// The promises that it keeps: all of them, but for those who look for what each of them prevents.
     pub promises: Promises,
+    /// The proposals that it held too late to tell what was said of them in time: see [`Arrivals`].
+    pub late: BTreeSet<StatementId>,
+}
+
+impl Circumstances {
+    /// Those of an operator that hears the others at `now`, whose clock agrees with theirs, and that has missed nothing.
+    pub fn good(now: UnixSeconds) -> Self {
+        let [.., newest] = RULES_SUPPORTED;
+        Self {
+            now,
+            isolated: false,
+            clock_in_tolerance: true,
+            resumed_at: None,
+            rules_shared: newest,
+            promises: Promises::KEPT,
+            late: BTreeSet::new(),
+        }
+    }
 }
 
 /// The seals that the operator of `me` signs now.

@@ -17,7 +17,7 @@ use koinon_core::log::Limits;
 use koinon_core::manifest::Manifest;
 use koinon_core::policy::Commons;
 use koinon_core::presets;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::Statement;
 use koinon_core::testkit::{self, Person, T0};
 use koinon_net::limits::LimitExceeded;
@@ -94,14 +94,7 @@ pub fn commons(bytes: &[u8]) {
     }
     commons.insert_all(entries.clone());
     for now in [T0.0, T0.0 + 80 * 3600, i64::MAX] {
-        let circumstances = Circumstances {
-            now: UnixSeconds(now),
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: None,
-            rules_shared: 2,
-            promises: Promises::KEPT,
-        };
+        let circumstances = Circumstances::good(UnixSeconds(now));
         for proposal in commons.state().proposals().values() {
             let _ = commons.state().phase(proposal, UnixSeconds(now));
         }

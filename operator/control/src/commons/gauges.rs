@@ -279,6 +279,7 @@ mod tests {
             store_trouble: None,
             clock_in_tolerance: true,
             resumed: false,
+            late: Default::default(),
         }
     }
 

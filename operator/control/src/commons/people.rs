@@ -113,7 +113,7 @@ fn reason(state: &State, statement: &Statement, why: &NotAnchored) -> Reason {
         NotAnchored::KeyReplaced(_) => Reason::KeyReplaced,
         NotAnchored::FromTheFuture { .. } => Reason::TimesInvalid,
         NotAnchored::UnknownProposal => Reason::UnknownProposal,
-        NotAnchored::ProposalOver(_) => Reason::TooLate,
+        NotAnchored::ProposalOver(_) | NotAnchored::TooLate { .. } => Reason::TooLate,
         NotAnchored::Vote(verdict) => ballot(*verdict, key),
         NotAnchored::Keys(_) => Reason::KeysUnchanged,
         NotAnchored::NoAppeal => Reason::NothingToAppeal,

@@ -1,11 +1,11 @@
 //! What the engine shows to everybody else in the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koinon_api::conditions::Reason;
 use koinon_core::body::charter::Charter;
-use koinon_core::ids::{CoopId, MemberId, PolicyHash, PublicKey, Seq};
+use koinon_core::ids::{CoopId, MemberId, PolicyHash, PublicKey, Seq, StatementId};
 use koinon_core::policy::State;
 
 use super::candidate::{Refusal, Source};
@@ -81,4 +81,6 @@ pub struct CommonsView {
     pub clock_in_tolerance: bool,
     /// A resumption was noted in the log: the annotation that asked for it can go.
     pub resumed: bool,
+    /// Proposals that came here when more than half of their vote was over.
+    pub late: BTreeSet<StatementId>,
 }

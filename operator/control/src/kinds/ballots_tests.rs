@@ -1,6 +1,6 @@
 //! Proposals and votes as resources: drafts, mirrors, and what their conditions say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koinon_api::conditions::{self, ConditionType, Reason};
@@ -9,7 +9,7 @@ use koinon_api::vote::{Choice as Shown, Vote, VoteSpec};
 use koinon_core::body::charter::Preset;
 use koinon_core::body::proposal::{Choice, Ground};
 use koinon_core::body::{Action, Body, ModelRelease, Vote as VoteBody};
-use koinon_core::ids::{Digest, ManifestDigest, UnixSeconds};
+use koinon_core::ids::{Digest, ManifestDigest, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use koinon_core::statement::Statement;
@@ -76,6 +76,7 @@ fn view(fixture: &Fixture, verdicts: BTreeMap<Source, people::Verdict>) -> Commo
         store_trouble: None,
         clock_in_tolerance: true,
         resumed: false,
+        late: BTreeSet::new(),
     }
 }
 
@@ -115,6 +116,21 @@ fn a_mirrored_proposal_shows_its_state_and_its_tally() {
     let long_after = moment(UnixSeconds(T0.0 + 365 * 86_400));
     let shown = proposal::statuses(&view(&fixture, BTreeMap::new()), std::slice::from_ref(&mirror), &long_after);
     assert_eq!(shown[&mirror.name_any()].state, Some(ProposalState::Expired));
+}
+
+#[test]
+fn a_proposal_that_came_late_says_why_its_box_is_not_offered_here() {
+    let fixture = fixture();
+    let id = fixture.proposal.id();
+    let mirror = Arc::new(proposal::mirror(&fixture.commons, id).unwrap());
+    let closed = moment(fixture.commons.state().proposals()[&id].proposal.closes_at);
+    let message = |late: BTreeSet<StatementId>| {
+        let view = CommonsView { late, ..view(&fixture, BTreeMap::new()) };
+        let shown = proposal::statuses(&view, std::slice::from_ref(&mirror), &closed);
+        conditions::find(&shown[&mirror.name_any()].conditions, ConditionType::Enacted).unwrap().message.clone()
+    };
+    assert!(!message(BTreeSet::new()).contains("more than half of its vote"));
+    assert!(message(BTreeSet::from([id])).contains("more than half of its vote"));
 }
 
 #[test]

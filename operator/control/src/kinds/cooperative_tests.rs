@@ -156,6 +156,7 @@ fn alone(standing: Standing) -> CommonsView {
         store_trouble: None,
         clock_in_tolerance: true,
         resumed: false,
+        late: Default::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use koinon_api::proposal::{
 };
 use koinon_api::{labels, names, time};
 use koinon_core::ids::{StatementId, UnixSeconds};
-use koinon_core::policy::{Commons, Phase, ProposalState, State};
+use koinon_core::policy::{Commons, Phase, ProposalState};
 use koinon_core::tally::Tally;
 use kube::ResourceExt;
 
@@ -105,17 +105,8 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     let refused = matches!(verdict, Some(people::Verdict::Refused(_)));
     let known = id.filter(|_| !refused).and_then(|id| view.state.proposals().get(&id));
     let applied = Applied { known: known.is_some(), verdict };
-    if applied.is_settled() && before.state.is_some() {
-        note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
-        return ProposalStatus { observed_generation: generation, conditions: status.conditions, ..before };
-    }
     note(&mut status.conditions, ConditionType::Signed, applied.signed());
     note(&mut status.conditions, ConditionType::Anchored, applied.anchored());
-    if applied.is_settled() {
-        // Its object was deleted and applied again: what it was is known from an audit only.
-        note(&mut status.conditions, ConditionType::Enacted, Verdict::no(Reason::Settled, SETTLED));
-        return status;
-    }
     let Some(known) = known else {
         note(&mut status.conditions, ConditionType::Accepted, applied.accepted());
         status.state = Some(if refused { Shown::Invalid } else { Shown::Submitted });
@@ -127,11 +118,20 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
     };
     note(&mut status.conditions, ConditionType::Accepted, accepted);
     let phase = view.state.phase(known, moment.now);
-    if known.lacks_its_box() && before.state == Some(shown(&phase)) {
-        // It was shown with its votes, which are forgotten now; none are not what it had.
+    // It was shown with its votes, which are forgotten now; none are not what it had. Nor does what was decided of it become
+    // something else without them.
+    let is_shown =
+        before.state == Some(shown(&phase)) || before.state.as_ref().is_some_and(is_final) && known.forgotten;
+    if known.lacks_its_box() && is_shown {
         return ProposalStatus { observed_generation: generation, conditions: before.conditions.clone(), ..before };
     }
-    note(&mut status.conditions, ConditionType::Enacted, enacted(&view.state, known, &phase));
+    let came_of_it = if known.forgotten && known.enacted.is_none() {
+        // Its object was deleted and applied again: what it was is known from an audit only.
+        Verdict::no(Reason::Settled, SETTLED)
+    } else {
+        enacted(view, known, &phase)
+    };
+    note(&mut status.conditions, ConditionType::Enacted, came_of_it);
     status.state = Some(shown(&phase));
     describe(&mut status, known, &phase);
     status
@@ -189,12 +189,44 @@ fn shown(phase: &Phase) -> Shown {
     }
 }
 
-fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
+/// Whether nothing else comes of what was shown so.
+fn is_final(shown: &Shown) -> bool {
+    match shown {
+        Shown::Draft
+        | Shown::Submitted
+        | Shown::Pending
+        | Shown::Open
+        | Shown::Closing
+        | Shown::Queued
+        | Shown::Appealed => false,
+        Shown::Invalid
+        | Shown::Rejected
+        | Shown::QuorumNotMet
+        | Shown::Vetoed
+        | Shown::Withdrawn
+        | Shown::Refuted
+        | Shown::Unheard
+        | Shown::Stale
+        | Shown::CoolDown
+        | Shown::Stalled
+        | Shown::Enacted
+        | Shown::Cancelled
+        | Shown::Superseded
+        | Shown::Expired => true,
+    }
+}
+
+fn enacted(view: &CommonsView, known: &ProposalState, phase: &Phase) -> Verdict {
     let counts = &known.ballot.tally.counts;
     let votes = format!(
         "{} for, {} against, {} vetoes of {} electors",
         counts.yes, counts.no, counts.veto, known.ballot.tally.electors
     );
+    let late = if view.late.contains(&known.id) {
+        "; it came here when more than half of its vote was over, so that this one vouches only for what others do"
+    } else {
+        ""
+    };
     match phase {
         Phase::Enacted { version } => Verdict::yes(Reason::Enacted, format!("version {version} is in force")),
         Phase::Stopped { target } => Verdict::yes(Reason::Enacted, format!("{votes}; it has stopped {target}")),
@@ -206,7 +238,7 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
         ),
         Phase::Closing { sealed, needed } => Verdict::no(
             Reason::AwaitingSeals,
-            format!("{votes}; {sealed} of {needed} operators agree on the ballot box"),
+            format!("{votes}; {sealed} of {needed} operators agree on the ballot box{late}"),
         ),
         Phase::Queued { signed, needed, eta } => {
             let from = time::from_unix(eta.0).map_or_else(|| eta.to_string(), |time| time.0.to_string());
@@ -261,7 +293,7 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
         ),
         Phase::Stalled => Verdict::no(
             Reason::Stalled,
-            format!("{votes}; too few operators agreed on the ballot box in time: propose it again"),
+            format!("{votes}; too few operators agreed on the ballot box in time{late}: propose it again"),
         ),
         Phase::Stale => {
             Verdict::no(Reason::Stale, "the membership has moved on since it was proposed: propose it again")
@@ -271,7 +303,7 @@ fn enacted(state: &State, known: &ProposalState, phase: &Phase) -> Verdict {
             format!("{by} took its place in the chain of {}: propose it again", known.proposal.scope),
         ),
         Phase::Expired => {
-            let quorum = state.quorum();
+            let quorum = view.state.quorum();
             Verdict::no(
                 Reason::Stalled,
                 format!("{votes}; its time ended before {quorum} operators had signed its enactment: propose it again"),
@@ -303,7 +335,7 @@ pub(crate) struct Applied<'a> {
 
 /// What is said of what lies below a checkpoint.
 pub(crate) const SETTLED: &str =
-    "a checkpoint has settled it, and nothing that is in force came of it; see: kubectl koinon audit";
+    "a checkpoint has settled it, and what it was is read from the whole history; see: kubectl koinon audit";
 
 impl Applied<'_> {
     /// Whether it lies below a checkpoint, and what came of it is not known any more.

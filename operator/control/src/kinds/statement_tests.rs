@@ -40,6 +40,7 @@ fn view(commons: &Commons, name: &str, verdict: Option<people::Verdict>) -> Comm
         store_trouble: None,
         clock_in_tolerance: true,
         resumed: false,
+        late: Default::default(),
     }
 }
 

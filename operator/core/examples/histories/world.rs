@@ -172,14 +172,7 @@ impl World {
 
     pub fn circumstances(&self, who: usize, promises: Promises) -> Circumstances {
         let resumed_at = resumed_at(self.commons(who).replica(), &self.people[who].operator.public_key());
-        Circumstances {
-            now: self.now,
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at,
-            rules_shared: 2,
-            promises,
-        }
+        Circumstances { resumed_at, promises, ..Circumstances::good(self.now) }
     }
 
     pub fn next_seals(&self, who: usize, promises: Promises) -> Vec<Body> {

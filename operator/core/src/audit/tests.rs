@@ -11,7 +11,7 @@ use crate::ids::{BoxRoot, Digest, PolicyHash, Seq, StatementId, UnixSeconds};
 use crate::log::{ForkProof, Limits};
 use crate::policy::Commons;
 use crate::presets;
-use crate::sealing::{self, Circumstances, Promises};
+use crate::sealing::{self, Circumstances};
 use crate::statement::{Draft, Statement};
 use crate::testkit::history::decided;
 use crate::testkit::{Person, T0, charter, found, person};
@@ -66,14 +66,7 @@ impl Cooperative {
     }
 
     fn seal(&mut self) -> bool {
-        let circumstances = Circumstances {
-            now: T0,
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: None,
-            rules_shared: 2,
-            promises: Promises::KEPT,
-        };
+        let circumstances = Circumstances::good(T0);
         let next = (0..self.people.len()).find_map(|who| {
             let bodies = sealing::next(self.commons.state(), &self.people[who].id(), &circumstances);
             Some((who, bodies.into_iter().next()?))

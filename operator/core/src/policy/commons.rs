@@ -18,6 +18,7 @@ use crate::founding::Founding;
 use crate::ids::{MemberId, PolicyHash, PublicKey, Seq, StatementId, UnixSeconds};
 use crate::kind::Place;
 use crate::log::{Inserted, Limits, Past, Recollection, Refused, Replica, Settled};
+use crate::sealing::came_late;
 use crate::statement::Statement;
 
 /// What became of many entries.
@@ -316,6 +317,12 @@ pub enum NotAnchored {
     /// It would not change the keys of its author.
     #[error("the keys would stay as they are: {0}")]
     Keys(KeyProblem),
+    /// It is a proposal, and the others would have too little time left to vote.
+    #[error("more than half of its vote, until {closes_at}, is over: propose it again")]
+    TooLate {
+        /// When the vote closes.
+        closes_at: UnixSeconds,
+    },
     /// It is a proposal that is not valid.
     #[error("the proposal is not valid: {0}")]
     Proposal(Invalid),
@@ -345,7 +352,16 @@ impl State {
             return Err(NotAnchored::FromTheFuture { issued_at: header.issued_at, now });
         }
         match statement.body() {
-            Body::Proposal(proposal) => self.judge_unanchored(statement, proposal).map_err(NotAnchored::Proposal),
+            Body::Proposal(proposal) => {
+                self.judge_unanchored(statement, proposal).map_err(NotAnchored::Proposal)?;
+                // Signatures under what is anchored may still come.
+                let is_new = proposal.since_rules() >= 2 && !self.proposals().contains_key(&statement.id());
+                let tolerance = self.parameters().clock_tolerance_seconds;
+                if is_new && came_late(proposal, tolerance, now) {
+                    return Err(NotAnchored::TooLate { closes_at: proposal.closes_at });
+                }
+                Ok(())
+            }
             Body::KeyUpdate(_) | Body::KeyRevocation(_) if about_keys => {
                 self.check_keys(statement).map_err(NotAnchored::Keys)
             }

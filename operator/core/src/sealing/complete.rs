@@ -161,11 +161,14 @@ impl Sealer<'_> {
     }
 
     /// What this operator can vouch for. One that was down, cut off or unsure of its clock when the box closed cannot tell what
-    /// it held then from what came later: it offers what enough others vouch for, so that its word adds no late vote.
+    /// it held then from what came later: it offers what enough others vouch for, so that its word adds no late vote. The same
+    /// holds for one that heard of the proposal so late that others may have had no time for their votes.
     fn entries_to_offer(&self, proposal: &ProposalState) -> Option<BTreeSet<StatementId>> {
         let parameters = &proposal.parameters;
         let closed = proposal.proposal.closes_at.plus(parameters.grace_seconds);
-        if self.now <= closed.plus(parameters.clock_tolerance_seconds) || !self.keeps(Promise::OfferInTime) {
+        let in_time = self.now <= closed.plus(parameters.clock_tolerance_seconds)
+            && !self.circumstances.late.contains(&proposal.id);
+        if in_time || !self.keeps(Promise::OfferInTime) {
             return Some(proposal.entries.clone());
         }
         let others = proposal.offers.iter().filter(|offer| offer.by != *self.me).map(|offer| &offer.seal);

@@ -11,7 +11,7 @@ use koinon_core::ids::{Seconds, StatementId, UnixSeconds};
 use koinon_core::log::Limits;
 use koinon_core::policy::Commons;
 use koinon_core::presets;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::Statement;
 use koinon_core::testkit::{Person, T0, charter, found, person};
 
@@ -109,14 +109,7 @@ impl Stage {
 
     /// What the operator of `who` would sign now.
     pub fn next(&self, who: usize) -> Vec<Body> {
-        let circumstances = Circumstances {
-            now: self.now,
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: None,
-            rules_shared: 2,
-            promises: Promises::KEPT,
-        };
+        let circumstances = Circumstances::good(self.now);
         sealing::next(self.commons.state(), &self.people[who].id(), &circumstances)
     }
 

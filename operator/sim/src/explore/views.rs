@@ -150,14 +150,8 @@ impl<'a> Views<'a> {
         }
         let view = self.view(held);
         let now = self.scenario.times[clock].0;
-        let circumstances = Circumstances {
-            now,
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: view.resumed[me],
-            rules_shared: 2,
-            promises: self.promises,
-        };
+        let circumstances =
+            Circumstances { resumed_at: view.resumed[me], promises: self.promises, ..Circumstances::good(now) };
         let id = self.scenario.people[me].id();
         let bodies = sealing::next(&view.state, &id, &circumstances);
         let said = self.bodies(me, held.said[me]);

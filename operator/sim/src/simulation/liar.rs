@@ -86,14 +86,7 @@ impl World {
         let now = self.now.plus(self.dice.between(-600, 600));
         let broken = self.dice.pick(&Promise::ALL).copied().unwrap_or(Promise::OfferOnce);
         let promises = Promises::all_but(broken);
-        let circumstances = Circumstances {
-            now,
-            isolated: false,
-            clock_in_tolerance: true,
-            resumed_at: None,
-            rules_shared: 2,
-            promises,
-        };
+        let circumstances = Circumstances { promises, ..Circumstances::good(now) };
         let mut bodies = sealing::next(&state, &self.nodes[who].id(), &circumstances);
         if self.plan.tricks.contains(&Trick::Backdate) {
             // Its offer has to wait for what comes too late.

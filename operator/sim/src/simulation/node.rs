@@ -7,7 +7,7 @@ use koinon_core::body::Body;
 use koinon_core::ids::{MemberId, PublicKey, Seconds, StatementId, UnixSeconds};
 use koinon_core::policy::{Commons, State};
 use koinon_core::recovery::{Gate, Recovery, resumed_at};
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Arrivals, Circumstances, Promises};
 use koinon_core::statement::Statement;
 use koinon_core::testkit::Person;
 
@@ -28,6 +28,7 @@ pub(super) struct Node {
     /// What it holds; a liar with two faces has two of them.
     pub faces: Vec<Commons>,
     pub recovery: Recovery,
+    arrivals: Arrivals,
     pub up: bool,
     /// What came in and was not read yet.
     pub inbox: Vec<Arc<Statement>>,
@@ -48,6 +49,7 @@ pub(super) struct Node {
 impl Node {
     pub fn new(who: &'static Person, clock: Seconds, lies: bool, commons: Commons) -> Self {
         let recovery = Recovery::new(who.id(), who.member.keys.operator);
+        let arrivals = Arrivals::starting(commons.state());
         Self {
             who,
             clock,
@@ -55,6 +57,7 @@ impl Node {
             forgot: false,
             faces: vec![commons],
             recovery,
+            arrivals,
             up: true,
             inbox: Vec::new(),
             backup: None,
@@ -95,6 +98,7 @@ impl Node {
             (self.faces, self.forgot) = (vec![commons], true);
             self.voted.clear();
         }
+        self.arrivals = Arrivals::starting(self.faces[0].state());
     }
 
     /// Whether it may sign, as after a start and after a restored backup.
@@ -129,6 +133,7 @@ impl World {
         if settled || !node.up || node.lies {
             return;
         }
+        self.nodes[who].arrivals.note(&state, now);
         // No operator signs that much at once: rather a wrong run than one without an end.
         for _ in 0..200 {
             let Some(body) = self.next_body(who) else { break };
@@ -158,12 +163,12 @@ impl World {
             return Some(Body::SealEvidence(Box::new(evidence)));
         }
         let circumstances = Circumstances {
-            now: node.reads(self.now),
             isolated: self.hears(who) < node.state().quorum(),
             clock_in_tolerance: node.clock.0.abs() <= TOLERANCE.0,
             resumed_at: resumed_at(replica, &log),
-            rules_shared: 2,
             promises: self.without.map_or(Promises::KEPT, Promises::all_but),
+            late: node.arrivals.late().clone(),
+            ..Circumstances::good(node.reads(self.now))
         };
         sealing::next(node.state(), &node.id(), &circumstances).into_iter().next()
     }

@@ -8,7 +8,7 @@ use koinon_core::body::proposal::{Action, Scope};
 use koinon_core::ids::{MemberId, PolicyHash, StatementId, UnixSeconds};
 use koinon_core::policy::{Commons, ProposalState, State, Verdict};
 use koinon_core::recovery::resumed_at;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Circumstances};
 use koinon_core::statement::Statement;
 
 use super::node::Node;
@@ -188,12 +188,8 @@ impl Watch {
             let mut honest = nodes.iter().filter(|node| !node.lies);
             let seal_alike = honest.all(|node| {
                 let at = Circumstances {
-                    now,
-                    isolated: false,
-                    clock_in_tolerance: true,
                     resumed_at: resumed_at(outsider.replica(), &node.log()),
-                    rules_shared: 2,
-                    promises: Promises::KEPT,
+                    ..Circumstances::good(now)
                 };
                 let me = &node.who.member.id;
                 sealing::next(outsider.state(), me, &at) == sealing::next(short.state(), me, &at)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use koinon_core::body::Body;
 use koinon_core::ids::{CoopId, Digest, Seconds, Seq, StatementId, UnixSeconds};
 use koinon_core::policy::Commons;
 use koinon_core::sealing::Promise;
@@ -159,6 +160,13 @@ impl World {
             }
             Event::Arrive { to, entries } => {
                 if self.nodes[to].up {
+                    // An operator reads at once; here it would take as long as half a vote until it looks.
+                    if entries
+                        .iter()
+                        .any(|entry| entry.nested().is_some_and(|said| matches!(said.body(), Body::Proposal(_))))
+                    {
+                        self.wake(to, self.now.plus(Seconds(1)));
+                    }
                     self.nodes[to].inbox.extend(entries);
                 }
             }

@@ -13,7 +13,7 @@ use koinon_core::log::Limits;
 use koinon_core::policy::{Anchoring, Commons, NotAnchored, Phase, State, Verdict};
 use koinon_core::presets;
 use koinon_core::recovery::resumed_at;
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Arrivals, Circumstances};
 use koinon_core::statement::{Draft, Position, Statement};
 use koinon_core::testkit::{Person, T0, charter, found, person};
 
@@ -30,6 +30,7 @@ pub struct World {
     pub cut: BTreeSet<usize>,
     /// (server, author): the server hides the author's log.
     pub hides: BTreeSet<(usize, usize)>,
+    arrivals: Vec<Arrivals>,
 }
 
 impl World {
@@ -47,9 +48,10 @@ impl World {
         charter.classes.values_mut().for_each(|rules| rules.delay_seconds = Seconds(0));
         edit(&mut charter);
         let founding = found(&everybody, charter);
-        let commons = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
+        let commons: Vec<Commons> = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
         let clocks = vec![0; people.len()];
-        Self { people, commons, now: T0, clocks, cut: BTreeSet::new(), hides: BTreeSet::new() }
+        let arrivals = commons.iter().map(|commons| Arrivals::starting(commons.state())).collect();
+        Self { people, commons, now: T0, clocks, cut: BTreeSet::new(), hides: BTreeSet::new(), arrivals }
     }
 
     pub fn founding(&self) -> Founding {
@@ -97,6 +99,8 @@ impl World {
         let position = self.commons[who].replica().next_position(&self.log(who));
         let entry = self.entry(who, position, body);
         self.commons[who].insert(entry.clone()).unwrap();
+        let now = self.clock(who);
+        self.arrivals[who].note(self.commons[who].state(), now);
         entry
     }
 
@@ -152,6 +156,8 @@ impl World {
                     let entries = self.commons[server].replica().range(&range.log, range.from, 1_000);
                     moved |= !entries.is_empty();
                     self.commons[reader].insert_all(entries);
+                    let now = self.clock(reader);
+                    self.arrivals[reader].note(self.commons[reader].state(), now);
                 }
             }
         }
@@ -160,12 +166,10 @@ impl World {
     pub fn circumstances(&self, who: usize) -> Circumstances {
         let tolerance = self.state(who).parameters().clock_tolerance_seconds.0;
         Circumstances {
-            now: self.clock(who),
-            isolated: false,
             clock_in_tolerance: self.clocks[who].abs() <= tolerance,
             resumed_at: resumed_at(self.commons[who].replica(), &self.log(who)),
-            rules_shared: 2,
-            promises: Promises::KEPT,
+            late: self.arrivals[who].late().clone(),
+            ..Circumstances::good(self.clock(who))
         }
     }
 

@@ -21,7 +21,7 @@ use koinon_core::kind::Kind;
 use koinon_core::log::Settled;
 use koinon_core::policy::Taken;
 use koinon_core::recovery::{Gate, Recovery, resumed_at};
-use koinon_core::sealing::{self, Circumstances, Promises};
+use koinon_core::sealing::{self, Arrivals, Circumstances, Promises};
 use koinon_core::statement::Statement;
 use koinon_net::client::{News, PeerEvent};
 use koinon_net::commons::Heads;
@@ -95,6 +95,7 @@ pub struct Engine {
     parts: Parts,
     recovery: Recovery,
     hearing: Hearing,
+    arrivals: Arrivals,
     people: Arc<Vec<Candidate>>,
     verdicts: Arc<BTreeMap<Source, Verdict>>,
     /// What is anchored stays so, and is not looked for again at every turn.
@@ -125,6 +126,7 @@ impl Engine {
         let mut engine = Engine {
             recovery: Recovery::new(me.clone(), parts.author.log()),
             hearing,
+            arrivals: parts.shelf.read(|commons| Arrivals::starting(commons.state())),
             people: Arc::default(),
             verdicts: Arc::default(),
             settled: BTreeMap::new(),
@@ -205,6 +207,7 @@ impl Engine {
         for transition in self.hearing.step() {
             tracing::warn!(member = %transition.member, from = ?transition.from, to = ?transition.to, "liveness changed");
         }
+        self.note_arrivals();
         self.over_budget = None;
         for _ in 0..APPENDS_A_TURN {
             if self.trouble.is_some() || self.signing() != Signing::Yes {
@@ -253,6 +256,14 @@ impl Engine {
                 self.audit_due = now + AUDIT_AGAIN;
                 tracing::info!(%error, "the store could not be compared with what is held");
             }
+        }
+    }
+
+    fn note_arrivals(&mut self) {
+        let now = self.parts.author.clock.unix();
+        let late = self.parts.shelf.read(|commons| self.arrivals.note(commons.state(), now));
+        for proposal in late {
+            tracing::warn!(%proposal, "a proposal came when more than half of its vote was over: its votes are not vouched for here");
         }
     }
 
@@ -306,8 +317,10 @@ impl Engine {
                 return Some(Body::SealEvidence(Box::new(evidence)));
             }
             let resumed_at = resumed_at(replica, &log);
+            let late = self.arrivals.late().clone();
+            let promises = Promises::KEPT;
             let circumstances =
-                Circumstances { now, isolated, clock_in_tolerance, resumed_at, rules_shared, promises: Promises::KEPT };
+                Circumstances { now, isolated, clock_in_tolerance, resumed_at, rules_shared, promises, late };
             sealing::next(commons.state(), me, &circumstances).into_iter().next()
         })
     }

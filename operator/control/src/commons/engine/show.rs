@@ -84,6 +84,7 @@ impl Engine {
             store_trouble: self.trouble.clone(),
             clock_in_tolerance: in_tolerance,
             resumed: self.resumed,
+            late: self.arrivals.late().clone(),
         })
     }
 

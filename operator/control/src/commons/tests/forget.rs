@@ -9,6 +9,7 @@ use koinon_core::body::charter::{Deliberation, MemberPeriods};
 use koinon_core::body::proposal::{Action, Choice};
 use koinon_core::founding::Founding;
 use koinon_core::ids::{PublicKey, Seconds, Seq, StatementId};
+use koinon_core::policy::Phase;
 use koinon_core::presets;
 use koinon_core::statement::Statement;
 use koinon_net::commons::Commons as _;
@@ -18,6 +19,7 @@ use super::kit::{Operator, enacted, quick_with, release};
 use crate::commons::candidate::Source;
 use crate::commons::people::Verdict;
 use crate::commons::store::memory::MemoryStore;
+use crate::commons::view::CommonsView;
 use crate::kinds::projections::Moment;
 use crate::kinds::proposal;
 
@@ -99,12 +101,17 @@ async fn what_a_checkpoint_settled_is_let_go_and_still_served_remembered_and_tak
     });
     start(&mut operators, &founding, AGO[0]).await;
     let tiny = decide(&operators, "tiny", release("tiny")).await;
-    // Nobody takes part in this one; what is refused is kept for longer, because it cools down.
     let huge = operators[0].proposal(release("huge"));
     operators[0].apply("p-huge", &huge);
+    let against = operators[0].vote(huge.id(), Choice::No);
     for operator in &operators {
         operator.until("it is here", |view| view.state.proposals().contains_key(&huge.id())).await;
+        operator.apply("v-huge", &operator.vote(huge.id(), Choice::No));
     }
+    let refused = |view: &CommonsView| view.state.phase(&view.state.proposals()[&huge.id()], operators[0].now());
+    let seen = operators[0].until("it is rejected", |view| refused(view) == Phase::Rejected);
+    seen.await;
+    let rejected = shown(&operators[0], &huge, None);
     stop(&mut operators).await;
     start(&mut operators, &founding, AGO[1]).await;
     decide(&operators, "small", release("small")).await;
@@ -134,22 +141,25 @@ async fn what_a_checkpoint_settled_is_let_go_and_still_served_remembered_and_tak
     operators[0].start(&founding, None).await;
     assert!(forgotten(&operators[0]) > 0, "from the first moment on");
     operators[0].until_signing().await;
-    for (name, statement) in [("p-tiny", &tiny), ("p-huge", &huge)] {
+    for (name, statement) in [("p-tiny", &tiny), ("p-huge", &huge), ("v-huge", &against)] {
         operators[0].apply(name, statement);
     }
-    let verdict = |view: &crate::commons::view::CommonsView, name: &str| {
-        view.verdicts.get(&Source::Proposal(name.into())).cloned()
-    };
-    let view = operators[0].until("it is judged", |view| verdict(view, "p-huge").is_some()).await;
-    assert!(matches!(verdict(&view, "p-huge"), Some(Verdict::Settled { .. })), "{:?}", view.verdicts);
-    assert!(matches!(verdict(&view, "p-tiny"), Some(Verdict::Anchored { .. })), "what is in force is held");
-    assert!(enacted(&view, &tiny.id()).is_some() && !view.state.proposals().contains_key(&huge.id()));
+    let on_huge = Source::Vote("v-huge".into());
+    let view = operators[0].until("it is judged", |view| view.verdicts.contains_key(&on_huge)).await;
+    assert!(matches!(view.verdicts.get(&on_huge), Some(Verdict::Settled { .. })), "{:?}", view.verdicts);
+    let proposed = ["p-tiny", "p-huge"].map(|name| view.verdicts.get(&Source::Proposal(name.into())));
+    assert!(proposed.iter().all(|of| matches!(of, Some(Verdict::Anchored { .. }))), "what was proposed is held");
+    assert!(enacted(&view, &tiny.id()).is_some() && view.state.proposals()[&huge.id()].forgotten);
 
     // What is in force is shown as it was counted, and never as if nobody had voted.
     let after = shown(&operators[0], &tiny, Some(first.clone()));
     assert_eq!((after.tally, after.state), (first.tally, first.state.clone()));
     let anew = shown(&operators[0], &tiny, None);
     assert_eq!((anew.tally, anew.state), (None, first.state), "unknown is not zero");
+    let after = shown(&operators[0], &huge, Some(rejected.clone()));
+    assert_eq!((after.tally.as_ref(), after.state.as_ref()), (rejected.tally.as_ref(), rejected.state.as_ref()));
+    assert_eq!(rejected.tally.map(|tally| tally.reject), Some(3));
+    assert_eq!(shown(&operators[0], &huge, None).tally, None);
 
     // A member that lost its store gets everything from those who forgot, and decides as they do.
     operators[2].kill().await;

@@ -2,6 +2,7 @@
 
 use super::complete::{FOUR, HOUR, complete, quick};
 use super::*;
+use crate::body::entry::BoxOffer;
 use crate::body::proposal::Leave;
 use crate::testkit::Writer;
 
@@ -77,4 +78,58 @@ fn who_hears_nobody_still_says_in_time_what_it_holds_and_seals_nothing() {
     world.wait(HOUR);
     world.settle();
     assert!(world.state(0).close_seals().iter().all(|seal| seal.by != world.people[3].id()));
+}
+
+#[test]
+fn a_vote_that_was_nearly_over_when_the_others_heard_of_it_is_vouched_for_by_nobody() {
+    let mut world = complete(&FOUR);
+    world.wait(200 * HOUR);
+    let draft = |at: UnixSeconds| {
+        let title = "A change".parse().unwrap();
+        world.state(0).draft_proposal(approve("qwen"), title, Default::default(), at).unwrap()
+    };
+    let closes_in_an_hour = world.now.minus(draft(world.now).closes_at.since(world.now)).plus(Seconds(HOUR));
+    let draft = draft(closes_in_an_hour);
+    let closes_at = draft.closes_at;
+    let proposal = world.people[0].human(world.coop(), closes_in_an_hour, Body::Proposal(Box::new(draft)));
+    assert_eq!(
+        world.state(0).may_anchor(&world.people[0].id(), &proposal, world.now),
+        Err(NotAnchored::TooLate { closes_at }),
+        "an honest operator tells its people"
+    );
+    world.anchor(0, &proposal);
+    let proposal = proposal.id();
+    world.sync();
+    for who in 0..2 {
+        world.vote(who, proposal, Choice::Yes, 0).unwrap();
+    }
+    world.sync();
+    let entries = world.state(0).proposals()[&proposal].entries.clone();
+    world.wait(2 * HOUR);
+    world.append(0, Body::BoxOffer(BoxOffer { proposal, entries }));
+    for hours in [0, 1, 48] {
+        world.wait(hours * HOUR);
+        world.settle();
+    }
+    assert_eq!(world.state(1).proposals()[&proposal].offers.len(), 1);
+    assert_eq!(world.phases(proposal), ["Stalled"; 4]);
+}
+
+#[test]
+fn who_hears_late_of_a_proposal_follows_those_who_heard_of_it_in_time() {
+    let mut world = complete(&FOUR);
+    world.cut.insert(3);
+    let proposal = world.propose(0, approve("qwen"));
+    world.settle();
+    world.wait(60 * HOUR);
+    world.cut.clear();
+    world.sync();
+    world.all_yes(proposal);
+    for hours in [13, 1, 48] {
+        world.settle();
+        world.wait(hours * HOUR);
+    }
+    world.settle();
+    assert_eq!(world.state(0).proposals()[&proposal].offers.len(), 4);
+    assert_eq!(world.phases(proposal), ["Enacted"; 4]);
 }

@@ -29,7 +29,7 @@ use crate::body::{Anchor, Body};
 use crate::founding::Founding;
 use crate::ids::{Digest, Seconds};
 use crate::log::Limits;
-use crate::sealing::{self, Circumstances, Promises};
+use crate::sealing::{self, Arrivals, Circumstances, Promises};
 use crate::statement::{Draft, Statement};
 use crate::testkit::{Person, T0, charter, found, person};
 
@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub rules_shared: u32,
     /// Operators whose release knows no rules but the first.
     pub old: BTreeSet<usize>,
+    /// Of every operator since it started.
+    arrivals: BTreeMap<usize, Arrivals>,
 }
 
 impl World {
@@ -58,7 +60,8 @@ impl World {
         let mut charter = charter(&everybody, preset);
         edit(&mut charter);
         let founding = found(&everybody, charter);
-        let commons = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
+        let commons: Vec<Commons> = people.iter().map(|_| Commons::new(founding.clone(), Limits::default())).collect();
+        let arrivals = commons.iter().map(|commons| Arrivals::starting(commons.state())).enumerate().collect();
         Self {
             people,
             commons,
@@ -67,6 +70,7 @@ impl World {
             isolated: BTreeSet::new(),
             rules_shared: 2,
             old: BTreeSet::new(),
+            arrivals,
         }
     }
 
@@ -108,6 +112,8 @@ impl World {
         let known = if self.old.contains(&who) { 1 } else { 2 };
         let refused = self.commons[who].insert_all(entries.into_iter().map(|entry| entry.as_read_by(known)));
         assert!(refused.is_empty() || !self.old.contains(&who), "{refused:?}");
+        let state = self.commons[who].state();
+        self.arrivals.entry(who).or_insert_with(|| Arrivals::starting(state)).note(state, self.now);
     }
 
     pub fn anchor(&mut self, who: usize, statement: &Statement) -> Statement {
@@ -190,6 +196,7 @@ impl World {
             resumed_at: crate::recovery::resumed_at(self.commons[who].replica(), &log),
             rules_shared: self.rules_shared,
             promises: Promises::KEPT,
+            late: self.arrivals.get(&who).map(|arrivals| arrivals.late().clone()).unwrap_or_default(),
         }
     }
 
