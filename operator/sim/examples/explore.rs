@@ -1,7 +1,9 @@
 //! Visits every state of the small cooperatives, with every promise kept and with each of them broken.
 //!
-//! `explore` runs all of it; `explore NAME` one scenario, `explore NAME PROMISE` one scenario without one promise.
+//! `explore NAME` visits one scenario, `explore NAME PROMISE` the same without one promise, `explore table` what each promise
+//! prevents. One at a time: the largest take more than 10 GiB of memory.
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use koinon_core::sealing::{Promise, Promises};
@@ -41,16 +43,28 @@ fn table() {
     println!("\n| promise | scenario | found without it |\n|---|---|---|\n{}", rows.join("\n"));
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = |scenario: &Scenario| arguments.first().is_none_or(|name| name == scenario.name);
-    let broken =
-        Promise::ALL.into_iter().find(|promise| arguments.get(1).is_some_and(|name| *name == format!("{promise:?}")));
-    let promises = broken.map_or(Promises::KEPT, Promises::all_but);
-    for scenario in scenarios::small().into_iter().chain(scenarios::large()).filter(wanted) {
-        run(&scenario, promises);
-    }
-    if arguments.is_empty() {
-        table();
-    }
+    let all = || scenarios::small().into_iter().chain(scenarios::large());
+    let named = |name: &str| all().find(|scenario| scenario.name == name);
+    let broken = |name: &str| Promise::ALL.into_iter().find(|promise| format!("{promise:?}") == name);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let found = match arguments[..] {
+        ["table"] => {
+            table();
+            return ExitCode::SUCCESS;
+        }
+        [name] => named(name).map(|scenario| (scenario, Promises::KEPT)),
+        [name, promise] => named(name).zip(broken(promise).map(Promises::all_but)),
+        _ => None,
+    };
+    let Some((scenario, promises)) = found else {
+        eprintln!("usage: explore table | SCENARIO [PROMISE]\n\nscenarios:");
+        all().for_each(|scenario| eprintln!("  {:<20} {}", scenario.name, scenario.what));
+        eprintln!("promises: {:?}", Promise::ALL);
+        return ExitCode::FAILURE;
+    };
+    let report = run(&scenario, promises);
+    // A state that must not be reached ends it with an error, unless a promise was broken to find one.
+    if promises == Promises::KEPT && report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
