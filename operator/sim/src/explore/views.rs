@@ -34,13 +34,43 @@ pub(crate) struct View {
     resumed: Vec<Option<UnixSeconds>>,
 }
 
-/// Everything that was concluded so far, so that nothing is folded twice.
+/// Views that are kept in each of two generations. A view has some 80 kB and the largest scenarios have millions of replicas:
+/// what was not asked for during a whole generation is folded again.
+const KEPT: usize = 25_000;
+
+/// What was concluded last.
+#[derive(Default)]
+struct Recent {
+    young: HashMap<Held, Arc<View>>,
+    old: HashMap<Held, Arc<View>>,
+}
+
+impl Recent {
+    fn get(&mut self, held: &Held) -> Option<Arc<View>> {
+        if let Some(known) = self.young.get(held) {
+            return Some(Arc::clone(known));
+        }
+        let known = self.old.remove(held)?;
+        self.insert(*held, Arc::clone(&known));
+        Some(known)
+    }
+
+    fn insert(&mut self, held: Held, view: Arc<View>) {
+        if self.young.len() >= KEPT {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(held, view);
+    }
+}
+
+/// Everything that was concluded so far, so that little is folded twice.
 pub(crate) struct Views<'a> {
     pub scenario: &'a Scenario,
     pub tape: Tape<'a>,
     promises: Promises,
     start: Commons,
-    views: HashMap<Held, Arc<View>>,
+    recent: Recent,
+    folded: HashSet<Held>,
     signed: HashMap<(Held, usize, usize), Arc<[Said]>>,
     acts: HashMap<(Held, usize, usize), Arc<[Said]>>,
     /// Entries that two replicas held in another order, with another result.
@@ -58,7 +88,8 @@ impl<'a> Views<'a> {
             tape,
             promises,
             start,
-            views: HashMap::new(),
+            recent: Recent::default(),
+            folded: HashSet::new(),
             signed: HashMap::new(),
             acts: HashMap::new(),
             different: false,
@@ -67,7 +98,7 @@ impl<'a> Views<'a> {
 
     /// How many different replicas were folded.
     pub fn count(&self) -> usize {
-        self.views.len()
+        self.folded.len()
     }
 
     /// The entries of `held` beyond the start.
@@ -124,8 +155,8 @@ impl<'a> Views<'a> {
 
     /// What follows from `held`.
     pub fn view(&mut self, held: &Held) -> Arc<View> {
-        if let Some(known) = self.views.get(held) {
-            return Arc::clone(known);
+        if let Some(known) = self.recent.get(held) {
+            return known;
         }
         let entries = self.entries(held);
         let mut commons = self.start.clone();
@@ -139,7 +170,8 @@ impl<'a> Views<'a> {
         let resumed = self.scenario.people.iter();
         let resumed = resumed.map(|p| recovery::resumed_at(commons.replica(), &p.member.keys.operator)).collect();
         let view = Arc::new(View { state: Arc::clone(commons.state()), resumed });
-        self.views.insert(*held, Arc::clone(&view));
+        self.folded.insert(*held);
+        self.recent.insert(*held, Arc::clone(&view));
         view
     }
 
