@@ -137,7 +137,7 @@ impl Envelope {
 
     /// Reads an envelope from strict JSON.
     pub fn from_json(bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        Ok(json::from_slice(bytes, MAX_ENVELOPE, "an envelope")?)
+        Ok(json::from_closed(bytes, MAX_ENVELOPE, "an envelope")?)
     }
 
     /// The envelope as JSON.

@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::{CowStrDeserializer, MapAccessDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -43,14 +45,6 @@ pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
     strict(bytes, Strict::<false> { depth: 0 }).map(drop)
 }
 
-/// Reads strict JSON of any shape. Text is taken as it stands: there is no name that serde_json gives a meaning of its own.
-pub(crate) fn read(bytes: &[u8], limit: usize) -> Result<Value, JsonError> {
-    if bytes.len() > limit {
-        return Err(JsonError::TooLarge { allowed: limit, seen: bytes.len() });
-    }
-    strict(bytes, Strict::<true> { depth: 0 })
-}
-
 fn strict<const KEEP: bool>(bytes: &[u8], rule: Strict<KEEP>) -> Result<Value, JsonError> {
     let not_strict = |error: serde_json::Error| JsonError::NotStrict(shorten(&error.to_string()));
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -66,6 +60,89 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8], limit: usize, what: &'stati
     }
     check(bytes)?;
     serde_json::from_slice(bytes).map_err(|error| JsonError::Shape { what, why: shorten(&error.to_string()) })
+}
+
+/// Reads a `T` from at most `limit` bytes in one pass. For types alone that take neither numbers nor fields which they do not
+/// know, and nothing of any shape: for them reading is all of the check.
+pub(crate) fn from_closed<T: DeserializeOwned>(bytes: &[u8], limit: usize, what: &'static str) -> Result<T, JsonError> {
+    if bytes.len() > limit {
+        return Err(JsonError::TooLarge { allowed: limit, seen: bytes.len() });
+    }
+    serde_json::from_slice(bytes).map_err(|error| of_shape(&error, what))
+}
+
+/// Reads a `T` with the fields `known` from an object in strict JSON, in one pass, and the least name of a field beside them.
+/// What is of any shape in `T` is read by [`any`], and its numbers have a sign.
+pub(crate) fn from_fields<T: DeserializeOwned>(
+    bytes: &[u8],
+    limit: usize,
+    what: &'static str,
+    known: &[&str],
+) -> Result<(T, Option<String>), JsonError> {
+    if bytes.len() > limit {
+        return Err(JsonError::TooLarge { allowed: limit, seen: bytes.len() });
+    }
+    let mut beside = BTreeSet::new();
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let fields = Fields { known, beside: &mut beside, read: PhantomData };
+    let read = reader.deserialize_map(fields).and_then(|read| reader.end().map(|()| read));
+    Ok((read.map_err(|error| of_shape(&error, what))?, beside.pop_first()))
+}
+
+/// Reads strict JSON of any shape as one field of a document: `deserialize_with` for [`from_fields`].
+pub(crate) fn any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    Strict::<true> { depth: 1 }.deserialize(deserializer)
+}
+
+fn of_shape(error: &serde_json::Error, what: &'static str) -> JsonError {
+    let why = shorten(&error.to_string());
+    if error.is_data() { JsonError::Shape { what, why } } else { JsonError::NotStrict(why) }
+}
+
+/// See [`from_fields`].
+struct Fields<'k, T> {
+    known: &'k [&'k str],
+    beside: &'k mut BTreeSet<String>,
+    read: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<'_, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
+        let Self { known, beside, .. } = self;
+        T::deserialize(MapAccessDeserializer::new(Known { entries, known, beside }))
+    }
+}
+
+/// The known fields of an object; the others are checked and their names kept.
+struct Known<'k, A> {
+    entries: A,
+    known: &'k [&'k str],
+    beside: &'k mut BTreeSet<String>,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Known<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        while let Some(Name(name)) = self.entries.next_key()? {
+            if self.known.contains(&&*name) {
+                return seed.deserialize(CowStrDeserializer::new(name)).map(Some);
+            }
+            self.entries.next_value_seed(Strict::<false> { depth: 1 })?;
+            if let Some(name) = self.beside.replace(name.into_owned()) {
+                return Err(duplicate(&name));
+            }
+        }
+        Ok(None)
+    }
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.entries.next_value_seed(seed)
+    }
 }
 
 /// Whether a document has the form in which the value that was read from it is written.
@@ -246,17 +323,58 @@ mod tests {
         assert_eq!(error, JsonError::TooLarge { allowed: 3, seen: 7 });
     }
 
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    struct Wire {
+        #[serde(default)]
+        seq: Option<i64>,
+        #[serde(default, deserialize_with = "any")]
+        body: Value,
+    }
+
+    fn fields(text: &str) -> Result<(Wire, Option<String>), JsonError> {
+        from_fields(text.as_bytes(), 1000, "a document", &["seq", "body"])
+    }
+
+    fn read(body: &str) -> Result<Value, JsonError> {
+        fields(&format!(r#"{{"body":{body}}}"#)).map(|(wire, _)| wire.body)
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_are_checked_like_the_others_and_the_least_of_them_is_named() {
+        let wire = Wire { seq: Some(7), body: serde_json::json!({ "a": [1] }) };
+        let text = r#"{"z":{"x":[1]},"seq":7,"later":null,"body":{"a":[1]}}"#;
+        assert_eq!(fields(text), Ok((wire, Some("later".to_owned()))));
+        for bad in [
+            r#"{"seq":1,"seq":1}"#,
+            r#"{"seq":1,"\u0073eq":1}"#,
+            r#"{"z":1,"\u007a":1}"#,
+            r#"{"z":{"a":1,"a":2}}"#,
+            r#"{"z":1.5}"#,
+            r#"{"seq":1.0}"#,
+            r#"{"seq":-0}"#,
+            r#"{"body":1e2}"#,
+            r#"{"seq":9223372036854775808}"#,
+            r#"[1,2]"#,
+            r#"{"seq":1} 1"#,
+            r#"{"seq":1"#,
+        ] {
+            assert!(fields(bad).is_err(), "{bad}");
+        }
+        let nested = |n: usize| format!(r#"{{"z":{}{}}}"#, "[".repeat(n), "]".repeat(n));
+        assert!(fields(&nested(MAX_DEPTH - 1)).is_ok() && fields(&nested(MAX_DEPTH)).is_err());
+    }
+
     #[test]
     fn what_is_kept_is_what_is_written_also_under_names_that_the_reader_uses_itself() {
         let text = r#"{"a":[1,-2,true,null,"x"],"$serde_json::private::RawValue":"{\"a\":1.5}","b":{}}"#;
-        let value = read(text.as_bytes(), 1000).unwrap();
+        let value = read(text).unwrap();
         assert_eq!(value.as_object().map(Map::len), Some(3));
         assert_eq!(value["$serde_json::private::RawValue"], Value::from("{\"a\":1.5}"));
         assert_eq!(value["a"], serde_json::json!([1, -2, true, null, "x"]));
         for bad in [r#"{"a":1,"\u0061":2}"#, "[1.5]", "[[]] 1", r#"{"a":9223372036854775808}"#] {
-            assert_eq!(read(bad.as_bytes(), 1000).err(), check(bad.as_bytes()).err(), "{bad}");
-            assert!(check(bad.as_bytes()).is_err(), "{bad}");
+            assert!(read(bad).is_err() && check(bad.as_bytes()).is_err(), "{bad}");
         }
-        assert_eq!(read(text.as_bytes(), 9), Err(JsonError::TooLarge { allowed: 9, seen: text.len() }));
+        let error = from_fields::<Wire>(text.as_bytes(), 9, "a document", &[]).unwrap_err();
+        assert_eq!(error, JsonError::TooLarge { allowed: 9, seen: text.len() });
     }
 }

@@ -7,7 +7,8 @@ mod draft;
 #[cfg(any(test, feature = "testkit"))]
 mod earlier;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::body::member::{Application, MemberError};
@@ -213,7 +214,7 @@ struct Wire {
     log: Option<PublicKey>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject: Option<Subject>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "signed")]
     seq: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prev: Option<Digest>,
@@ -221,7 +222,14 @@ struct Wire {
     to: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after: Option<UnixSeconds>,
+    #[serde(deserialize_with = "json::any")]
     body: Value,
+}
+
+/// A position, in a number that others read with a sign.
+fn signed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Seq>, D::Error> {
+    let number: Option<i64> = Option::deserialize(deserializer)?;
+    number.map(|number| u64::try_from(number).map(Seq).map_err(D::Error::custom)).transpose()
 }
 
 /// The fields of [`Wire`].
@@ -233,14 +241,7 @@ const FIELDS: [&str; 14] = [
 impl Wire {
     /// Reads a payload, and the name of the first field in it that this version does not know.
     fn read(payload: &[u8], limit: usize) -> Result<(Self, Option<String>), JsonError> {
-        let shape = |why: &str| JsonError::Shape { what: "a statement", why: json::shorten(why) };
-        let fields = match json::read(payload, limit)? {
-            Value::Object(fields) => fields,
-            _ => return Err(shape("it is no object")),
-        };
-        let later = fields.keys().filter(|name| !FIELDS.contains(&name.as_str())).min().cloned();
-        let wire = serde_json::from_value(Value::Object(fields)).map_err(|error| shape(&error.to_string()))?;
-        Ok((wire, later))
+        json::from_fields(payload, limit, "a statement", &FIELDS)
     }
 }
 
