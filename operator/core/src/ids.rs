@@ -2,6 +2,7 @@
 //!
 //! Every type here refuses what it cannot mean, so code behind the edge needs no second look.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -279,8 +280,29 @@ fn write_hex(f: &mut fmt::Formatter<'_>, prefix: &str, bytes: &[u8; 32]) -> fmt:
 }
 
 /// A SHA-256 digest, written `sha256:<64 lower case hex digits>`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
+
+/// Orders something by its bytes, eight at a time: everything is found by it, and with calls of `memcmp` counting takes a fifth
+/// more time.
+macro_rules! ordered_by_bytes {
+    ($name:ty) => {
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                let (one, _) = self.0.as_chunks();
+                let (other, _) = other.0.as_chunks();
+                one.iter().copied().map(u64::from_be_bytes).cmp(other.iter().copied().map(u64::from_be_bytes))
+            }
+        }
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+    };
+}
+ordered_by_bytes!(Digest);
+ordered_by_bytes!(PublicKey);
 
 impl Digest {
     /// The digest of `bytes`.
@@ -356,7 +378,7 @@ digest_type!(
 );
 
 /// An Ed25519 public key, written `ed25519:<64 lower case hex digits>`. A key's id is the key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
 impl PublicKey {
@@ -490,6 +512,22 @@ impl Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digests_and_keys_stand_in_the_order_of_their_bytes() {
+        let mut all: Vec<[u8; 32]> = (0..200u8).map(|n| Digest::of(&[n]).0).collect();
+        for at in [0, 7, 8, 15, 16, 31] {
+            all.extend([0, 1, 127, 128, 255].map(|byte| {
+                let mut bytes = all[0];
+                bytes[at] = byte;
+                bytes
+            }));
+        }
+        for (one, other) in all.iter().flat_map(|one| all.iter().map(move |other| (*one, *other))) {
+            assert_eq!(Digest(one).cmp(&Digest(other)), one.cmp(&other));
+            assert_eq!(PublicKey(one).cmp(&PublicKey(other)), one.cmp(&other));
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_kubernetes_writes_them() {
