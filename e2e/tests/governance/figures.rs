@@ -64,6 +64,9 @@ pub async fn shown(fleet: Arc<Fleet>) -> Result<()> {
         }
         let counted = value("koinon_votes{verdict=\"Counted\"}")?;
         ensure!(counted >= 9.0, "{member} counts {counted} votes since the checkpoint and on what is open");
+        let votes = get(datacenter, &["kvote", "--namespace", RELEASE_NAMESPACE]).await?;
+        let ever = items(&votes).iter().filter(|vote| vote["status"]["counted"] == true).count();
+        ensure!(ever >= 20, "{member} shows {ever} votes as counted, also of what is settled");
         for other in MEMBERS {
             let sealed = value(&format!("koinon_last_seal_timestamp_seconds{{member=\"{other}\"}}"))?;
             let age = now()? - sealed;

@@ -160,7 +160,7 @@ impl Gauges {
 
     fn show_proposals(&mut self, view: &CommonsView, now: UnixSeconds) {
         let mut counts: BTreeMap<&str, i64> = self.phases.iter().map(|phase| (*phase, 0)).collect();
-        for proposal in view.state.proposals().values() {
+        for proposal in view.state.proposals().values().filter(|proposal| !proposal.is_settled()) {
             let phase: Phase = view.state.phase(proposal, now);
             *counts.entry(phase.name()).or_default() += 1;
         }

@@ -117,15 +117,19 @@ fn status(view: &CommonsView, object: &Arc<Proposal>, moment: &Moment) -> Propos
         None => applied.accepted(),
     };
     note(&mut status.conditions, ConditionType::Accepted, accepted);
+    if known.is_settled() {
+        let message = "it stands in its author's log, and a checkpoint has settled it";
+        note(&mut status.conditions, ConditionType::Anchored, Verdict::yes(Reason::Settled, message));
+    }
     let phase = view.state.phase(known, moment.now);
     // It was shown with its votes, which are forgotten now; none are not what it had. Nor does what was decided of it become
     // something else without them.
     let is_shown =
         before.state == Some(shown(&phase)) || before.state.as_ref().is_some_and(is_final) && known.forgotten;
     if known.lacks_its_box() && is_shown {
-        return ProposalStatus { observed_generation: generation, conditions: before.conditions.clone(), ..before };
+        return ProposalStatus { observed_generation: generation, conditions: status.conditions, ..before };
     }
-    let came_of_it = if known.forgotten && known.enacted.is_none() {
+    let came_of_it = if known.is_settled() {
         // Its object was deleted and applied again: what it was is known from an audit only.
         Verdict::no(Reason::Settled, SETTLED)
     } else {

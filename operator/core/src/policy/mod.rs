@@ -229,6 +229,11 @@ impl ProposalState {
             || self.certificates.first().is_some_and(|certificate| certificate.root != self.ballot.root)
     }
 
+    /// Whether a checkpoint has settled it and nothing that is in force came of it: what it was is known from the whole history.
+    pub fn is_settled(&self) -> bool {
+        self.forgotten && self.enacted.is_none()
+    }
+
     /// Where in its chain it would be enacted.
     pub fn slot(&self) -> Slot {
         Slot { scope: self.proposal.scope, parent: self.proposal.parent, term: self.proposal.term }
