@@ -26,16 +26,18 @@ class NotSettled(Exception):
 
 
 class Remains:
-    """What remains of the entries up to `heads`: (position, id) by log."""
+    """What remains of the entries up to `heads`, (position, id) by log, where all up to `floor` was settled before."""
 
-    def __init__(self, whole, heads):
+    def __init__(self, whole, heads, floor):
         self.heads = heads
         _check(whole, heads)
         self.past = history.read(whole.bundle.up_to(heads), whole.owners, heads)
         rules = self.past.parameters["deliberation"]
         if self.past.rules < 2 or not rules:
             raise NotSettled("the rules in force there know no checkpoints")
-        accused = [name for name, member in self.past.members.items() if member.proofs and member.log in heads]
+        # What was settled of a log before stays so.
+        grows = {log for log, head in heads.items() if floor.get(log) != head}
+        accused = [name for name, member in self.past.members.items() if member.proofs and member.log in grows]
         if accused:
             raise NotSettled(f"there are proofs against {', '.join(accused)}")
         ends = sorted(self._chain(log).by_id[name].at for log, (_, name) in heads.items())
@@ -162,7 +164,7 @@ def first_false(whole):
         _, said = whole.proposals[version.enacted.child].body["action"]
         heads = {log: (head["seq"], head["id"]) for log, head in said["logs"].items()}
         try:
-            found = Remains(whole, heads).digest
+            found = Remains(whole, heads, floor).digest
             _check_order(whole, floor, heads)
         except NotSettled as error:
             return version.hash, str(error)

@@ -46,7 +46,7 @@ pub enum NotSettled {
     #[error("the cooperative decided by rules 1 there: checkpoints belong to rules 2")]
     Rules,
     /// A log of a member that is quarantined.
-    #[error("there are proofs against {member}: leave its log {log} out, or lift them first if it was settled before")]
+    #[error("there are proofs against {member}: leave its log {log} out, or where it was settled before, as it was")]
     Quarantined {
         /// Whose.
         member: MemberId,
@@ -55,7 +55,7 @@ pub enum NotSettled {
     },
 }
 
-/// What remains of all entries up to `heads`.
+/// What remains of all entries up to `heads`, where everything up to `floor` was settled before.
 ///
 /// # Errors
 /// Where the entries up to there are not held or ambiguous, or may not be settled.
@@ -63,6 +63,7 @@ pub fn settle(
     founding: &Founding,
     replica: &Replica,
     heads: &BTreeMap<PublicKey, Head>,
+    floor: &BTreeMap<PublicKey, Head>,
 ) -> Result<Settled, NotSettled> {
     let before = replica.up_to(heads)?;
     let state = State::fold(founding, &before);
@@ -71,7 +72,8 @@ pub fn settle(
     };
     for member in state.members().values().filter(|member| !member.quarantine.is_empty()) {
         let (id, log) = (&member.member.id, member.member.keys.operator);
-        if heads.contains_key(&log) {
+        // What was settled of it before stays so: otherwise whoever forks its log would keep all others from settling theirs.
+        if heads.get(&log).is_some_and(|head| floor.get(&log) != Some(head)) {
             return Err(NotSettled::Quarantined { member: id.clone(), log });
         }
     }
@@ -261,9 +263,7 @@ impl State {
 
     /// Up to where each log is settled.
     pub(super) fn floor(&self) -> BTreeMap<PublicKey, Head> {
-        let mut floor = BTreeMap::new();
-        self.checkpoints().for_each(|checkpoint| raise(&mut floor, checkpoint));
-        floor
+        floor_of(self.checkpoints())
     }
 
     /// What could be settled now: the logs of members in good standing, up to what a quorum of them has had time to hear of.
@@ -283,6 +283,12 @@ impl State {
     }
 }
 
+fn floor_of<'a>(checkpoints: impl Iterator<Item = &'a Checkpoint>) -> BTreeMap<PublicKey, Head> {
+    let mut floor = BTreeMap::new();
+    checkpoints.for_each(|checkpoint| raise(&mut floor, checkpoint));
+    floor
+}
+
 fn raise(floor: &mut BTreeMap<PublicKey, Head>, checkpoint: &Checkpoint) {
     for (log, head) in &checkpoint.logs {
         let known = floor.entry(*log).or_insert(*head);
@@ -297,7 +303,7 @@ fn settle_from(
     replica: &Replica,
     checkpoint: &Checkpoint,
 ) -> Result<Settled, NotSettled> {
-    let settled = settle(founding, replica, &checkpoint.logs)?;
+    let settled = settle(founding, replica, &checkpoint.logs, floor)?;
     replica.falls_behind(floor, &checkpoint.logs).map_or(Ok(settled), |behind| Err(behind.into()))
 }
 
@@ -360,6 +366,7 @@ pub(super) fn news(founding: &Founding, replica: &Replica, state: &State) -> Opt
     if replica.settled().is_some_and(|settled| heads(settled) == newest.logs) {
         return None;
     }
-    let settled = settle(founding, replica, &newest.logs).ok()?;
+    let before = state.checkpoints().count().saturating_sub(1);
+    let settled = settle(founding, replica, &newest.logs, &floor_of(state.checkpoints().take(before))).ok()?;
     (settled.digest() == newest.state).then(|| Arc::new(settled))
 }

@@ -171,7 +171,7 @@ impl Commons {
     /// Where the rules in force know none.
     pub fn draft_checkpoint(&self, before: UnixSeconds) -> Result<Checkpoint, NotSettled> {
         let logs = self.state.settleable(&self.replica, before);
-        let state = checkpoint::settle(&self.founding, &self.replica, &logs)?.digest();
+        let state = checkpoint::settle(&self.founding, &self.replica, &logs, &self.state.floor())?.digest();
         Ok(Checkpoint { logs, state })
     }
 
@@ -200,7 +200,7 @@ impl Commons {
     #[cfg(any(test, feature = "testkit"))]
     pub fn as_if_settled(&self, before: UnixSeconds) -> Option<Self> {
         let logs = self.state.settleable(&self.replica, before);
-        let settled = checkpoint::settle(&self.founding, &self.replica, &logs).ok()?;
+        let settled = checkpoint::settle(&self.founding, &self.replica, &logs, &self.state.floor()).ok()?;
         let mut forgetful = self.clone();
         forgetful.replica.settle(Arc::new(settled));
         forgetful.refold();

@@ -260,6 +260,37 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
 }
 
 #[test]
+fn who_forks_its_log_keeps_nobody_else_from_settling() {
+    let mut world = forgetful();
+    lived(&mut world);
+    checkpoint(&mut world, 0);
+    world.commons[1].forget_settled();
+    let log = world.log(3);
+    let settled = world.state(0).checkpoints().last().unwrap().logs[&log];
+    let last = world.commons[0].replica().entries(&log).last().unwrap().statement.clone();
+    let Position::Log { seq, prev } = *last.position() else { panic!("it is an entry") };
+    assert!(seq > settled.seq);
+    let other = world.people[3].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    world.commons[0].insert(other).unwrap();
+    let proof = world.commons[0].replica().unreported_forks().remove(0).to_evidence();
+    world.append(0, Body::Evidence(Box::new(proof)));
+    world.settle();
+    assert!(!world.state(2).member(&world.people[3].id()).unwrap().quarantine.is_empty());
+    decide(&mut world, 1, approve("phi"));
+    world.wait(120);
+    let cp = checkpoint(&mut world, 2);
+    assert_eq!(world.phase(0, cp).name(), "Enacted");
+    let logs = &world.state(0).checkpoints().last().unwrap().logs;
+    assert_eq!(logs[&log], settled, "its own stays where it was");
+    assert!(logs[&world.log(0)].seq > settled.seq);
+    assert_eq!(world.commons[0].false_checkpoint(), None);
+    for who in [1, 2] {
+        assert!(world.commons[who].forget_settled().is_some());
+        assert_eq!(decided(world.state(who)), decided(world.state(0)));
+    }
+}
+
+#[test]
 fn a_fork_of_what_is_settled_makes_no_earlier_checkpoint_a_false_one() {
     let mut world = forgetful();
     lived(&mut world);
@@ -333,7 +364,8 @@ fn a_checkpoint_goes_on_from_the_one_before() {
     let earlier = world.commons[0].replica().entries(&log).nth(2).unwrap();
     let earlier = Head { seq: earlier.seq(), id: earlier.id() };
     let mut held = |logs: BTreeMap<PublicKey, Head>| {
-        let state = settle(&world.founding(), world.commons[0].replica(), &logs).unwrap().digest();
+        let floor = world.state(0).floor();
+        let state = settle(&world.founding(), world.commons[0].replica(), &logs, &floor).unwrap().digest();
         let proposal = world.propose(0, Action::Checkpoint(Checkpoint { logs, state }));
         world.state(0).settles_rightly(&world.state(0).proposals()[&proposal])
     };
