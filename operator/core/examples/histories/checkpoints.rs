@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koinon_core::body::entry::{Basis, CloseSeal, Head, Outcome};
 use koinon_core::body::{Action, Body, Checkpoint, Scope};
 use koinon_core::ids::{Digest, PublicKey, Seconds, StatementId};
-use koinon_core::policy::{MemberStanding, settle as settle_up_to};
+use koinon_core::policy::MemberStanding;
 
 use crate::seals;
 use crate::stories::{agree, pass_time, propose, until_queued};
@@ -68,9 +68,7 @@ fn claim(world: &mut World, who: usize) -> Option<Checkpoint> {
             logs.insert(log, *head);
         }
     }
-    let commons = world.commons(who);
-    let state = settle_up_to(commons.founding(), commons.replica(), &logs).ok()?.digest();
-    Some(Checkpoint { logs, state })
+    world.commons(who).checkpoint_at(logs).ok()
 }
 
 /// More members than may lie seal a checkpoint that is not what remains of what they hold.

@@ -59,7 +59,7 @@ pub enum NotSettled {
 ///
 /// # Errors
 /// Where the entries up to there are not held or ambiguous, or may not be settled.
-pub fn settle(
+pub(super) fn settle(
     founding: &Founding,
     replica: &Replica,
     heads: &BTreeMap<PublicKey, Head>,

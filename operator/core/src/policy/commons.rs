@@ -12,6 +12,7 @@ use super::keys::KeyProblem;
 use super::readings::Memory;
 use super::validity::{Invalid, Signed, judge_statement};
 use crate::body::Body;
+use crate::body::entry::Head;
 use crate::body::norms::Checkpoint;
 use crate::body::proposal::Proposal;
 use crate::founding::Founding;
@@ -170,7 +171,14 @@ impl Commons {
     /// # Errors
     /// Where the rules in force know none.
     pub fn draft_checkpoint(&self, before: UnixSeconds) -> Result<Checkpoint, NotSettled> {
-        let logs = self.state.settleable(&self.replica, before);
+        self.checkpoint_at(self.state.settleable(&self.replica, before))
+    }
+
+    /// The checkpoint that ends at `logs`.
+    ///
+    /// # Errors
+    /// Where no checkpoint can end there.
+    pub fn checkpoint_at(&self, logs: BTreeMap<PublicKey, Head>) -> Result<Checkpoint, NotSettled> {
         let state = checkpoint::settle(&self.founding, &self.replica, &logs, &self.state.floor())?.digest();
         Ok(Checkpoint { logs, state })
     }

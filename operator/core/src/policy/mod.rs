@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 pub use ballot::{BallotBox, Verdict, VoteRecord};
 pub use chain::{Aside, Enactment, Membership, Version, Why, genesis, version_hash};
-pub use checkpoint::{NotSettled, settle};
+pub use checkpoint::NotSettled;
 pub use commons::{Anchoring, Commons, NotAnchored, NotRecalled, Taken};
 pub use complete::{MAX_VSEQ, seal_from, vouched, vouchers};
 pub use cooldown::{Refused, overrules};

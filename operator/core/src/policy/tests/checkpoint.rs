@@ -364,9 +364,7 @@ fn a_checkpoint_goes_on_from_the_one_before() {
     let earlier = world.commons[0].replica().entries(&log).nth(2).unwrap();
     let earlier = Head { seq: earlier.seq(), id: earlier.id() };
     let mut held = |logs: BTreeMap<PublicKey, Head>| {
-        let floor = world.state(0).floor();
-        let state = settle(&world.founding(), world.commons[0].replica(), &logs, &floor).unwrap().digest();
-        let proposal = world.propose(0, Action::Checkpoint(Checkpoint { logs, state }));
+        let proposal = world.propose(0, Action::Checkpoint(world.commons[0].checkpoint_at(logs).unwrap()));
         world.state(0).settles_rightly(&world.state(0).proposals()[&proposal])
     };
     assert!(held(right.logs.clone()));
