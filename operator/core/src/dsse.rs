@@ -274,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn an_envelope_that_two_readers_could_take_for_different_ones_is_refused() {
+        let good = String::from_utf8(signed().to_json()).unwrap();
+        assert!(Envelope::from_json(good.as_bytes()).is_ok());
+        let begun = |what: &str| good.replacen('{', &format!("{{{what},"), 1);
+        let in_signature = |what: &str| good.replacen("[{", &format!("[{{{what},"), 1);
+        for bad in [
+            begun(r#""payload":"e30=""#),
+            begun(r#""\u0070ayload":"e30=""#),
+            begun(r#""later":1"#),
+            in_signature(r#""sig":"x""#),
+            in_signature(r#""later":null"#),
+            good.replacen("\"e30=\"", "1.5", 1),
+            good.clone() + " {}",
+        ] {
+            assert_ne!(bad, good);
+            assert!(Envelope::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn one_bad_signature_among_good_ones_refuses_the_envelope() {
         let mut envelope = signed();
         envelope.co_sign(&SeedSigner::from_seed(&[8; 32])).unwrap();

@@ -283,8 +283,8 @@ fn write_hex(f: &mut fmt::Formatter<'_>, prefix: &str, bytes: &[u8; 32]) -> fmt:
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
-/// Orders something by its bytes, eight at a time: everything is found by it, and with calls of `memcmp` counting takes a fifth
-/// more time.
+/// Orders something by its bytes, eight at a time: everything is found by it, and with calls of `memcmp` counting takes at least a
+/// third more time.
 macro_rules! ordered_by_bytes {
     ($name:ty) => {
         impl Ord for $name {

@@ -42,15 +42,9 @@ pub enum JsonError {
 
 /// Checks that `bytes` are strict JSON.
 pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
-    strict(bytes, Strict::<false> { depth: 0 }).map(drop)
-}
-
-fn strict<const KEEP: bool>(bytes: &[u8], rule: Strict<KEEP>) -> Result<Value, JsonError> {
-    let not_strict = |error: serde_json::Error| JsonError::NotStrict(shorten(&error.to_string()));
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = rule.deserialize(&mut reader).map_err(not_strict)?;
-    reader.end().map_err(not_strict)?;
-    Ok(value)
+    let checked = Strict::<false> { depth: 0 }.deserialize(&mut reader).and_then(|_| reader.end());
+    checked.map_err(|error| JsonError::NotStrict(shorten(&error.to_string())))
 }
 
 /// Reads a `T` from at most `limit` bytes of strict JSON.

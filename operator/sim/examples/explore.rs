@@ -1,7 +1,7 @@
 //! Visits every state of the small cooperatives, with every promise kept and with each of them broken.
 //!
 //! `explore NAME` visits one scenario, `explore NAME PROMISE` the same without one promise, `explore table` what each promise
-//! prevents. One at a time: the largest take more than 10 GiB of memory.
+//! prevents. One at a time: the largest take some GiB of memory.
 
 use std::process::ExitCode;
 use std::time::Instant;

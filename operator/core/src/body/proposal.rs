@@ -13,7 +13,8 @@ use super::norms::{AuditRate, Checkpoint, OperatorRelease, PlacementRules, Price
 use super::standing::{Confirm, LiftQuarantine, MarkDormant, Reactivate, Reinstate, ResetKeys, Suspend};
 use crate::dsse::Envelope;
 use crate::ids::{
-    EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, StatementId, UnixSeconds, as_string,
+    EngineName, IdError, Line, ManifestDigest, MemberId, PolicyHash, Prose, Seconds, StatementId, UnixSeconds,
+    as_string,
 };
 
 /// A chain of policy versions.
@@ -340,6 +341,11 @@ pub struct Proposal {
 }
 
 impl Proposal {
+    /// The middle of its vote.
+    pub fn half_time(&self) -> UnixSeconds {
+        self.opens_at.plus(Seconds(self.closes_at.since(self.opens_at).0 / 2))
+    }
+
     /// The rules by which it is judged, for ever.
     pub fn since_rules(&self) -> u32 {
         if self.charter.is_some() || !self.interested.is_empty() { 2 } else { self.action.since_rules() }

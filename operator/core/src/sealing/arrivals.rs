@@ -45,7 +45,5 @@ fn is_late(proposal: &ProposalState, at: UnixSeconds) -> bool {
 
 /// Whether more than half of the vote was over at `at`, whoever of the two clocks is wrong by `tolerance`.
 pub fn came_late(proposal: &Proposal, tolerance: Seconds, at: UnixSeconds) -> bool {
-    let Proposal { opens_at, closes_at, .. } = *proposal;
-    let half = opens_at.plus(Seconds(closes_at.since(opens_at).0 / 2));
-    at > half.plus(tolerance)
+    at > proposal.half_time().plus(tolerance)
 }

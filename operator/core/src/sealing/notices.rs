@@ -2,8 +2,8 @@
 
 use crate::body::Body;
 use crate::body::hearing::{Notice, NoticeSent};
-use crate::body::proposal::{Action, Proposal};
-use crate::ids::{MemberId, Seconds, UnixSeconds};
+use crate::body::proposal::Action;
+use crate::ids::{MemberId, UnixSeconds};
 use crate::policy::{Phase, ProposalState, Sealed, State};
 
 /// The notices that the operator of `me` signs now, each once.
@@ -37,8 +37,7 @@ fn due(state: &State, proposal: &ProposalState, me: &MemberId, now: UnixSeconds)
 /// From when on an operator has tried long enough: the charter's period, but no longer than half the vote, so that the
 /// notice can be in the box.
 fn tried_from(proposal: &ProposalState) -> UnixSeconds {
-    let Proposal { opens_at, closes_at, .. } = proposal.proposal;
-    let half = closes_at.since(opens_at).0 / 2;
-    let notice = proposal.parameters.deliberation.map_or(half, |rules| rules.members.notice_seconds.0);
-    opens_at.plus(Seconds(notice.min(half)))
+    let half = proposal.proposal.half_time();
+    let notice = proposal.parameters.deliberation.map(|rules| rules.members.notice_seconds);
+    notice.map_or(half, |notice| proposal.proposal.opens_at.plus(notice).min(half))
 }

@@ -68,13 +68,18 @@ fn decided(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
             (version.hash, version.number, version.parent, version.enacted.map(|e| (e.proposal, e.settled_at)))
         })
         .collect();
-    // A cancellation of what was forgotten is refused for another reason.
-    let open = state.proposals().values().filter(|p| p.invalid.is_none());
-    let open = open.filter(|p| p.proposal.parent == state.head(p.proposal.scope));
-    let open: Vec<ProposalState> = open.cloned().collect();
+    let open = state.proposals().values().filter(|p| p.proposal.parent == state.head(p.proposal.scope));
+    // That it is settled is known to who forgot alone.
+    let open: Vec<ProposalState> = open.map(|p| ProposalState { forgotten: false, ..p.clone() }).collect();
     let numbers = (state.rules, state.parameters, state.classes.clone(), state.norms.clone());
     let members = (state.members.clone(), state.memberships.clone(), state.logs.clone(), state.key_sets.clone());
     (versions, open, numbers, members, state.releases.clone(), state.engines.clone(), state.emergencies.clone())
+}
+
+/// What `who` signs in the place of an entry of its log.
+fn in_the_place_of(held: &Statement, world: &World, who: usize) -> Statement {
+    let Position::Log { seq, prev } = *held.position() else { panic!("it is an entry") };
+    world.people[who].entry(world.coop(), world.now, seq.0, prev, note(world))
 }
 
 fn entries(world: &World, who: usize) -> usize {
@@ -232,8 +237,7 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
     world.commons[1].forget_settled();
     // Somebody finds the key of cork and an old backup: another second entry.
     let held = world.commons[0].replica().entries(&world.log(2)).nth(1).unwrap().statement.clone();
-    let Position::Log { seq, prev } = *held.position() else { panic!("it is an entry") };
-    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    let other = in_the_place_of(&held, &world, 2);
     for who in 0..4 {
         let _ = world.commons[who].insert(other.clone());
         let member = world.state(who).member(&world.people[2].id()).unwrap();
@@ -251,8 +255,7 @@ fn a_conflict_below_a_checkpoint_has_no_effect_on_anybody() {
     assert_eq!(decided(newcomer.state()), decided(world.state(0)));
     // Above it a conflict is one.
     let last = world.commons[0].replica().entries(&world.log(2)).last().unwrap().statement.clone();
-    let Position::Log { seq, prev } = *last.position() else { panic!("it is an entry") };
-    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    let other = in_the_place_of(&last, &world, 2);
     for who in 0..4 {
         let _ = world.commons[who].insert(other.clone());
         assert!(!world.state(who).member(&world.people[2].id()).unwrap().may_work(), "{who}");
@@ -268,9 +271,8 @@ fn who_forks_its_log_keeps_nobody_else_from_settling() {
     let log = world.log(3);
     let settled = world.state(0).checkpoints().last().unwrap().logs[&log];
     let last = world.commons[0].replica().entries(&log).last().unwrap().statement.clone();
-    let Position::Log { seq, prev } = *last.position() else { panic!("it is an entry") };
-    assert!(seq > settled.seq);
-    let other = world.people[3].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    assert!(last.log_seq().unwrap() > settled.seq);
+    let other = in_the_place_of(&last, &world, 3);
     world.commons[0].insert(other).unwrap();
     let proof = world.commons[0].replica().unreported_forks().remove(0).to_evidence();
     world.append(0, Body::Evidence(Box::new(proof)));
@@ -299,8 +301,7 @@ fn a_fork_of_what_is_settled_makes_no_earlier_checkpoint_a_false_one() {
     checkpoint(&mut world, 1);
     assert_eq!(world.state(0).checkpoints().count(), 2);
     let held = world.commons[0].replica().entries(&world.log(2)).nth(1).unwrap().statement.clone();
-    let Position::Log { seq, prev } = *held.position() else { panic!("it is an entry") };
-    let other = world.people[2].entry(world.coop(), world.now, seq.0, prev, note(&world));
+    let other = in_the_place_of(&held, &world, 2);
     world.commons[0].insert(other).unwrap();
     assert_eq!(world.commons[0].false_checkpoint(), None);
 }

@@ -124,6 +124,7 @@ fn who_hears_late_of_a_proposal_follows_those_who_heard_of_it_in_time() {
     world.wait(60 * HOUR);
     world.cut.clear();
     world.sync();
+    assert!(world.circumstances(3).late.contains(&proposal) && world.circumstances(2).late.is_empty());
     world.all_yes(proposal);
     for hours in [13, 1, 48] {
         world.settle();
