@@ -255,6 +255,10 @@ fn launches(spec: &DatacenterSpec, place: Place<'_>) -> [Launch; 4] {
     let service_cidr = &spec.service_cidr;
     let address = spec.address;
     let name = &spec.name;
+    let features =
+        if spec.device_taints { vec!["--feature-gates=DRADeviceTaints=true".to_owned()] } else { Vec::new() };
+    // The scheduler reads rules of this version before it schedules anything.
+    let versions = spec.device_taints.then(|| "--runtime-config=resource.k8s.io/v1alpha3=true".to_owned());
     let etcd = [
         format!("--name={name}"),
         format!("--data-dir={dir}/etcd"),
@@ -314,9 +318,19 @@ fn launches(spec: &DatacenterSpec, place: Place<'_>) -> [Launch; 4] {
     ];
     [
         place.launch(spec, "etcd", Tool::Etcd, etcd.into()),
-        place.launch(spec, "kube-apiserver", Tool::KubeApiserver, api_server.into()),
-        place.launch(spec, "kube-controller-manager", Tool::KubeControllerManager, controller_manager.into()),
-        place.launch(spec, "kube-scheduler", Tool::KubeScheduler, scheduler.into()),
+        place.launch(
+            spec,
+            "kube-apiserver",
+            Tool::KubeApiserver,
+            [api_server.into(), features.clone(), Vec::from_iter(versions)].concat(),
+        ),
+        place.launch(
+            spec,
+            "kube-controller-manager",
+            Tool::KubeControllerManager,
+            [controller_manager.into(), features.clone()].concat(),
+        ),
+        place.launch(spec, "kube-scheduler", Tool::KubeScheduler, [scheduler.into(), features].concat()),
     ]
 }
 

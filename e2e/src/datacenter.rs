@@ -182,6 +182,11 @@ impl Datacenter {
         self.cable.home().command(&self.run, program)
     }
 
+    /// Where the node's own programs live: its network, its mounts, its control group.
+    pub async fn node_home(&self) -> Result<Home> {
+        Ok(self.node()?.lock().await.home().clone())
+    }
+
     /// A program that runs on the node: its network, its mounts, its control group.
     pub async fn node_command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         Ok(self.node()?.lock().await.home().command(&self.run, program))

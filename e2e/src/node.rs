@@ -31,6 +31,7 @@ const PLACES: &[(&str, &str)] = &[
     ("/var/lib/cni", "cni-state"),
     ("/etc/cni/net.d", "cni-config"),
     ("/run/netns", "pod-networks"),
+    (CDI_FOLDER, "cdi"),
     ("/var/log/pods", "log/pods"),
     ("/var/log/containers", "log/containers"),
     (NODE_FILES, "files"),
@@ -38,6 +39,9 @@ const PLACES: &[(&str, &str)] = &[
 
 /// A folder on the node for files of tests, such as a library that a pod mounts by `hostPath`.
 pub const NODE_FILES: &str = "/opt/koinon";
+
+/// Where containerd looks for what devices are to a container.
+pub const CDI_FOLDER: &str = "/run/cdi";
 
 /// Where DNS answers on the node: an address of its own, so that it takes no port of the node's.
 pub const DNS_ADDRESS: &str = "169.254.20.10";
@@ -233,6 +237,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   sandbox_image = "{pause}"
   # A process that may not lower its own oom_score_adj, as in most containers, cannot start a sandbox without this.
   restrict_oom_score_adj = true
+  enable_cdi = true
+  cdi_spec_dirs = ["{CDI_FOLDER}"]
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "/etc/cni/net.d"

@@ -243,9 +243,8 @@ fn packages() -> Result<String, String> {
     if which("apt-get").is_some() {
         return Ok("apt-get installs what is missing".into());
     }
-    let missing = ["ip", "nft", "iptables", "nsenter", "cc", "containerd", "runc"]
-        .into_iter()
-        .filter(|program| which(program).is_none());
+    let missing =
+        ["ip", "nft", "iptables", "nsenter", "cc", "runc"].into_iter().filter(|program| which(program).is_none());
     let missing: Vec<&str> = missing.collect();
     if missing.is_empty() {
         Ok("all there".into())

@@ -68,6 +68,10 @@ pub struct DatacenterSpec {
     pub service_cidr: Subnet,
     /// Whether it has a node. Without one it is an API server to apply things to, up in a few seconds.
     pub node: bool,
+    /// Whether its scheduler knows taints of single devices. Kubernetes 1.34 serves them only where it is told to; where
+    /// it is not, the API server drops them without a word.
+    #[serde(default)]
+    pub device_taints: bool,
 }
 
 impl DatacenterSpec {
@@ -80,6 +84,7 @@ impl DatacenterSpec {
             pod_cidr: Subnet { first: Ipv4Addr::new(10, number, 0, 0), bits: 16 },
             service_cidr: Subnet { first: Ipv4Addr::new(10, 100 + number, 0, 0), bits: 16 },
             node: true,
+            device_taints: false,
         }
     }
 
@@ -103,6 +108,12 @@ impl DatacenterSpec {
     /// The same without a node.
     pub fn without_node(mut self) -> Self {
         self.node = false;
+        self
+    }
+
+    /// The same with taints of single devices.
+    pub fn with_device_taints(mut self) -> Self {
+        self.device_taints = true;
         self
     }
 

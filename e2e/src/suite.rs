@@ -20,11 +20,23 @@ const KEEP: &str = "KOINON_KEEP";
 
 type Body = Box<dyn Fn(Arc<Fleet>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>>;
 
+/// What a suite wants of its datacenters that is not usual.
+type Adjust = fn(DatacenterSpec) -> DatacenterSpec;
+
 /// Cases over one fleet.
 pub struct Suite {
     datacenters: Vec<&'static str>,
-    nodes: bool,
-    cases: Vec<(&'static str, Body)>,
+    adjust: Adjust,
+    cases: Vec<(&'static str, Kind, Body)>,
+}
+
+/// When a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Unless it is filtered out.
+    Test,
+    /// Only where it is named in full: it measures, and takes its time.
+    Measurement,
 }
 
 /// What the command line asks for.
@@ -39,13 +51,19 @@ struct Selection {
 impl Suite {
     /// A suite over datacenters of these names, which are started before the first case.
     pub fn over(datacenters: &[&'static str]) -> Self {
-        Self { datacenters: datacenters.to_vec(), nodes: true, cases: Vec::new() }
+        Self { datacenters: datacenters.to_vec(), adjust: |spec| spec, cases: Vec::new() }
     }
 
     /// Without nodes: for what the API servers alone decide.
     #[must_use]
     pub fn without_nodes(self) -> Self {
-        Self { nodes: false, ..self }
+        self.with(DatacenterSpec::without_node)
+    }
+
+    /// With datacenters that differ from the usual ones.
+    #[must_use]
+    pub fn with(self, adjust: fn(DatacenterSpec) -> DatacenterSpec) -> Self {
+        Self { adjust, ..self }
     }
 
     /// Adds a case.
@@ -55,14 +73,26 @@ impl Suite {
         F: Fn(Arc<Fleet>) -> Fut + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        self.cases.push((name, Box::new(move |fleet| Box::pin(body(fleet)))));
+        self.cases.push((name, Kind::Test, Box::new(move |fleet| Box::pin(body(fleet)))));
+        self
+    }
+
+    /// Adds a measurement, which runs only where it is named in full.
+    #[must_use]
+    pub fn measurement<F, Fut>(mut self, name: &'static str, body: F) -> Self
+    where
+        F: Fn(Arc<Fleet>) -> Fut + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.cases.push((name, Kind::Measurement, Box::new(move |fleet| Box::pin(body(fleet)))));
         self
     }
 
     /// Starts the fleet, runs what the command line selects, takes the fleet down and says what happened.
     pub fn main(self) -> ExitCode {
         let selection = Selection::parse(std::env::args().skip(1));
-        let selected: Vec<_> = self.cases.into_iter().filter(|(name, _)| selection.takes(name)).collect();
+        let cases = self.cases.into_iter().filter(|(name, kind, _)| selection.takes(name, *kind));
+        let selected: Vec<_> = cases.map(|(name, _, body)| (name, body)).collect();
         if selection.list {
             for (name, _) in &selected {
                 println!("{name}: test");
@@ -76,11 +106,11 @@ impl Suite {
                 return ExitCode::FAILURE;
             }
         };
-        runtime.block_on(run(&self.datacenters, self.nodes, selected))
+        runtime.block_on(run(&self.datacenters, self.adjust, selected))
     }
 }
 
-async fn run(datacenters: &[&str], nodes: bool, cases: Vec<(&'static str, Body)>) -> ExitCode {
+async fn run(datacenters: &[&str], adjust: Adjust, cases: Vec<(&'static str, Body)>) -> ExitCode {
     println!("\nrunning {} tests", cases.len());
     if cases.is_empty() {
         println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n");
@@ -89,7 +119,6 @@ async fn run(datacenters: &[&str], nodes: bool, cases: Vec<(&'static str, Body)>
     let started = Instant::now();
     let mut failures: Vec<(&str, anyhow::Error)> = Vec::new();
     let mut passed = 0;
-    let adjust = |spec: DatacenterSpec| if nodes { spec } else { spec.without_node() };
     match Fleet::start_with(datacenters, &|what| println!("  {what}"), adjust).await {
         // No fleet is a failure of every case, never a reason to leave them out.
         Err(error) => {
@@ -209,7 +238,10 @@ impl Selection {
         selection
     }
 
-    fn takes(&self, name: &str) -> bool {
+    fn takes(&self, name: &str, kind: Kind) -> bool {
+        if kind == Kind::Measurement {
+            return self.filters.iter().any(|wanted| wanted == name);
+        }
         let matches = |wanted: &String| if self.exact { name == wanted } else { name.contains(wanted.as_str()) };
         (self.filters.is_empty() || self.filters.iter().any(matches)) && !self.skips.iter().any(matches)
     }
@@ -225,11 +257,23 @@ mod tests {
 
     #[test]
     fn names_are_selected_as_by_cargo_test() {
-        assert!(selection("").takes("a cut member"));
-        assert!(selection("cut").takes("a_cut_member") && !selection("cut").takes("a_mended_member"));
-        assert!(!selection("cut --exact").takes("a_cut_member"));
-        assert!(!selection("--skip cut").takes("a_cut_member"));
-        assert!(selection("--nocapture --test-threads 1 cut").takes("a_cut_member"));
+        assert!(selection("").takes("a cut member", Kind::Test));
+        assert!(
+            selection("cut").takes("a_cut_member", Kind::Test)
+                && !selection("cut").takes("a_mended_member", Kind::Test)
+        );
+        assert!(!selection("cut --exact").takes("a_cut_member", Kind::Test));
+        assert!(!selection("--skip cut").takes("a_cut_member", Kind::Test));
+        assert!(selection("--nocapture --test-threads 1 cut").takes("a_cut_member", Kind::Test));
+    }
+
+    #[test]
+    fn a_measurement_runs_only_where_it_is_named_in_full() {
+        assert!(
+            !selection("").takes("how_long", Kind::Measurement)
+                && !selection("long").takes("how_long", Kind::Measurement)
+        );
+        assert!(selection("how_long").takes("how_long", Kind::Measurement));
     }
 
     #[tokio::test]

@@ -8,7 +8,6 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use nvml_wrapper::Nvml;
-use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 
 fn main() -> Result<(), OsString> {
@@ -50,13 +49,14 @@ fn survey(nvml: &Nvml) {
         say(&format!("{index} name"), device.name().map(|name| name.escape_default().to_string()));
         say(&format!("{index} memory"), device.memory_info().map(|memory| memory.total));
         say(&format!("{index} mig"), device.mig_mode().map(|mode| format!("{}/{}", mode.current, mode.pending)));
+        let divided = device.mig_mode().is_ok_and(|mode| mode.current == 1);
+        for place in 0..if divided { device.mig_device_count().unwrap_or(0) } else { 0 } {
+            if let Ok(instance) = device.mig_device_by_index(place) {
+                say(&format!("{index}/{place} uuid"), instance.uuid());
+            }
+        }
         // Not exported: shows how an absent symbol looks.
-        say(
-            &format!("{index} processes"),
-            device.running_compute_processes().map(|list| {
-                list.iter().filter(|process| process.used_gpu_memory != UsedGpuMemory::Unavailable).count()
-            }),
-        );
+        say(&format!("{index} fan"), device.fan_speed(0));
     }
 }
 

@@ -3,11 +3,17 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Appends `symbol device outcome`. A trace that cannot be written is said once a call, on standard error: a test that
+use crate::handles::Target;
+
+/// Appends `symbol device outcome`; an instance is `device/position`. A trace that cannot be written is said once a call, on standard error: a test that
 /// relies on it must not pass for lack of it.
-pub(crate) fn record(symbol: &str, device: Option<usize>, outcome: &str) {
+pub(crate) fn record(symbol: &str, target: Option<Target>, outcome: &str) {
     let Some(path) = std::env::var_os("FAKE_NVML_TRACE") else { return };
-    let device = device.map_or_else(|| "-".to_owned(), |index| index.to_string());
+    let device = match target {
+        None => "-".to_owned(),
+        Some(Target { device, instance: None }) => device.to_string(),
+        Some(Target { device, instance: Some(instance) }) => format!("{device}/{instance}"),
+    };
     let line = format!("{symbol} {device} {outcome}\n");
     // One write of a short line to a file opened for appending does not mix with those of other processes.
     let written =

@@ -151,11 +151,11 @@ fn facts() -> Vec<Fact> {
     ];
     for (member, _, installed, offered) in GPUS {
         // A replaced operator is another target: each pool and class counts once, whoever told of it.
-        let most = format!("max_over_time(koinon_devices{{datacenter=\"{member}\",state=\"installed\"}}[1d])");
+        let most = format!("max_over_time(koinon_pool_devices{{datacenter=\"{member}\",state=\"installed\"}}[1d])");
         let question = format!("sum by (datacenter) (max by (datacenter, pool, class) ({most})) == {installed}");
         facts.push(fact(&format!("{member} had {installed} GPUs installed"), 1, &question));
         // Between the pool and its first lease may lie less than a scrape, so what is leased counts as having been offered.
-        let shared = format!("koinon_devices{{datacenter=\"{member}\",state=~\"offered|leased\"}}");
+        let shared = format!("koinon_pool_devices{{datacenter=\"{member}\",state=~\"offered|leased\"}}");
         let at_once = format!("max by (datacenter) (sum by (datacenter, instance) ({shared}))");
         let question = format!("max_over_time({at_once}[1h:1s]) == {offered}");
         facts.push(fact(&format!("{member} had {offered} GPUs offered or leased"), 1, &question));
@@ -166,7 +166,7 @@ fn facts() -> Vec<Fact> {
 /// What the story shows of Prometheus at its end.
 const QUESTIONS: [(&str, &str); 8] = [
     ("members by liveness", "sum by (datacenter, state) (koinon_member_state) > 0"),
-    ("offered GPUs by member", "sum by (datacenter, class) (koinon_devices{state=\"offered\"})"),
+    ("offered GPUs by member", "sum by (datacenter, class) (koinon_pool_devices{state=\"offered\"})"),
     ("age of each offer", "max by (datacenter, member) (koinon_offer_age_seconds)"),
     ("proposals by state", "sum by (datacenter, state) (koinon_proposals) > 0"),
     ("votes by what became of them", "sum by (datacenter, verdict) (koinon_votes) > 0"),

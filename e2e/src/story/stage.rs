@@ -14,7 +14,7 @@ use super::calling::Application;
 use crate::cache::Cache;
 use crate::datacenter::Datacenter;
 use crate::fleet::Fleet;
-use crate::gpus::{FakeGpus, NodeGpus};
+use crate::gpus::{FakeGpus, NodeGpus, Source};
 use crate::image::{self, Image};
 use crate::model;
 use crate::python::Python;
@@ -199,7 +199,7 @@ impl Stage {
     /// Gives a member's node the GPUs of a scenario file.
     async fn plug_gpus(&mut self, member: &str, scenario: &str) -> Result<()> {
         let path = checkout().join("e2e/fake-nvml/scenarios").join(scenario);
-        let gpus = self.materials.gpus.install(self.fleet.get(member)?, &path).await?;
+        let gpus = self.materials.gpus.install(self.fleet.get(member)?, &path, Source::DevicePlugin).await?;
         self.gpus.push(gpus);
         Ok(())
     }

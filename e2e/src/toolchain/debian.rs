@@ -139,19 +139,6 @@ fn newest_entry(shelf: &Path) -> Option<PathBuf> {
     entries.max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).ok())
 }
 
-/// The folder of a usable containerd: the machine's own 1.6 or 1.7 if it is complete, else Debian's.
-pub fn containerd(cache: &Cache, report: Report<'_>) -> Result<PathBuf> {
-    if let Some(own) = which("containerd")
-        && let Some(dir) = own.parent()
-        && ["ctr", "containerd-shim-runc-v2"].iter().all(|program| dir.join(program).is_file())
-        && let Ok(version) = command::run(Command::new(&own).arg("--version"))
-        && [" 1.6.", " 1.7.", " v1.6.", " v1.7."].iter().any(|known| version.contains(known))
-    {
-        return Ok(dir.to_owned());
-    }
-    Ok(download(cache, "containerd", report)?.join("usr/bin"))
-}
-
 /// The machine's own runc, else Debian's.
 pub fn runc(cache: &Cache, report: Report<'_>) -> Result<PathBuf> {
     match which("runc") {

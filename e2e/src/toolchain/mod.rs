@@ -1,6 +1,6 @@
 //! The programs that a datacenter is made of, built or unpacked once and kept in the cache.
 //!
-//! Kubernetes, etcd, CoreDNS and Helm are Go modules pinned in `e2e/tools`; containerd, runc, the CNI plugins and
+//! Kubernetes, etcd, containerd, CoreDNS and Helm are Go modules pinned in `e2e/tools`; runc, the CNI plugins and
 //! Prometheus are Debian packages that are unpacked but never installed, so no service of theirs starts.
 
 mod debian;
@@ -38,6 +38,8 @@ pub enum Tool {
     Helm,
     /// containerd.
     Containerd,
+    /// What containerd starts beside every pod.
+    ContainerdShim,
     /// containerd's own client.
     Ctr,
     /// runc.
@@ -66,9 +68,6 @@ impl Toolchain {
             let bin = go::build(cache, module, report)?;
             programs.extend(module.programs.iter().map(|(tool, name, _)| (*tool, bin.join(name))));
         }
-        let containerd = debian::containerd(cache, report)?;
-        programs.insert(Tool::Containerd, containerd.join("containerd"));
-        programs.insert(Tool::Ctr, containerd.join("ctr"));
         programs.insert(Tool::Runc, debian::runc(cache, report)?);
         let prometheus = debian::download(cache, "prometheus", report)?;
         programs.insert(Tool::Prometheus, prometheus.join("usr/bin/prometheus"));

@@ -117,7 +117,7 @@ pub async fn uninstall(fleet: Arc<Fleet>) -> Result<()> {
     ensure!(jobs.contains("chat"), "the job went with the definitions");
     let policies = datacenter.kubectl(["get", "validatingadmissionpolicies", "--output", "name"]).await?;
     ensure!(
-        policies.lines().filter(|line| line.contains("/koinon-guest-")).count() == 8,
+        policies.lines().filter(|line| line.contains("/koinon-guest-")).count() == 10,
         "gates over guests went: {policies}"
     );
     ensure!(!policies.contains("koinon-operator"), "the gate over an operator that is gone stayed: {policies}");

@@ -12,11 +12,12 @@ mod server;
 
 use std::process::ExitCode;
 
-use koinon_e2e::Suite;
+use koinon_e2e::{DatacenterSpec, Suite};
 
 fn main() -> ExitCode {
     Suite::over(&["aarhus"])
-        .without_nodes()
+        // What is not served is dropped before a policy sees it, and taints of devices are not served by themselves.
+        .with(|spec: DatacenterSpec| spec.without_node().with_device_taints())
         .case("the_charts_install_in_either_order", lifecycle::install)
         .case("every_object_of_the_table_is_accepted", rules::good)
         .case("every_change_that_breaks_a_rule_is_refused_with_its_message", rules::bad)

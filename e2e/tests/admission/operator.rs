@@ -55,12 +55,22 @@ pub async fn places(fleet: Arc<Fleet>) -> Result<()> {
         expect(format!("the rendered Deployment in {namespace}"), answer, None);
         let answer = operator.try_create(&of_kind("Service", namespace)?).await?;
         expect(format!("the rendered Service in {namespace}"), answer, None);
+        let answer = operator.try_create(&of_kind("ResourceClaimTemplate", namespace)?).await?;
+        expect(format!("the rendered claim in {namespace}"), answer, None);
+        for (field, value) in [("adminAccess", json!(false)), ("deviceClassName", json!("nic.example.com"))] {
+            let mut claim = of_kind("ResourceClaimTemplate", namespace)?;
+            claim["spec"]["spec"]["devices"]["requests"][0]["exactly"][field] = value;
+            let answer = operator.try_create(&claim).await?;
+            expect(format!("a claim with {field} in {namespace}"), answer, Some("ValidatingAdmissionPolicy"));
+        }
     }
     for namespace in ["kube-system", "default", RELEASE, "koinon-agent"] {
         let answer = operator.try_create(&deployment(namespace)?).await?;
         expect(format!("the rendered Deployment in {namespace}"), answer, Some("guest and job namespaces only"));
         let answer = operator.try_create(&of_kind("Service", namespace)?).await?;
         expect(format!("the rendered Service in {namespace}"), answer, Some("guest and job namespaces only"));
+        let answer = operator.try_create(&of_kind("ResourceClaimTemplate", namespace)?).await?;
+        expect(format!("the rendered claim in {namespace}"), answer, Some("guest and job namespaces only"));
         let answer = operator.try_create(&of_kind("NetworkPolicy", namespace)?).await?;
         // Two gates refuse it, and either may speak first.
         expect(format!("the rendered NetworkPolicy in {namespace}"), answer, Some("koinon-operator-"));
@@ -109,6 +119,9 @@ pub async fn others(fleet: Arc<Fleet>) -> Result<()> {
                 "spec": {"selector": {"app": "own"}, "ports": [{"port": 80}]}}),
             json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": named,
                 "spec": {"podSelector": {"matchLabels": {"koinon.dev/part": "engine"}}}}),
+            json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": named,
+                "spec": {"spec": {"devices": {"requests": [
+                    {"name": "gpus", "exactly": {"deviceClassName": "gpu.nvidia.com"}}]}}}}),
         ] {
             admin.create(&object).await?;
             let change = json!({"metadata": {"labels": {"koinon.dev/placement": "mine", "app.kubernetes.io/managed-by": "koinon"}}});

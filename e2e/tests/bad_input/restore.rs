@@ -14,6 +14,10 @@ use koinon_e2e::{Datacenter, Fleet, Poll, wait_until};
 use crate::people::{entries, operator_key};
 use koinon_e2e::ground::{Ground, ground, metrics, operators_ready, settled};
 
+/// Policies over guests: what may be there at all, namespaces, network policies, workloads, pods and what connects to them,
+/// services, and claims with their templates.
+const GATES: usize = 10;
+
 /// One log, by position.
 pub type Log = BTreeMap<Seq, StatementId>;
 
@@ -131,6 +135,6 @@ async fn kept(datacenter: &Datacenter) -> Result<()> {
     let policies = datacenter.kubectl(["get", "validatingadmissionpolicies", "--output", "name"]).await?;
     let release = format!(".{RELEASE_NAMESPACE}");
     let gates = policies.lines().filter(|line| line.contains("/koinon-guest-") && line.ends_with(&release)).count();
-    ensure!(gates == 8, "{gates} of 8 gates over guests are left: {policies}");
+    ensure!(gates == GATES, "{gates} of {GATES} gates over guests are left: {policies}");
     Ok(())
 }

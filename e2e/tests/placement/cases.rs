@@ -21,7 +21,7 @@ use crate::host::{Host, Shared, create};
 use crate::operator::{Operator, SOON, request};
 
 /// A host of its own for each case, on the one API server.
-async fn host(fleet: &Fleet, case: &str, gpus: usize) -> Result<Shared> {
+pub async fn host(fleet: &Fleet, case: &str, gpus: usize) -> Result<Shared> {
     let datacenter = fleet.get("bilbao")?;
     definitions(datacenter).await?;
     Ok(Arc::new(Host::new(datacenter, case, gpus).await?))
@@ -34,13 +34,13 @@ async fn definitions(datacenter: &Datacenter) -> Result<()> {
     datacenter.definitions_served().await
 }
 
-fn of(grants: &[Grant], request: &Request) -> Option<Grant> {
+pub fn of(grants: &[Grant], request: &Request) -> Option<Grant> {
     let same = |grant: &&Grant| grant.job_uid == request.job.uid && grant.epoch == request.epoch;
     grants.iter().find(same).cloned()
 }
 
 /// Waits until the operator has answered, and returns its answer.
-async fn answer(operator: &Operator, home: &str, request: &Request) -> Result<Grant> {
+pub async fn answer(operator: &Operator, home: &str, request: &Request) -> Result<Grant> {
     wait_until("an answer", SOON, || async {
         match operator.grants(home) {
             Ok(grants) => match of(&grants, request) {
@@ -53,7 +53,7 @@ async fn answer(operator: &Operator, home: &str, request: &Request) -> Result<Gr
     .await
 }
 
-async fn until_live(host: &Host, count: usize) -> Result<Vec<Placement>> {
+pub async fn until_live(host: &Host, count: usize) -> Result<Vec<Placement>> {
     wait_until("the Placements", SOON, || async {
         match host.placements().await {
             Ok(placements) => {
@@ -71,7 +71,7 @@ async fn until_live(host: &Host, count: usize) -> Result<Vec<Placement>> {
     .await
 }
 
-fn state(placement: &Placement) -> PlacementState {
+pub fn state(placement: &Placement) -> PlacementState {
     placement.status.as_ref().and_then(|status| status.state).unwrap_or_default()
 }
 
@@ -331,7 +331,7 @@ pub async fn stopped_without_records(fleet: Arc<Fleet>) -> Result<()> {
 }
 
 /// What the operator would do once the weights are there: the Deployment, whose pod the controller manager makes.
-async fn run_by_hand(host: &Host, placement: &Placement) -> Result<()> {
+pub async fn run_by_hand(host: &Host, placement: &Placement) -> Result<()> {
     let template = placement.spec.template.as_ref().context("no template")?;
     let owned = koinon_control::render::workload::Owned {
         name: placement.name_any(),

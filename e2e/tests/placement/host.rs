@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::jiff::Timestamp;
 use koinon_api::{GPUNode, GPUPool, Placement, names};
 use koinon_core::placement::reservations::NodeReservations;
 use koinon_e2e::Datacenter;
@@ -28,6 +30,8 @@ pub struct Host {
     pub homes: [String; 2],
     /// The API server.
     pub client: Client,
+    gpus: usize,
+    silent: Arc<AtomicBool>,
     heartbeat: JoinHandle<()>,
 }
 
@@ -70,32 +74,64 @@ impl Host {
             json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": name}, "spec": {}}),
         )
         .await?;
-        let device = |index: usize| {
-            json!({"uuid": format!("GPU-{name}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
-                "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
-                "health": {"state": "Healthy"}})
-        };
-        let devices: Vec<_> = (0..gpus).map(device).collect();
-        let status = json!({"status": {"installed": gpus, "healthy": gpus, "devices": devices}});
-        gpu_nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        survey(&client, &name, gpus, &[]).await?;
         put(
             &Api::<GPUPool>::namespaced(client.clone(), &name),
             json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUPool", "metadata": {"name": "all", "namespace": name},
-                "spec": {"nodeSelector": {"case": case}}}),
+                "spec": {"nodeSelector": {"case": case}, "reserve": 0}}),
         )
         .await?;
         beat(&client, &name, gpus).await?;
+        heard(&client, &name, Timestamp::now()).await?;
+        let silent = Arc::new(AtomicBool::new(false));
         let heartbeat = tokio::spawn({
-            let (client, name) = (client.clone(), name.clone());
+            let (client, name, silent) = (client.clone(), name.clone(), silent.clone());
             async move {
                 loop {
                     tokio::time::sleep(Duration::from_secs(3)).await;
                     // A beat that fails is made up for by the next one.
                     let _ = beat(&client, &name, gpus).await;
+                    if !silent.load(Ordering::Relaxed) {
+                        let _ = heard(&client, &name, Timestamp::now()).await;
+                    }
                 }
             }
         });
-        Ok(Self { name, homes, client, heartbeat })
+        Ok(Self { name, homes, client, gpus, silent, heartbeat })
+    }
+
+    /// Changes what its owner says of its pool.
+    pub async fn wants(&self, spec: serde_json::Value) -> Result<()> {
+        let api = Api::<GPUPool>::namespaced(self.client.clone(), &self.name);
+        api.patch("all", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+        Ok(())
+    }
+
+    /// Its pool's condition of that type: value and message.
+    pub async fn pool_says(&self, type_: &str) -> Result<(String, String)> {
+        let pool = Api::<GPUPool>::namespaced(self.client.clone(), &self.name).get("all").await?;
+        let conditions = pool.status.unwrap_or_default().conditions;
+        let said = conditions.into_iter().find(|condition| condition.type_ == type_);
+        Ok(said.map(|condition| (condition.status, condition.message)).unwrap_or_default())
+    }
+
+    /// What its agent says of its first devices: the health of each, and the pod that holds it.
+    pub async fn surveys(&self, devices: &[(serde_json::Value, Option<&Pod>)]) -> Result<()> {
+        survey(&self.client, &self.name, self.gpus, devices).await
+    }
+
+    /// Its agent has not been heard for two minutes, and is not heard from now on.
+    pub async fn silence(&self) -> Result<()> {
+        self.silent.store(true, Ordering::Relaxed);
+        // A beat that was on its way has come by then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        heard(&self.client, &self.name, Timestamp::now() - k8s_openapi::jiff::SignedDuration::from_secs(120)).await
+    }
+
+    /// Its agent is heard again.
+    pub async fn speak(&self) -> Result<()> {
+        self.silent.store(false, Ordering::Relaxed);
+        heard(&self.client, &self.name, Timestamp::now()).await
     }
 
     /// The reservations on its node.
@@ -151,12 +187,39 @@ async fn beat(client: &Client, name: &str, gpus: usize) -> Result<()> {
     nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await?;
     // Nobody takes this taint away where no node controller believes in the kubelet.
     nodes.patch(name, &PatchParams::default(), &Patch::Merge(&json!({"spec": {"taints": null}}))).await?;
+    kill_overdue(client, name).await
+}
+
+/// The agent's heartbeat.
+async fn heard(client: &Client, name: &str, at: Timestamp) -> Result<()> {
     let leases = Api::<Lease>::namespaced(client.clone(), name);
-    let micro = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let micro = at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": name},
         "spec": {"holderIdentity": "agent", "renewTime": micro}});
     leases.patch(name, &PatchParams::apply("agent").force(), &Patch::Apply(&lease)).await?;
-    kill_overdue(client, name).await
+    Ok(())
+}
+
+/// The agent's survey of `gpus` devices, of which the first are as they are told.
+async fn survey(client: &Client, name: &str, gpus: usize, told: &[(serde_json::Value, Option<&Pod>)]) -> Result<()> {
+    let sound = json!({"state": "Healthy"});
+    let device = |index: usize| {
+        let (health, pod) = told.get(index).cloned().unwrap_or((sound.clone(), None));
+        let holders: Vec<_> = pod
+            .iter()
+            .map(|pod| json!({"namespace": pod.namespace().unwrap_or_default(), "name": pod.name_any()}))
+            .collect();
+        let state = if holders.is_empty() { "Free" } else { "Held" };
+        json!({"uuid": format!("GPU-{name}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
+            "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
+            "health": health, "allocation": {"state": state, "holders": holders}})
+    };
+    let devices: Vec<_> = (0..gpus).map(device).collect();
+    let healthy = devices.iter().filter(|device| device["health"]["state"] == "Healthy").count();
+    let status = json!({"status": {"installed": gpus, "healthy": healthy, "devices": devices}});
+    let gpu_nodes = Api::<GPUNode>::all(client.clone());
+    gpu_nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+    Ok(())
 }
 
 /// Kills what was to end and has not within its grace, as a kubelet does.

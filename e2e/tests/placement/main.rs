@@ -6,6 +6,7 @@
 mod cases;
 mod host;
 mod operator;
+mod reclaim;
 
 use std::process::ExitCode;
 
@@ -25,5 +26,11 @@ fn main() -> ExitCode {
         .case("a_stop_frees_everything_with_every_peer_silent", cases::stopped)
         .case("a_stop_ends_what_runs_also_where_the_reservations_cannot_be_read", cases::stopped_without_records)
         .case("what_a_refusal_decided_by_is_told_in_numbers", cases::refused)
+        .case("an_owners_limit_frees_gpus_within_the_notice_in_order_and_can_be_taken_back", reclaim::limited)
+        .case("an_emptied_node_loses_all_work_and_takes_nothing_new", reclaim::emptied)
+        .case("a_home_that_raises_its_epoch_again_and_again_keeps_nothing_that_is_reclaimed", reclaim::raised)
+        .case("a_device_that_fails_ends_its_copy_alone_and_what_a_silent_agent_says_ends_nothing", reclaim::sick)
+        .case("where_many_devices_fail_at_once_nothing_is_drained_for_them", reclaim::breaker)
+        .measurement("how_long_reclaims_take", reclaim::measured)
         .main()
 }

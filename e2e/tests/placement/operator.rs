@@ -97,6 +97,16 @@ where
 impl Operator {
     /// Starts an operator of `host` that leads, as it believes, and takes guests unless `mode` says otherwise.
     pub fn start(host: &Shared, mode: &str) -> Result<Self> {
+        Self::start_with(host, mode, json!({}))
+    }
+
+    /// Starts an operator whose owner has just looked at the devices that failed.
+    pub fn start_reset(host: &Shared) -> Result<Self> {
+        let now = k8s_openapi::jiff::Timestamp::now().to_string();
+        Self::start_with(host, "Accept", json!({"koinon.dev/reset-quarantine-breaker": now}))
+    }
+
+    fn start_with(host: &Shared, mode: &str, annotations: Value) -> Result<Self> {
         let people = [host.name.as_str(), host.homes[0].as_str(), host.homes[1].as_str()].map(person);
         let everybody: Vec<_> = people.iter().collect();
         let mut charter = charter(&everybody, Preset::Trial);
@@ -106,7 +116,7 @@ impl Operator {
         let replica = Replica::new(&founding, Limits::default());
         let me: MemberId = host.name.parse()?;
         let cooperative = json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "Cooperative",
-            "metadata": {"name": "cooperative", "namespace": host.name},
+            "metadata": {"name": "cooperative", "namespace": host.name, "annotations": annotations},
             "spec": {"id": founding.coop().to_string(), "member": host.name,
                 "site": {"name": "main", "region": "eu-south", "jurisdiction": "ES"},
                 "endpoints": {"gateway": [format!("https://{}.example:7444", host.name)]},

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use koinon_agent::{AgentArgs, AgentCommand};
+use koinon_agent::AgentArgs;
 use koinon_telemetry::logs::{self, LogArgs};
 use koinon_telemetry::{HealthArgs, Process, Role};
 
@@ -31,8 +31,8 @@ struct Agent {
 
 fn main() -> ExitCode {
     let Koinon { log, part: Part::Agent(Agent { health, args }) } = Koinon::parse();
-    if let Some(AgentCommand::Survey(args)) = &args.command {
-        return koinon_agent::survey_main(args);
+    if let Some(command) = &args.command {
+        return command.run();
     }
     match run(&log, &health, args) {
         Ok(()) => ExitCode::SUCCESS,

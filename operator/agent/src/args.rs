@@ -1,12 +1,14 @@
 //! Flags of `koinon agent`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use koinon_core::ids::NodeName;
 
-use crate::survey::SurveyArgs;
+use crate::survey::{SurveyArgs, WatchArgs, survey_main, watch_main};
+use crate::usage::UsageArgs;
 
 /// Surveys the GPUs of the node that it runs on and says what it found in the node's GPUNode.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +29,16 @@ pub struct AgentArgs {
     /// Seconds after which a survey is given up.
     #[arg(long, env = "KOINON_SURVEY_DEADLINE", default_value = "10", value_parser = seconds)]
     pub survey_deadline: Duration,
+    /// The kernel's log, usually /dev/kmsg, from which errors of GPUs are read as well; without it NVML alone tells of them,
+    /// which of several at once tells only the last.
+    #[arg(long, env = "KOINON_KERNEL_LOG")]
+    pub kernel_log: Option<PathBuf>,
+    /// Where the node says who uses its GPUs.
+    #[command(flatten)]
+    pub usage: UsageArgs,
+    /// Show the values of devices under the names of dcgm-exporter too. Not where that runs itself: figures would count twice.
+    #[arg(long, env = "KOINON_DCGM_METRICS")]
+    pub dcgm_metrics: bool,
     /// What to do instead of running the agent.
     #[command(subcommand)]
     pub command: Option<AgentCommand>,
@@ -38,6 +50,19 @@ pub enum AgentCommand {
     /// Survey once and print the answer; the agent starts this.
     #[command(hide = true)]
     Survey(SurveyArgs),
+    /// Wait for events of the GPUs and print them; the agent starts this.
+    #[command(hide = true)]
+    Watch(WatchArgs),
+}
+
+impl AgentCommand {
+    /// Does it. The process should end with what this returns; it needs no runtime and writes no logs.
+    pub fn run(&self) -> ExitCode {
+        match self {
+            Self::Survey(args) => survey_main(args),
+            Self::Watch(args) => watch_main(args),
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -78,7 +103,7 @@ mod tests {
         assert_eq!((args.survey_interval.as_secs(), args.command.is_none()), (10, true));
         let args = parse(&["survey", "--nvml-lib", "/lib/x.so"]).unwrap();
         assert!(
-            matches!(args.command, Some(AgentCommand::Survey(SurveyArgs { nvml_lib })) if nvml_lib.as_os_str() == "/lib/x.so")
+            matches!(args.command, Some(AgentCommand::Survey(SurveyArgs { nvml_lib, nvml_trace: None })) if nvml_lib.as_os_str() == "/lib/x.so")
         );
     }
 
@@ -87,6 +112,19 @@ mod tests {
         for wrong in ["0", "16", "-1", "ten"] {
             assert!(parse(&["--node-name", "n", "--survey-interval", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn who_uses_gpus_is_asked_where_a_flag_says_so_and_of_gpus_alone() {
+        let usage = parse(&["--node-name", "n"]).unwrap().usage;
+        let none = UsageArgs::default();
+        assert_eq!((usage.pod_resources, usage.host_proc), (None, None));
+        assert_eq!((usage.gpu_resources, usage.gpu_drivers), (none.gpu_resources, none.gpu_drivers));
+        let given =
+            ["--pod-resources", "/p/kubelet.sock", "--host-proc", "/proc", "--gpu-resources", "a.b/gpu,a.b/mig-"];
+        let usage = parse(&[&["--node-name", "n"], &given[..]].concat()).unwrap().usage;
+        assert_eq!(usage.pod_resources.unwrap().as_os_str(), "/p/kubelet.sock");
+        assert_eq!((usage.host_proc.unwrap().as_os_str(), usage.gpu_resources.len()), ("/proc".as_ref(), 2));
     }
 
     #[test]

@@ -6,19 +6,24 @@
 //!
 //! ```text
 //!  libnvidia-ml ◀─ survey (a process each time, with a deadline) ─▶ status (pure) ─▶ publish ─▶ API server
-//!                                                                    heartbeat ──────────┘
+//!       ▲             ▲ at once                                      heartbeat ──────────┘
+//!       └─ watch (a process all the time) ─▶ events ◀─ the kernel's log
 //! ```
 //!
 //! This is the only crate that uses `nvml-wrapper`. It depends on `core` (capacity classes) and `api` (the resource).
 
 mod args;
-mod metrics;
+pub mod events;
+pub mod judging;
+pub mod metrics;
 mod publish;
+pub mod rounds;
 mod run;
 mod status;
 pub mod survey;
+pub mod usage;
 
 pub use args::{AgentArgs, AgentCommand};
-pub use publish::PublishError;
+pub use publish::{PublishError, Publisher};
 pub use run::{Error, run, run_with};
-pub use survey::{SurveyArgs, survey_main};
+pub use usage::UsageArgs;

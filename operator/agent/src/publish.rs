@@ -1,5 +1,6 @@
 //! Writes to the API server: the node's own `GPUNode` and its own Lease, nothing else.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
-use koinon_api::GPUNode;
 use koinon_api::gpu_node::{GPUNodeSpec, GPUNodeStatus};
-use koinon_core::ids::NodeName;
+use koinon_api::{GPUNode, labels};
+use koinon_core::gpu::health::OwnerClear;
+use koinon_core::ids::{DeviceId, NodeName, UnixSeconds};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client, Resource};
@@ -108,6 +110,8 @@ pub struct Standing {
     pub owner: OwnerReference,
     /// Its generation.
     pub generation: Option<i64>,
+    /// Devices that their owner called well again.
+    pub clears: BTreeMap<DeviceId, OwnerClear>,
     /// What it says.
     pub status: GPUNodeStatus,
 }
@@ -156,7 +160,12 @@ impl Publisher {
         let (params, patch) = (apply(), Patch::Apply(&gpu_node));
         let made = self.ask("creating GPUNode", self.gpu_nodes.patch(self.node.as_str(), &params, &patch)).await?;
         let generation = made.metadata.generation;
-        Ok(Standing::of(made).unwrap_or(Standing { owner, generation, status: GPUNodeStatus::default() }))
+        Ok(Standing::of(made).unwrap_or(Standing {
+            owner,
+            generation,
+            clears: BTreeMap::new(),
+            status: GPUNodeStatus::default(),
+        }))
     }
 
     /// Writes the status, and only the status.
@@ -249,8 +258,25 @@ impl Standing {
             tracing::warn!(%error, "the GPUNode's status cannot be read and is written anew");
             GPUNodeStatus::default()
         });
-        Some(Self { owner, generation: gpu_node.metadata.generation, status })
+        let clears = clears(gpu_node.metadata.annotations.unwrap_or_default());
+        Some(Self { owner, generation: gpu_node.metadata.generation, clears, status })
     }
+}
+
+/// The owner's word on devices: annotations `clear.koinon.dev/UUID`, each a time and a reason. What cannot be read is no word.
+fn clears(annotations: BTreeMap<String, String>) -> BTreeMap<DeviceId, OwnerClear> {
+    let read = |(key, value): (String, String)| {
+        let device = key.strip_prefix(labels::CLEAR)?.parse().ok()?;
+        let clear = value.split_once(' ').and_then(|(at, reason)| {
+            let at: Timestamp = at.parse().ok()?;
+            Some(OwnerClear { at: UnixSeconds(at.as_second()), reason: reason.trim().parse().ok()? })
+        });
+        if clear.is_none() {
+            tracing::warn!(%key, "is not a time and a reason, as `2026-11-22T08:00:00Z the fan was replaced`");
+        }
+        Some((device, clear?))
+    };
+    annotations.into_iter().filter_map(read).collect()
 }
 
 /// Strict, so that a field which an older definition lacks is an error that names it, and not silently dropped.

@@ -1,22 +1,29 @@
 //! The agent's two tasks: to survey and say what was found, and to renew the Lease while that holds.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use koinon_core::gpu::health::BootId;
+use koinon_core::ids::DeviceId;
 use koinon_telemetry::{Awaited, CancellationToken, Process, TaskError, Tasks};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::args::AgentArgs;
-use crate::metrics::{Beat, Metrics};
-use crate::publish::{PublishError, Publisher, Standing};
-use crate::status::{self, Observer};
-use crate::survey::{Failure, Survey, SurveyCommand, Surveyor};
+use crate::events::{KernelLog, KernelLogState, Mailbox, News};
+use crate::metrics::{Beat, DcgmNames, Library, Metrics};
+use crate::publish::Publisher;
+use crate::rounds::{Round, Rounds, Unsaid};
+use crate::survey::{Survey, SurveyCommand, Surveyor, Watch, WatchState, Watcher};
+use crate::usage;
 
-/// A driver that crashes or hangs is asked ever less often: each try may make it worse.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Errors come by the thousand; so often at most the node is surveyed for them.
+const SOONEST: Duration = Duration::from_secs(1);
+/// The kernel's log is read once a survey knows which device sits where, or after so long.
+const PLACES_KNOWN: Duration = Duration::from_secs(30);
 /// How long the agent may take to end: a write that is under way, and the killing of a surveying process.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -35,6 +42,18 @@ pub enum Error {
     /// No client.
     #[error("making a client of the API server: {0}")]
     Client(#[from] kube::Error),
+    /// The kernel's id of its boot is not one.
+    #[error("telling this boot of the node from the next: {0}; see /proc/sys/kernel/random/boot_id")]
+    Boot(#[from] koinon_core::ids::IdError),
+    /// The container no longer has the devices.
+    #[error(
+        "asking {} for the GPUs: an unknown error, survey after survey, although it answered before; ending, because only a new container gets its devices back",
+        library.display()
+    )]
+    LostDevices {
+        /// The library.
+        library: PathBuf,
+    },
     /// A metric was registered twice.
     #[error("registering the agent's metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -63,17 +82,44 @@ pub async fn run_with(
     client: kube::Client,
     command: SurveyCommand,
 ) -> Result<(), Error> {
-    let AgentArgs { node_name, namespace, nvml_lib, survey_interval, survey_deadline, command: _ } = args;
+    let AgentArgs {
+        node_name,
+        namespace,
+        nvml_lib,
+        survey_interval,
+        survey_deadline,
+        kernel_log,
+        usage,
+        dcgm_metrics,
+        command: _,
+    } = args;
     let node = node_name.ok_or(Error::NoNode)?;
-    let metrics = Metrics::register(&process.registry)?;
-    let publisher = Publisher::new(client, &namespace, node.clone());
+    let dcgm = if dcgm_metrics { DcgmNames::Of(node.clone()) } else { DcgmNames::Off };
+    let metrics = Metrics::register(&process.registry, dcgm)?;
+    let publisher = Publisher::new(client.clone(), &namespace, node.clone());
     let (vouch, vouched) = watch::channel(None);
+    let mailbox = Mailbox::default();
+    let usage = usage::Observer::new(&usage, node.clone(), client);
+    let rounds = Rounds::new(publisher.clone(), &nvml_lib, boot()?, usage, mailbox.clone());
+    let devices = rounds.devices();
+    let surveyor = Surveyor::new(command.clone(), survey_deadline);
+    let watcher = Watcher::new(Watch {
+        command: command.watching(),
+        processes: surveyor.processes().clone(),
+        mailbox: mailbox.clone(),
+        devices: devices.clone(),
+    });
+    let kernel_log = kernel_log.map(|path| KernelLog::new(path, mailbox.clone()));
     let survey = SurveyTask {
-        surveyor: Surveyor::new(command, survey_deadline),
-        publisher: publisher.clone(),
-        observer: observer(nvml_lib),
+        surveyor,
+        rounds,
+        mailbox,
+        watching: watcher.state(),
+        reading: kernel_log.as_ref().map(KernelLog::state),
+        library_path: nvml_lib,
         interval: survey_interval,
         metrics: metrics.clone(),
+        library: Library::default(),
         vouch,
         surveyed: process.readiness.awaiting("survey", "the first survey"),
         written: process.readiness.awaiting("gpunode", "the first status"),
@@ -92,18 +138,33 @@ pub async fn run_with(
     let mut tasks = Tasks::new();
     tasks.spawn("survey", survey.run(process.stop.clone()));
     tasks.spawn("heartbeat", heartbeat.run(process.stop.clone()));
+    tasks.spawn("watch", until_stopped(process.stop.clone(), watcher.run()));
+    if let Some(kernel_log) = kernel_log {
+        tasks.spawn("kernel log", until_stopped(process.stop.clone(), read(kernel_log, devices)));
+    }
     Ok(tasks.run(process.stop, DRAIN).await?)
 }
 
-fn observer(library: PathBuf) -> Observer {
+fn boot() -> Result<BootId, Error> {
     // Of a kernel without it no two boots can be told apart, which changes nothing else.
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let boot_id = boot_id.trim();
-    Observer {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: if boot_id.is_empty() { "unknown".to_owned() } else { boot_id.to_owned() },
-        library: library.display().to_string(),
-    }
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = boot.trim();
+    Ok(if boot.is_empty() { "unknown".parse()? } else { boot.parse()? })
+}
+
+/// Runs what never ends by itself.
+async fn until_stopped(
+    stop: CancellationToken,
+    task: impl Future<Output = std::convert::Infallible>,
+) -> Result<(), std::convert::Infallible> {
+    let _ = stop.run_until_cancelled(task).await;
+    Ok(())
+}
+
+async fn read(log: KernelLog, mut devices: watch::Receiver<Option<BTreeSet<DeviceId>>>) -> std::convert::Infallible {
+    // If no survey comes to an end the log is read all the same: its errors may be of any device.
+    let _ = tokio::time::timeout(PLACES_KNOWN, devices.wait_for(Option::is_some)).await;
+    log.run().await
 }
 
 /// When the status in the API server was last known to be what the last survey found, and which Node it belongs to.
@@ -115,32 +176,82 @@ struct Vouch {
 
 struct SurveyTask {
     surveyor: Surveyor,
-    publisher: Publisher,
-    observer: Observer,
+    rounds: Rounds,
+    mailbox: Mailbox,
+    watching: watch::Receiver<WatchState>,
+    reading: Option<watch::Receiver<KernelLogState>>,
+    library_path: PathBuf,
     interval: Duration,
     metrics: Metrics,
+    library: Library,
     vouch: watch::Sender<Option<Vouch>>,
     surveyed: Awaited,
     written: Awaited,
 }
 
 impl SurveyTask {
-    async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         // Dropping a round kills the surveying process.
-        let _ = stop.run_until_cancelled(self.rounds()).await;
-        Ok(())
+        match stop.run_until_cancelled(self.rounds()).await {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
     }
 
-    async fn rounds(&mut self) -> std::convert::Infallible {
-        let mut failures = 0;
+    /// One round after the other. Ends only where another container is needed.
+    async fn rounds(&mut self) -> Error {
         loop {
+            let started = Instant::now();
             let survey = self.survey().await;
-            failures = if harmful(&survey) { failures + 1 } else { 0 };
-            let next = Instant::now() + jittered(pause(self.interval, failures));
-            // Also while surveys are far apart the status is vouched for: it is what is known.
-            while Instant::now() < next {
-                self.publish(&survey).await;
-                tokio::time::sleep_until(next.min(Instant::now() + self.interval)).await;
+            self.metrics.library(self.library.look(survey.library_file.as_deref()).await.as_ref());
+            let mut round = self.rounds.begin(survey).await;
+            self.metrics.gpus.seen(round.survey(), round.usage());
+            if self.surveyor.has_lost_its_devices() {
+                self.publish(&mut round).await;
+                return Error::LostDevices { library: self.library_path.clone() };
+            }
+            let next = Instant::now() + jittered(self.rounds.pause(self.interval));
+            // Nothing hastens the next question to a driver that each question may harm.
+            let soonest = if self.rounds.is_harmful() { next } else { started + SOONEST };
+            self.rest(round, soonest, next).await;
+        }
+    }
+
+    /// Until the next survey is due: at `next`, or not before `soonest` if something happened.
+    async fn rest(&mut self, mut round: Round, soonest: Instant, next: Instant) {
+        let mut until = next;
+        // Also while surveys are far apart the status is vouched for: it is what is known.
+        self.publish(&mut round).await;
+        let mut again = Instant::now() + self.interval;
+        while Instant::now() < until {
+            tokio::select! {
+                () = tokio::time::sleep_until(until.min(again)) => {
+                    if Instant::now() >= again && again < until {
+                        self.publish(&mut round).await;
+                        again = Instant::now() + self.interval;
+                    }
+                }
+                news = self.mailbox.news() => {
+                    self.hear(&news);
+                    if news.resurvey {
+                        until = until.min(soonest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells of errors, and keeps them for the next judgement.
+    fn hear(&mut self, news: &News) {
+        self.rounds.hear(news);
+        for report in &news.reports {
+            self.metrics.gpus.reported(report, self.rounds.class(report.xid));
+            let device = report.device.as_ref().map_or("unknown", |device| device.as_str());
+            let (xid, count, detail) = (report.xid.0, report.count, report.detail.as_deref());
+            if report.fresh {
+                tracing::warn!(device, xid, count, detail, sources = ?report.sources, "the driver reports an error");
+            } else {
+                tracing::debug!(device, xid, count, sources = ?report.sources, "the driver reports an error again");
             }
         }
     }
@@ -153,36 +264,35 @@ impl SurveyTask {
         if let crate::survey::Nvml::Failed { failure, code, message } = &survey.nvml {
             tracing::warn!(failure = failure.name(), code, message, ?took, "the survey found nothing out");
         }
+        let reading = self.reading.as_ref().map(|reading| reading.borrow().clone()).unwrap_or_default();
+        self.metrics.listening(&self.watching.borrow(), &reading, self.mailbox.counts());
         self.surveyed.met();
         survey
     }
 
-    async fn publish(&self, survey: &Survey) {
-        match self.say(survey).await {
-            Ok(owner) => {
+    async fn publish(&mut self, round: &mut Round) {
+        let said = self.rounds.say(round, Time(Timestamp::now())).await;
+        if let Some(judgement) = round.judgement() {
+            self.metrics.gpus.judged(judgement);
+        }
+        match said {
+            Ok(said) => {
+                if said.written {
+                    self.metrics.wrote(true);
+                }
+                self.metrics.devices(&said.devices);
                 self.written.met();
                 // Nobody listens any more only while the process ends.
-                let _ = self.vouch.send(Some(Vouch { at: Instant::now(), owner }));
+                let _ = self.vouch.send(Some(Vouch { at: Instant::now(), owner: said.owner }));
             }
             Err(error) => {
+                if let Unsaid::Unwritten(_) = &error {
+                    self.metrics.wrote(false);
+                }
                 tracing::warn!(error = chain(&error), "the GPUNode does not say what the survey found");
                 self.written.again(chain(&error));
             }
         }
-    }
-
-    async fn say(&self, survey: &Survey) -> Result<OwnerReference, PublishError> {
-        let Standing { owner, generation, status: before } = self.publisher.gpu_node().await?;
-        let now = Time(Timestamp::now());
-        let next = status::next(&before, survey, &self.observer, generation, &now);
-        if let Some(status) = &next {
-            let written = self.publisher.write(status).await;
-            self.metrics.wrote(written.is_ok());
-            written?;
-            tracing::info!(installed = status.installed, healthy = status.healthy, "the GPUNode changed");
-        }
-        self.metrics.devices(&next.unwrap_or(before).devices);
-        Ok(owner)
     }
 }
 
@@ -231,17 +341,6 @@ impl HeartbeatTask {
     }
 }
 
-/// Whether asking again soon may make it worse.
-fn harmful(survey: &Survey) -> bool {
-    matches!(survey.failure(), Some(Failure::Hung | Failure::Crashed | Failure::Unresponsive))
-}
-
-/// From the end of one survey to the next: doubled with each harmful failure in a row after the first.
-fn pause(interval: Duration, failures: u32) -> Duration {
-    let doubled = interval.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(LONGEST_PAUSE.max(interval))
-}
-
 /// Up to a tenth shorter, so that the agents of a thousand nodes that started together do not stay in step.
 fn jittered(interval: Duration) -> Duration {
     // Without randomness they stay in step, which is only less well.
@@ -250,9 +349,9 @@ fn jittered(interval: Duration) -> Duration {
 }
 
 /// The error with those of its causes that it does not already tell.
-fn chain(error: &PublishError) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let told = cause.to_string();
         if !text.contains(&told) {
@@ -272,14 +371,6 @@ mod tests {
         let chart = include_str!("../../../charts/koinon/templates/agent/daemonset.yaml");
         let grace = chart.lines().find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: "));
         assert!(Duration::from_secs(grace.unwrap().parse().unwrap()) >= DRAIN + Duration::from_secs(5));
-    }
-
-    #[test]
-    fn a_driver_that_fails_harmfully_is_asked_ever_less_often_up_to_five_minutes() {
-        let ten = Duration::from_secs(10);
-        let pauses: Vec<u64> = (0..8).map(|failures| pause(ten, failures).as_secs()).collect();
-        assert_eq!(pauses, [10, 10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(pause(ten, u32::MAX), LONGEST_PAUSE);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use common::api::{FakeApi, GPU_NODE, LEASE, NODE};
 use common::{Node, library};
 use fake_nvml::{Behaviour, Device, Scenario};
 use koinon_agent::survey::SurveyCommand;
-use koinon_agent::{AgentArgs, Error};
+use koinon_agent::{AgentArgs, Error, UsageArgs};
 use koinon_telemetry::{HealthArgs, Process, Role};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -29,6 +29,9 @@ fn start(api: &FakeApi, command: SurveyCommand) -> Agent {
         nvml_lib: "/lib/libnvidia-ml.so.1".into(),
         survey_interval: Duration::from_secs(1),
         survey_deadline: Duration::from_secs(3),
+        usage: UsageArgs::default(),
+        kernel_log: None,
+        dcgm_metrics: false,
         command: None,
     };
     let health = HealthArgs { health_listen: Some(([127, 0, 0, 1], 0).into()) };
@@ -60,8 +63,18 @@ impl Agent {
         ended.expect("it did not end").expect("it panicked").expect("it failed");
     }
 
+    fn scrape(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.process.registry.gather()).unwrap()
+    }
+
+    /// How many series of the metric have `part` in them.
+    fn series(&self, name: &str, part: &str) -> usize {
+        let text = self.scrape();
+        text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(part)).count()
+    }
+
     fn metric(&self, line: &str) -> Option<f64> {
-        let text = prometheus::TextEncoder::new().encode_to_string(&self.process.registry.gather()).unwrap();
+        let text = self.scrape();
         let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
         value.map(|value| value.parse().unwrap())
     }
@@ -89,6 +102,12 @@ async fn status(api: &FakeApi, pointer: &str, wanted: Value) -> Value {
     .await
 }
 
+/// What the status says of a device's health to others.
+fn health(status: &Value, index: usize) -> (Value, Value) {
+    let health = &status["devices"][index]["health"];
+    (health["state"].clone(), health["reasons"].clone())
+}
+
 fn two_gpus() -> Scenario {
     Scenario::of(vec![Device::h100(1), Device::h100(2)])
 }
@@ -110,6 +129,11 @@ async fn it_writes_its_nodes_gpunode_and_lease_and_nothing_else() {
     );
     assert_eq!(lease["metadata"]["ownerReferences"], owner);
     assert_eq!(agent.metric(r#"koinon_node_devices{state="healthy"}"#), Some(2.0));
+    let marked = agent.series("koinon_agent_nvml_library_info", "fake_nvml.so\",sha256=\"");
+    assert_eq!(marked, 1, "it does not say which library answered");
+    assert_eq!(agent.metric(r#"koinon_agent_nvml_up{reason="Available"}"#), Some(1.0));
+    assert_eq!((agent.series("koinon_gpu_power_watts", ""), agent.series("koinon_gpu_info", "H100")), (2, 2));
+    assert_eq!(agent.series("koinon_gpu_health_state", "state=\"healthy\"} 1"), 2);
 
     agent.stop().await;
     let status = format!("{GPU_NODE}/status");
@@ -145,16 +169,18 @@ async fn while_the_driver_hangs_the_devices_are_unknown_and_the_heart_beats() {
     status(&api, "/healthy", json!(2)).await;
     node.becomes(&two_gpus().with_fault("nvmlInit_v2", None, Behaviour::Hang));
     let said = status(&api, "/nvml/state", json!("Unresponsive")).await;
-    assert_eq!(said["devices"][1]["health"], json!({"state": "Unknown", "reasons": ["SurveyFailed"]}));
+    assert_eq!(said["devices"][1]["notShareableReason"], json!("SurveyMissed"));
+    let said = status(&api, "/devices/1/health/state", json!("Unknown")).await;
+    assert_eq!(health(&said, 1), (json!("Unknown"), json!(["SurveyFailed"])));
     assert_eq!(said.get("healthy"), None, "unknown is not zero");
     let beats = api.asked(&format!("PATCH {LEASE}"));
     until("three heartbeats", || (api.asked(&format!("PATCH {LEASE}")) >= beats + 3).then_some(())).await;
     assert!(agent.process.readiness.is_ready(), "the agent does its work");
-    assert!(agent.metric(r#"koinon_survey_failures_total{reason="Hung"}"#) >= Some(1.0));
+    assert!(agent.metric(r#"koinon_agent_survey_failures_total{reason="Hung"}"#) >= Some(1.0));
 
     node.becomes(&two_gpus());
     let said = status(&api, "/healthy", json!(2)).await;
-    assert_eq!(said["devices"][1]["health"], json!({"state": "Healthy"}));
+    assert_eq!(health(&said, 1), (json!("Healthy"), Value::Null));
     agent.stop().await;
 }
 
@@ -216,7 +242,7 @@ async fn a_status_that_another_version_wrote_and_this_one_cannot_read_is_written
     let mut later = api.object(GPU_NODE).unwrap();
     later["status"]["devices"][0]["health"] = json!("splendid");
     api.put(GPU_NODE, later);
-    status(&api, "/devices/0/health", json!({"state": "Healthy"})).await;
+    status(&api, "/devices/0/health/state", json!("Healthy")).await;
     agent.stop().await;
 }
 
@@ -273,7 +299,7 @@ async fn a_restarted_agent_remembers_the_devices_that_it_wrote() {
     node.becomes(&Scenario::of(vec![Device::h100(2)]));
     let agent = start_on(&api, &node);
     let said = status(&api, "/healthy", json!(1)).await;
-    assert_eq!(said["devices"][1]["health"], json!({"state": "Unknown", "reasons": ["DeviceMissing"]}));
+    assert_eq!(health(&said, 1), (json!("Unknown"), json!(["DeviceMissing"])));
     agent.stop().await;
 }
 

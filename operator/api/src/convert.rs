@@ -168,6 +168,7 @@ impl From<RefusalReason> for Reason {
             RefusalReason::LeaseLapsed => Self::LeaseLapsed,
             RefusalReason::NoLongerRequested => Self::NoLongerRequested,
             RefusalReason::Reclaimed => Self::Reclaimed,
+            RefusalReason::DeviceUnhealthy => Self::DeviceUnhealthy,
             RefusalReason::InvalidRequest => Self::InvalidRequest,
             RefusalReason::Other => Self::Other,
         }
@@ -260,6 +261,7 @@ impl PlacementSpec {
                 on_partition: request.on_partition.into(),
             },
             template: None,
+            claim: None,
         })
     }
 

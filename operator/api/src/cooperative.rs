@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use koinon_core::ids::IdError;
 use koinon_core::planner::OwnerRules;
 use kube::{CustomResource, KubeSchema};
@@ -231,6 +231,9 @@ pub struct CooperativeStatus {
     /// Foreign work in this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guests: Option<GuestCount>,
+    /// The fleet breaker, which keeps the work on devices that fail where very many do at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine_breaker: Option<QuarantineBreaker>,
     /// Joined, Signing, PeersReachable, EndpointReachable, NetworkPolicyEnforced, AcceptingGuests, WeightsCacheReady,
     /// ClockSynced, AsAdvised, MayWork, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -248,6 +251,26 @@ pub struct PolicyHead {
     /// The version in force.
     #[schemars(schema_with = "crate::schema::digest")]
     pub version: String,
+}
+
+/// What the fleet breaker remembers.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarantineBreaker {
+    /// When it opened. Absent: it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_time: Option<Time>,
+    /// How many devices had failed within its period then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub quarantined: Option<i64>,
+    /// How many were healthy before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub healthy: Option<i64>,
+    /// The owner's reset that was used last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset_time: Option<Time>,
 }
 
 /// How much foreign work runs in a cluster.

@@ -44,18 +44,28 @@ pub struct GPUPoolSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::gpu_classes")]
     pub classes: Vec<String>,
-    /// GPUs of each class that stay free for the owner.
-    #[serde(default)]
+    /// GPUs of each class that stay free for the owner. Absent: one in twenty of the healthy ones, at least one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
-    pub reserve: i32,
+    pub reserve: Option<i32>,
     /// When GPUs are shared, in UTC. Empty: always. Outside of it nothing new comes; what runs stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 28))]
     pub hours: Vec<Hours>,
-    /// How long foreign work may go on after the owner asks for a GPU back.
+    /// Within how long GPUs are back after the owner asks for them. Work is ended a minute before, or after half of the time where
+    /// it is shorter than two, so that it has left by then.
     #[serde(default = "default_reclaim")]
     #[schemars(range(min = 0, max = 604_800))]
     pub reclaim_notice_seconds: i32,
+    /// The most GPUs of a class that others may hold here. What they hold above that is reclaimed with the notice, and nothing
+    /// beyond it is offered. Own work is not counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["class".into()]))]
+    #[schemars(length(max = 64))]
+    pub limits: Vec<PoolLimit>,
+    /// What is to become empty.
+    #[serde(default, skip_serializing_if = "PoolDrain::is_empty")]
+    pub drain: PoolDrain,
     /// Whom they are shared with.
     #[serde(default)]
     pub members: PoolMembers,
@@ -66,6 +76,36 @@ pub struct GPUPoolSpec {
 
 fn default_reclaim() -> i32 {
     3600
+}
+
+/// The most GPUs of one class that others may hold.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolLimit {
+    /// The class, as `h100-80`.
+    #[schemars(schema_with = "crate::schema::gpu_class")]
+    pub class: String,
+    /// How many; none at all if 0.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub gpus: i32,
+}
+
+/// What is to become empty.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolDrain {
+    /// Nodes to which nothing new comes, of the owner's jobs either, and which all that runs there leaves within the notice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "drained_nodes")]
+    pub nodes: Vec<String>,
+}
+
+impl PoolDrain {
+    /// Whether nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
 }
 
 /// A span of time in the week, in UTC.
@@ -113,8 +153,9 @@ pub struct PoolMembers {
 }
 
 /// What engine pods need to run on a pool's nodes.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.resourceName) && has(self.deviceClassName))").message("a node's GPUs are given out by a device plugin or by DRA: set resourceName or deviceClassName, not both"))]
 pub struct PoolPod {
     /// Taints that engine pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -128,25 +169,48 @@ pub struct PoolPod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::object_name")]
     pub priority_class_name: Option<String>,
-    /// The resource that the device plugin registers. The chart's `gates.deviceResources` must allow it to guests.
-    #[serde(default = "default_resource")]
+    /// The resource that the device plugin registers. The chart's `gates.deviceResources` must allow it to guests. Absent:
+    /// `nvidia.com/gpu`, unless deviceClassName is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resource")]
-    pub resource_name: String,
+    pub resource_name: Option<String>,
+    /// The DeviceClass of whole GPUs, where the nodes give them out by dynamic resource allocation (DRA). The chart's
+    /// `gates.deviceClasses` must allow it to guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::object_name")]
+    pub device_class_name: Option<String>,
 }
 
-impl Default for PoolPod {
-    fn default() -> Self {
-        Self {
-            tolerations: Vec::new(),
-            runtime_class_name: None,
-            priority_class_name: None,
-            resource_name: default_resource(),
+/// How pods ask for the GPUs of a pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GpuAccess<'a> {
+    /// As so many of this extended resource.
+    Resource(&'a str),
+    /// By a claim on devices of this class.
+    DeviceClass(&'a str),
+}
+
+impl PoolPod {
+    /// How pods ask for its GPUs.
+    #[must_use]
+    pub fn gpus(&self) -> GpuAccess<'_> {
+        match (&self.device_class_name, &self.resource_name) {
+            (Some(class), _) => GpuAccess::DeviceClass(class),
+            (None, Some(resource)) => GpuAccess::Resource(resource),
+            (None, None) => GpuAccess::Resource(crate::labels::GPU_RESOURCE),
         }
     }
 }
 
-fn default_resource() -> String {
-    crate::labels::GPU_RESOURCE.to_owned()
+impl GpuAccess<'_> {
+    /// What a ResourceQuota calls the number of GPUs that are asked for so.
+    #[must_use]
+    pub fn quota_key(&self) -> String {
+        match self {
+            Self::Resource(resource) => format!("requests.{resource}"),
+            Self::DeviceClass(class) => format!("{class}.deviceclass.resource.k8s.io/devices"),
+        }
+    }
 }
 
 /// What a pool amounts to.
@@ -181,10 +245,15 @@ pub struct GPUPoolStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["class".into()]))]
     #[schemars(length(max = 64))]
     pub classes: Vec<PoolClass>,
+    /// A digest of the devices that are shared, each by a digest of its name: equal in two reports if they speak of the same
+    /// devices. It tells nobody which those are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub digest: Option<String>,
     /// When the oldest figure in here was true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of_time: Option<Time>,
-    /// Exclusive, Fresh, SchedulerConsistent, Ready.
+    /// Exclusive, Fresh, Quarantining, Reclaiming, SchedulerConsistent, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -194,7 +263,8 @@ pub struct GPUPoolStatus {
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.healthy + self.degraded + self.unhealthy + self.unknown == self.installed").message("healthy, degraded, unhealthy and unknown devices must add up to the installed ones"))]
-#[x_kube(validation = Rule::new("self.offered + self.leased + self.ownerRequested + self.orphaned <= self.installed").message("offered, leased, owner-requested and orphaned devices cannot exceed the installed ones"))]
+#[x_kube(validation = Rule::new("self.offered + self.leased + self.ownerRequested + self.orphaned <= self.healthy + self.degraded").message("offered, leased, owner-requested and orphaned devices cannot exceed those that work"))]
+#[x_kube(validation = Rule::new("!has(self.stranded) || self.stranded <= self.unhealthy + self.unknown").message("devices are stranded only if they are not known to work"))]
 #[x_kube(validation = Rule::new("self.offered <= self.healthy && self.largestNode <= self.offered").message("only healthy devices are offered, and no node offers more than all together"))]
 pub struct PoolClass {
     /// The class, as `h100-80`.
@@ -223,24 +293,37 @@ pub struct PoolClass {
     /// Devices of which nobody can tell.
     #[schemars(range(min = 0))]
     pub unknown: i32,
-    /// Devices that the owner's own pods hold.
+    /// Devices that work and that the owner's own pods hold.
     #[schemars(range(min = 0))]
     pub owner_requested: i32,
     /// Devices kept free for the owner.
     #[schemars(range(min = 0))]
     pub owner_reserve: i32,
-    /// Devices reserved for or held by foreign work.
+    /// Devices that work and are reserved for or held by foreign work.
     #[schemars(range(min = 0))]
     pub leased: i32,
-    /// Devices in use by something that no pod accounts for.
+    /// Devices that work and are in use by something that no pod accounts for.
     #[schemars(range(min = 0))]
     pub orphaned: i32,
+    /// Devices that somebody holds and that are not known to work.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub stranded: i32,
+    /// The most that others may hold, where `spec.limits` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub limit: Option<i32>,
     /// Devices that others may ask for.
     #[schemars(range(min = 0))]
     pub offered: i32,
     /// The most of these on one node: the largest single job that fits.
     #[schemars(range(min = 0))]
     pub largest_node: i32,
+}
+
+fn drained_nodes(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "array", "maxItems": 256, "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", "maxLength": 253}})
 }
 
 fn clock(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

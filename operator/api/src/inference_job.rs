@@ -196,7 +196,7 @@ pub struct InferenceJobStatus {
     /// What was computed for one replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
-    /// Accepted, Approved, Placed, Ready.
+    /// Accepted, Approved, Placed, Ready, Reclaiming.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

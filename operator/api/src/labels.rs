@@ -70,12 +70,20 @@ pub const ADOPT: &str = "koinon.dev/adopt";
 /// On the Cooperative: sign without a quorum having told the own head. The value names the log's operator key, so that it
 /// means one log only; the operator notes the resumption in the log and removes it.
 pub const RESUME: &str = "koinon.dev/resume";
+/// On the Cooperative: since when the owner has looked at the devices that failed, in RFC 3339. It closes the fleet breaker once.
+pub const RESET_BREAKER: &str = "koinon.dev/reset-quarantine-breaker";
 /// On an invite: who used it.
 pub const USED_BY: &str = "koinon.dev/used-by";
 /// On a Placement at the host: the node on which its GPUs are reserved.
 pub const NODE: &str = "koinon.dev/node";
-/// On an object that an owner reclaims: the Placement drains.
+/// On a Placement at the host that its owner reclaims: since when, in RFC 3339. It ends after the pool's notice; at once if the
+/// value is no time. A person may set it, and takes it away again.
 pub const RECLAIM: &str = "koinon.dev/reclaim";
+/// Beside [`RECLAIM`] where the operator set both for what `GPUPool.spec` says, and takes them away when that no longer does:
+/// why, as JSON.
+pub const RECLAIM_WHY: &str = "koinon.dev/reclaim-why";
+/// On a GPUNode, followed by a device's UUID: its owner's word that it is well again, as a time and a reason.
+pub const CLEAR: &str = "clear.koinon.dev/";
 
 // ---- fixed names
 

@@ -11,6 +11,7 @@
 //! | one a kind | [`cooperative`], [`member`], [`gpu_node`], [`gpu_pool`], [`gpu_offer`], [`model_release`], [`proposal`], [`vote`], [`policy_version`], [`statement`], [`inference_job`], [`placement`] |
 //! | [`conditions`] | the closed sets of condition types and reasons, and how to set a condition |
 //! | [`labels`], [`names`] | every label, annotation, port and object name that two parts must agree on |
+//! | [`reclaim`] | what an owner takes back, in its pools and on Placements |
 //! | [`weights`] | what is said over HTTP with the weights cache |
 //! | [`crd`] | the CRDs as files |
 
@@ -39,6 +40,7 @@ pub mod placement;
 pub mod planning;
 pub mod policy_version;
 pub mod proposal;
+pub mod reclaim;
 pub mod schema;
 pub mod settled;
 pub mod standing;

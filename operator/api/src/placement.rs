@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ use crate::common::{EngineRef, ModelRef, OnPartition};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.claim) || self.side == 'Host'").message("a Placement keeps a claim at the host only"))]
+#[x_kube(validation = Rule::new("has(self.claim) == has(oldSelf.claim)").message("the claim is kept as it was granted"))]
 #[x_kube(validation = Rule::new("(self.side == 'Host') == has(self.template)").message("a Placement at the host, and only there, keeps the template that it was granted with"))]
 pub struct PlacementSpec {
     /// Which side this is.
@@ -95,6 +97,11 @@ pub struct PlacementSpec {
     #[schemars(schema_with = "template")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the template is kept as it was granted"))]
     pub template: Option<String>,
+    /// At the host, where GPUs are given out by DRA: the claim on them that was granted, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "template")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the claim is kept as it was granted"))]
+    pub claim: Option<String>,
 }
 
 /// Which side of a placement an object is.
@@ -164,6 +171,9 @@ pub struct PlacementStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub numbers: BTreeMap<String, i64>,
+    /// When it ends although it runs, where that is announced. It may be taken back until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_time: Option<Time>,
     /// Where calls are sent: at home the host's gateway, at the host the engine's Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "address")]
@@ -181,7 +191,7 @@ pub struct PlacementStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into()]))]
     #[schemars(length(max = 64))]
     pub nodes: Vec<PlacedNode>,
-    /// Granted, Loaded, Ready, Routable, Released.
+    /// Granted, Loaded, Ready, Reclaiming, Routable, Released.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -109,6 +109,8 @@ mod tests {
         assert_eq!(offered(&["pro"]), (vec!["propose".into(), "proposal".into(), "proposals".into()], ":4".into()));
         assert_eq!(offered(&["propose", "add-e"]).0, ["add-engine"]);
         assert_eq!(offered(&["propose", "susp"]).0, ["suspend"]);
+        assert_eq!((offered(&["drai"]).0, offered(&["recl"]).0), (vec!["drain".into()], vec!["reclaim".into()]));
+        assert_eq!(offered(&["gpus", "res"]).0, ["reset-breaker"]);
         assert!(!offered(&[""]).0.contains(&"complete".to_owned()), "what is not for people is not offered");
     }
 
@@ -121,6 +123,8 @@ mod tests {
         assert_eq!(offered(&["propose", "--sig"]).0, ["--signed"]);
         assert_eq!(offered(&["propose", "--dry"]).0, ["--dry-run"]);
         assert_eq!(offered(&["propose", "change-charter", "--s"]).0, ["--set"]);
+        assert_eq!(offered(&["drain", "n1", "--u"]).0, ["--undo"]);
+        assert_eq!(offered(&["reclaim", "hall-1", "--class", "h100-80", "--g"]).0, ["--gpus"]);
     }
 
     #[test]

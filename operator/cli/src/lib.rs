@@ -27,6 +27,7 @@ mod explain_vote;
 #[cfg(test)]
 mod fixture;
 mod found;
+mod gpus;
 mod hearing;
 mod inputs;
 mod invite;
@@ -41,6 +42,7 @@ mod precheck;
 mod proposal;
 mod propose;
 mod prospect;
+mod reclaim;
 mod say;
 mod settings;
 mod show;
@@ -83,8 +85,11 @@ enum Command {
     Digest(digest::Args),
     Members(show::MembersArgs),
     Offers(show::OffersArgs),
+    Gpus(gpus::Args),
     Proposal(proposal::Args),
     Proposals(show::ProposalsArgs),
+    Drain(reclaim::DrainArgs),
+    Reclaim(reclaim::ReclaimArgs),
     Cordon(cordon::Args),
     Uncordon(cordon::UncordonArgs),
     Apikey(apikey::Args),
@@ -150,8 +155,11 @@ impl Cli {
             Command::Digest(args) => args.run(),
             Command::Members(args) => args.run(&access).await,
             Command::Offers(args) => args.run(&access).await,
+            Command::Gpus(args) => args.run(&access).await,
             Command::Proposal(args) => args.run(&access).await,
             Command::Proposals(args) => args.run(&access).await,
+            Command::Drain(args) => args.run(&access).await,
+            Command::Reclaim(args) => args.run(&access).await,
             Command::Cordon(args) => args.run(&access).await,
             Command::Uncordon(args) => args.run(&access).await,
             Command::Apikey(args) => args.run(&access).await,

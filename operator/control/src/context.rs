@@ -9,6 +9,7 @@ use koinon_api::cooperative::{CooperativeSpec, GuestCount};
 use koinon_api::{Cooperative, GPUOffer, Member, ModelRelease, PolicyVersion, Proposal, Vote};
 use koinon_core::body::charter::Charter;
 use koinon_core::body::latest::NetworkPolicyState;
+use koinon_core::gpu::breaker::Breaker;
 use koinon_core::ids::{CoopId, MemberId};
 use tokio::sync::watch;
 
@@ -124,6 +125,8 @@ pub struct HostFacts {
     pub weights_cache: Option<bool>,
     /// Foreign work that is here now; `None` before the first look.
     pub guests: Option<GuestCount>,
+    /// The fleet breaker; `None` before the first look.
+    pub breaker: Option<Breaker>,
 }
 
 /// Who has something to wind up.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use koinon_api::conditions::Reason;
+use koinon_api::conditions::{ConditionType, Reason};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
@@ -37,7 +37,8 @@ impl Severity {
             Reason::WeightsLoading,
         ];
         let on_the_way = condition.reason.parse().is_ok_and(|reason| ON_THE_WAY.contains(&reason));
-        if condition.status == "False" && !on_the_way { Severity::Warning } else { Severity::Normal }
+        let bad = if condition.type_ == ConditionType::Reclaiming.as_str() { "True" } else { "False" };
+        if condition.status == bad && !on_the_way { Severity::Warning } else { Severity::Normal }
     }
 }
 

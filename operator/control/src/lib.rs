@@ -26,6 +26,7 @@ pub mod peers;
 pub mod placement;
 pub mod probe;
 pub mod render;
+pub mod requests;
 pub mod runtime;
 pub mod term;
 

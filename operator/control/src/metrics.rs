@@ -3,7 +3,10 @@
 //! Labels are closed: members are at most 64 by the charter, everything else is an enum. A member that is gone is taken
 //! out, so that a dashboard does not show it as down for ever.
 
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use koinon_telemetry::{Described, Registrar};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use crate::requests::Requests;
 
 /// Everything this crate's commons side measures. Clones share the figures.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub struct Metrics {
     pub events_dropped: IntCounter,
     /// Attempts that failed and are made again, by part.
     pub commons_errors: IntCounterVec,
+    /// What is asked of the API server.
+    pub requests: Requests,
     watch: WatchMetrics,
 }
 
@@ -145,7 +150,10 @@ impl Metrics {
     /// # Errors
     /// When one of the names is registered already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let new = Registrar { registry };
+        Self::with(&Registrar::new(registry))
+    }
+
+    fn with(new: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         let member = &["member"];
         let metrics = Metrics {
             leader: new.gauge("koinon_leader", "1 on the replica that leads.")?,
@@ -225,6 +233,7 @@ impl Metrics {
                 "Attempts of the commons side that failed and are made again, by part.",
                 &["part"],
             )?,
+            requests: Requests::register(new)?,
             watch: WatchMetrics {
                 errors: new.counters("koinon_watch_errors_total", "Failed watches, by kind.", &["kind"])?,
                 undecodable: new.gauges("koinon_undecodable_objects", "Objects that cannot be read.", &["kind"])?,
@@ -254,35 +263,16 @@ impl Metrics {
     }
 }
 
-struct Registrar<'a> {
-    registry: &'a Registry,
-}
-
-impl Registrar<'_> {
-    fn keep<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
-        self.registry.register(Box::new(collector.clone()))?;
-        Ok(collector)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.keep(IntGauge::new(name, help)?)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.keep(IntCounter::new(name, help)?)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
-    }
-
-    fn floats(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
-        self.keep(GaugeVec::new(Opts::new(name, help), labels)?)
-    }
+/// Every metric of an operator, with or without series.
+///
+/// # Errors
+/// When two have one name.
+pub fn described() -> Result<Vec<Described>, prometheus::Error> {
+    let registry = Registry::new();
+    let new = Registrar::new(&registry);
+    Metrics::with(&new)?;
+    crate::placement::metrics::with(&new)?;
+    Ok(new.described())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use koinon_telemetry::{Process, TaskError, Tasks};
 use kube::api::Api;
+use kube::client::ClientBuilder;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, Resource};
 use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,7 @@ use crate::context::{Caches, Context, Ending, HostFacts};
 use crate::events::{self, Events};
 use crate::lease::{ApiLease, Claimant, LeaseHandle, LeaseTimes};
 use crate::metrics::Metrics;
+use crate::requests::Requests;
 use crate::{crds, term};
 
 /// How long the parts may take to end after SIGTERM; Kubernetes gives 30 s in all.
@@ -63,8 +65,8 @@ pub async fn run(args: OperatorArgs, process: Process) -> Result<(), OperatorErr
     let stores = process.readiness.awaiting("stores", "the first list of each kind");
     process.started();
 
-    let client = client().await?;
     let metrics = Metrics::register(&process.registry)?;
+    let client = client(&metrics.requests).await?;
     let placement = crate::placement::register(&process.registry)?;
     let needed = schemas().map_err(OperatorError::Schemas)?;
     tokio::select! {
@@ -125,14 +127,15 @@ pub async fn run(args: OperatorArgs, process: Process) -> Result<(), OperatorErr
 
 /// A client whose requests are never repeated behind our back: kube's own retries last for minutes, and a write that
 /// lands after the lease was lost is a write by the wrong leader.
-async fn client() -> Result<kube::Client, OperatorError> {
+async fn client(requests: &Requests) -> Result<kube::Client, OperatorError> {
     let mut config = kube::Config::infer().await.map_err(|error| OperatorError::Config(Box::new(error)))?;
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(crate::cache::READ_TIMEOUT);
     // Counted from the request, not from when its connection was last used.
     config.reset_reader_on_write = true;
-    kube::Client::try_from(config).map_err(|error| OperatorError::Client(Box::new(error)))
+    let builder = ClientBuilder::try_from(config).map_err(|error| OperatorError::Client(Box::new(error)))?;
+    Ok(builder.with_layer(requests).build())
 }
 
 fn schemas() -> Result<crds::Schemas, serde_json::Error> {

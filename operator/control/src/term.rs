@@ -72,6 +72,7 @@ async fn term(context: &Context, outputs: &Arc<Outputs>, end: CancellationToken)
 
 /// Another replica may lead now: what this one knew is no longer news, and what it said is no longer served.
 fn forget(context: &Context, outputs: &Outputs) {
+    context.metrics.requests.forget_watches();
     context.publisher.clear();
     context.publisher.bind(None);
     outputs.cooperative.send_replace(None);

@@ -15,6 +15,7 @@ pub mod capacity;
 pub mod concentration;
 pub mod dsse;
 pub mod founding;
+pub mod gpu;
 #[cfg(test)]
 mod hostile;
 pub mod ids;

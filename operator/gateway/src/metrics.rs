@@ -1,9 +1,8 @@
 //! The gateway's metrics. Members are the only open label, and a cooperative has few.
 
 use koinon_core::ids::MemberId;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
-};
+use koinon_telemetry::{Described, Registrar};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry, exponential_buckets};
 
 use crate::sse::Usage;
 
@@ -90,69 +89,72 @@ pub struct Metrics {
     pub undecodable: IntGaugeVec,
 }
 
+/// Every metric of a gateway, with or without series.
+///
+/// # Errors
+/// When two have one name.
+pub fn described() -> Result<Vec<Described>, prometheus::Error> {
+    let registry = Registry::new();
+    let new = Registrar::new(&registry);
+    Metrics::with(&new)?;
+    Ok(new.described())
+}
+
 impl Metrics {
     /// Registers them.
     ///
     /// # Errors
     /// When one of the names is taken.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let in_flight = IntGaugeVec::new(
-            Opts::new("koinon_gateway_in_flight", "Calls that are being worked on, by who called."),
-            &["side"],
-        )?;
-        registry.register(Box::new(in_flight.clone()))?;
-        let undecodable = IntGaugeVec::new(
-            Opts::new("koinon_gateway_undecodable_objects", "Objects that this version cannot read, by kind."),
-            &["kind"],
-        )?;
-        registry.register(Box::new(undecodable.clone()))?;
+        Self::with(&Registrar::new(registry))
+    }
+
+    fn with(new: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         // From a tiny model's 20 ms to the end of the patience for a long prompt.
         let buckets = exponential_buckets(0.02, 2.0, 14)?;
-        let first_token = HistogramVec::new(
-            HistogramOpts::new(
-                "koinon_gateway_time_to_first_token_seconds",
-                "From the whole request to the first piece of a streamed answer.",
-            )
-            .buckets(buckets),
-            &["side", "member"],
-        )?;
-        registry.register(Box::new(first_token.clone()))?;
         Ok(Self {
-            requests: counter(
+            requests: new.counters(
                 "koinon_gateway_requests_total",
                 "Calls that ended, by who called, the member at the other end, and the status of the answer.",
                 &["side", "member", "code"],
             )?,
-            tokens: counter(
+            tokens: new.counters(
                 "koinon_gateway_tokens_total",
                 "Tokens of prompts and answers; estimated where a stream broke off before the engine reported.",
                 &["side", "member", "kind", "source"],
             )?,
-            failures: counter(
+            failures: new.counters(
                 "koinon_gateway_upstream_failures_total",
                 "Attempts at a copy of a model that came to nothing, by the member that runs it.",
                 &["member", "reason"],
             )?,
-            watch_errors: counter("koinon_gateway_watch_errors_total", "Errors of watches, by kind.", &["kind"])?,
-            routes: gauge("koinon_gateway_routes", "Copies of models that calls can be routed to.")?,
-            hosted: gauge("koinon_gateway_hosted", "Copies of models that are held here for homes.")?,
-            certificate_end: gauge(
+            watch_errors: new.counters(
+                "koinon_gateway_watch_errors_total",
+                "Errors of watches, by kind.",
+                &["kind"],
+            )?,
+            routes: new.gauge("koinon_gateway_routes", "Copies of models that calls can be routed to.")?,
+            hosted: new.gauge("koinon_gateway_hosted", "Copies of models that are held here for homes.")?,
+            certificate_end: new.gauge(
                 "koinon_gateway_certificate_not_after_timestamp_seconds",
                 "When this gateway's certificate ends, in Unix time; 0 while there is none.",
             )?,
-            in_flight,
-            first_token,
-            undecodable,
+            in_flight: new.gauges(
+                "koinon_gateway_in_flight",
+                "Calls that are being worked on, by who called.",
+                &["side"],
+            )?,
+            first_token: new.histograms(
+                "koinon_gateway_time_to_first_token_seconds",
+                "From the whole request to the first piece of a streamed answer.",
+                &["side", "member"],
+                buckets,
+            )?,
+            undecodable: new.gauges(
+                "koinon_gateway_undecodable_objects",
+                "Objects that this version cannot read, by kind.",
+                &["kind"],
+            )?,
         })
     }
 

@@ -7,18 +7,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use koinon_agent::AgentCommand;
 use koinon_telemetry::logs;
 
 use crate::command::{Command, Koinon, LongRunning};
 
 fn main() -> ExitCode {
     let koinon = Koinon::parse();
-    // The survey is one call of the driver's library in a process of its own: it takes no runtime and writes no logs.
+    // What calls the driver's library does so in a process of its own: it takes no runtime and writes no logs.
     if let Command::Agent(LongRunning { args, .. }) = &koinon.command
-        && let Some(AgentCommand::Survey(survey)) = &args.command
+        && let Some(command) = &args.command
     {
-        return koinon_agent::survey_main(survey);
+        return command.run();
     }
     match start(koinon) {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,6 @@
 //! Liveness is measured, never asserted: under partitions and lies a proposal may stall.
 
 mod cast;
-mod dice;
 mod liar;
 mod network;
 mod node;

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn metrics_are_prometheus_text() {
         let registry = Registry::new();
-        crate::metrics::register(&registry, "agent").unwrap();
+        crate::metrics::register(&crate::Registrar::new(&registry), "agent").unwrap();
         let server = HealthServer::start(([127, 0, 0, 1], 0).into(), registry, Readiness::new()).unwrap();
         let answer = ask(server.address(), "/metrics");
         assert!(answer.contains("# TYPE koinon_build_info gauge"), "{answer}");

@@ -17,9 +17,11 @@ pub mod logs;
 pub mod metrics;
 pub mod process;
 pub mod ready;
+pub mod registrar;
 pub mod tasks;
 
 pub use process::{HealthArgs, Process, ProcessError, Role};
 pub use ready::{Awaited, Readiness};
+pub use registrar::{Described, Kind, Registrar};
 pub use tasks::{TaskError, Tasks};
 pub use tokio_util::sync::CancellationToken;

@@ -2,17 +2,34 @@
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, Gauge, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, Gauge, IntGauge, Registry};
+
+use crate::registrar::{Described, Kind, Registrar};
 
 /// Registers `koinon_build_info` and the `koinon_process_*` metrics.
-pub fn register(registry: &Registry, role: &'static str) -> Result<(), prometheus::Error> {
-    let info = IntGaugeVec::new(
-        Opts::new("koinon_build_info", "Always 1; the labels say which build runs in which role."),
+///
+/// # Errors
+/// When one of the names is registered already.
+pub fn register(new: &Registrar<'_>, role: &'static str) -> Result<(), prometheus::Error> {
+    let info = new.gauges(
+        "koinon_build_info",
+        "Always 1; the labels say which build runs in which role.",
         &["version", "commit", "role"],
     )?;
     info.with_label_values(&[env!("CARGO_PKG_VERSION"), commit(), role]).set(1);
-    registry.register(Box::new(info))?;
-    registry.register(Box::new(ProcessCost::new()?))
+    let kind = |name: &str| if name.ends_with("_total") { Kind::Counter } else { Kind::Gauge };
+    new.keep(ProcessCost::new()?, kind).map(drop)
+}
+
+/// Every metric that each process has.
+///
+/// # Errors
+/// When two have one name.
+pub fn described() -> Result<Vec<Described>, prometheus::Error> {
+    let registry = Registry::new();
+    let new = Registrar::new(&registry);
+    register(&new, "operator")?;
+    Ok(new.described())
 }
 
 /// The commit this was built from, or `unknown` when the build did not say (it sets `KOINON_COMMIT`).
@@ -23,6 +40,7 @@ pub fn commit() -> &'static str {
 /// Memory, processor time and open files of this process, read from `/proc/self` at each scrape.
 ///
 /// A figure that cannot be read is left out: unknown is not zero.
+#[derive(Clone)]
 struct ProcessCost {
     memory: IntGauge,
     cpu: Counter,
@@ -102,7 +120,7 @@ mod tests {
     #[test]
     fn every_name_begins_with_koinon() {
         let registry = Registry::new();
-        register(&registry, "gateway").unwrap();
+        register(&Registrar::new(&registry), "gateway").unwrap();
         let families = registry.gather();
         assert_eq!(families.len(), 5);
         assert!(families.iter().all(|family| family.name().starts_with("koinon_")));

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{HealthError, HealthServer};
-use crate::{Readiness, metrics};
+use crate::{Readiness, Registrar, metrics};
 
 /// Which long-running part of Koinon this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Process {
         let address =
             args.health_listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, role.health_port())));
         let registry = Registry::new();
-        metrics::register(&registry, role.name())?;
+        metrics::register(&Registrar::new(&registry), role.name())?;
         let readiness = Readiness::new();
         readiness.awaiting(START, "starting");
         let stop = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! The cache's metrics.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use koinon_telemetry::{Described, Registrar};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use crate::wire::ModelState;
 
@@ -19,30 +20,36 @@ pub struct Metrics {
     stored: IntGauge,
 }
 
+/// Every metric of a cache of weights, with or without series.
+///
+/// # Errors
+/// When two have one name.
+pub fn described() -> Result<Vec<Described>, prometheus::Error> {
+    let registry = Registry::new();
+    let new = Registrar::new(&registry);
+    Metrics::with(&new)?;
+    Ok(new.described())
+}
+
 impl Metrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            fetched_bytes: IntCounter::new("koinon_weights_fetched_bytes_total", "Bytes received from model sources.")?,
-            served_bytes: IntCounter::new("koinon_weights_served_bytes_total", "Bytes of models sent to engine pods.")?,
-            fetches: IntCounterVec::new(
-                Opts::new(
-                    "koinon_weights_fetches_total",
-                    "Fetches of a model that ended, by Ready or the reason of the failure.",
-                ),
+        Self::with(&Registrar::new(registry))
+    }
+
+    fn with(new: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            fetched_bytes: new.counter("koinon_weights_fetched_bytes_total", "Bytes received from model sources.")?,
+            served_bytes: new.counter("koinon_weights_served_bytes_total", "Bytes of models sent to engine pods.")?,
+            fetches: new.counters(
+                "koinon_weights_fetches_total",
+                "Fetches of a model that ended, by Ready or the reason of the failure.",
                 &["result"],
             )?,
-            evictions: IntCounter::new("koinon_weights_evictions_total", "Models removed to make room for others.")?,
-            models: IntGaugeVec::new(Opts::new("koinon_weights_models", "Models in the cache, by state."), &["state"])?,
-            stored: IntGauge::new("koinon_weights_stored_bytes", "Bytes that models take, or have been promised.")?,
-        };
-        registry.register(Box::new(metrics.fetched_bytes.clone()))?;
-        registry.register(Box::new(metrics.served_bytes.clone()))?;
-        registry.register(Box::new(metrics.fetches.clone()))?;
-        registry.register(Box::new(metrics.evictions.clone()))?;
-        registry.register(Box::new(metrics.models.clone()))?;
-        registry.register(Box::new(metrics.stored.clone()))?;
-        Ok(metrics)
+            evictions: new.counter("koinon_weights_evictions_total", "Models removed to make room for others.")?,
+            models: new.gauges("koinon_weights_models", "Models in the cache, by state.", &["state"])?,
+            stored: new.gauge("koinon_weights_stored_bytes", "Bytes that models take, or have been promised.")?,
+        })
     }
 
     pub(crate) fn count(&self, models: impl Iterator<Item = (ModelState, u64)>) {

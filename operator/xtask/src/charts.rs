@@ -10,6 +10,7 @@ use koinon_e2e::cache::Cache;
 use koinon_e2e::toolchain::{Report, checkout};
 use koinon_e2e::{Datacenter, Fleet, Tool, Toolchain, command};
 
+use crate::figures;
 use crate::test::Tally;
 
 const CHARTS: [&str; 2] = ["koinon-crds", "koinon"];
@@ -18,15 +19,7 @@ const CHARTS: [&str; 2] = ["koinon-crds", "koinon"];
 pub async fn check(tally: &mut Tally, report: Report<'_>) -> Result<()> {
     let toolchain = Toolchain::ensure(&Cache::from_env()?, report)?;
     let (helm, promtool) = (toolchain.path(Tool::Helm).to_owned(), toolchain.path(Tool::Promtool));
-    tally.record(
-        "charts::rules::prometheus_reads_every_alert",
-        alerts(promtool, &["check", "rules", "governance.yaml"]),
-    );
-    tally.record(
-        "charts::rules::alerts_fire_when_they_should",
-        alerts(promtool, &["test", "rules", "governance_test.yaml"]),
-    );
-    tally.record("charts::rules::every_alert_says_what_to_check", alerts_say_what_to_check());
+    figures::check(tally, promtool)?;
     for chart in CHARTS {
         let folder = checkout().join("charts").join(chart);
         tally.record(&format!("charts::{chart}::lint"), lint(&helm, &folder, None));
@@ -36,6 +29,7 @@ pub async fn check(tally: &mut Tally, report: Report<'_>) -> Result<()> {
             tally.record(&format!("charts::{chart}::values::{}", file_name(&values)), result);
         }
     }
+    tally.record("charts::koinon::the_agents_namespace_allows_exactly_what_its_pod_needs", agent_level(&helm));
     let fleet = Fleet::start_with(&["charts"], report, koinon_e2e::DatacenterSpec::without_node).await?;
     let datacenter = fleet.get("charts")?;
     tally.record("charts::an_api_server_accepts_everything_that_is_rendered", accepted(datacenter, &helm).await);
@@ -46,29 +40,6 @@ pub async fn check(tally: &mut Tally, report: Report<'_>) -> Result<()> {
     tally.record("charts::an_api_server_accepts_every_sample", samples(datacenter).await);
     tally.record("charts::every_kind_that_a_person_writes_has_a_sample", every_kind_has_a_sample());
     fleet.down()
-}
-
-fn rules() -> PathBuf {
-    checkout().join("charts/koinon/rules")
-}
-
-/// Lets Prometheus' own checker read, or try, the alerts.
-fn alerts(promtool: &Path, args: &[&str]) -> Result<()> {
-    command::run(Command::new(promtool).current_dir(rules()).args(args)).map(drop)
-}
-
-fn alerts_say_what_to_check() -> Result<()> {
-    let text = fs::read_to_string(rules().join("governance.yaml"))?;
-    let mut alerts = text.split("- alert: ");
-    alerts.next();
-    let told = alerts.map(|alert| {
-        let name = alert.lines().next().unwrap_or_default();
-        let runbook = alert.split("runbook: >-").nth(1).unwrap_or_default();
-        ensure!(!runbook.trim().is_empty(), "alert {name} has no runbook");
-        Ok(())
-    });
-    ensure!(told.collect::<Result<Vec<_>>>()?.len() > 1, "the file has no alerts");
-    Ok(())
 }
 
 /// What `chart` cannot be rendered without.
@@ -160,6 +131,29 @@ async fn accepted_with(datacenter: &Datacenter, helm: &Path, values: &Path) -> R
     // The rest belongs to another field manager; here only the shape of the objects is in question.
     let try_it = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename", file];
     datacenter.kubectl(try_it).await.map(drop)
+}
+
+/// Fails if the namespace of the agent is open without need, or closed to the agent.
+fn agent_level(helm: &Path) -> Result<()> {
+    let (mut open, mut closed) = (0, 0);
+    let files = values_files(&checkout().join("charts/koinon"))?;
+    for values in files.iter().filter(|path| !is_bad(path)).map(Some).chain([None]) {
+        let all = documents(&rendered(helm, "koinon", values.map(PathBuf::as_path))?);
+        let Some(agent) = all.iter().find(|one| kind(one) == Some("DaemonSet")) else { continue };
+        let namespace = all.iter().find(|one| kind(one) == Some("Namespace") && one.contains("koinon-agent"));
+        let namespace = namespace.context("the agent has no namespace")?;
+        let needs = ["hostPath:", "hostPID: true", "privileged: true", "runAsUser: 0"].map(|more| agent.contains(more));
+        let is_open = namespace.contains("pod-security.kubernetes.io/enforce: privileged");
+        let is_closed = namespace.contains("pod-security.kubernetes.io/enforce: restricted");
+        let wants_more = needs.contains(&true);
+        ensure!(
+            is_open == wants_more && is_closed == !wants_more,
+            "{values:?}: needs {needs:?}, and is given\n{namespace}"
+        );
+        if is_open { open += 1 } else { closed += 1 }
+    }
+    ensure!(open > 0 && closed > 0, "no values need more, or all do");
+    Ok(())
 }
 
 /// The documents of a manifest whose kinds are not [`ELSEWHERE`], and the names of the others.

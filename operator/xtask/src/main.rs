@@ -3,8 +3,11 @@
 mod charts;
 mod clusters;
 mod demo;
+mod figures;
 mod generate;
+mod mutants;
 mod progress;
+mod promql;
 mod test;
 
 use std::process::ExitCode;
@@ -29,6 +32,8 @@ enum Command {
     Test(test::Test),
     /// Write what is generated from the code: resource definitions and rendered manifests.
     Generate(generate::Generate),
+    /// Run the fault table against agents without one of their handlings each; slow, and no part of `test`.
+    Mutants(mutants::Mutants),
     /// Build the container images and print their digests.
     Images(clusters::Images),
     /// Start datacenters without anything of Koinon in them, and leave them running.
@@ -44,6 +49,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => args.run().await,
         Command::Test(args) => args.run().await,
         Command::Generate(args) => args.run(),
+        Command::Mutants(args) => args.run(),
         Command::Images(args) => args.run(),
         Command::Up(args) => args.run().await,
         Command::Down(args) => args.run(),

@@ -23,7 +23,7 @@ pub struct Test {
 /// A group of tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Stage {
-    /// Formatting, unit and property tests of every crate, and the Go device plugin's.
+    /// Formatting, unit and property tests of every crate, and those of the Go programs.
     Unit,
     /// Generated files are what the code generates.
     Generated,
@@ -125,7 +125,7 @@ fn unit(tally: &mut Tally) -> Result<()> {
     cargo_test(tally, "unit tests", &["--workspace", "--exclude", "koinon-e2e"])?;
     // Of the harness only its own unit tests: what needs clusters is a stage of its own.
     cargo_test(tally, "unit tests of the harness", &["--package", "koinon-e2e", "--lib"])?;
-    go_test(tally)
+    GO_PROGRAMS.iter().try_for_each(|program| go_test(tally, program))
 }
 
 fn generated(report: Report<'_>) -> Result<()> {
@@ -206,9 +206,12 @@ fn cargo_test(tally: &mut Tally, name: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn go_test(tally: &mut Tally) -> Result<()> {
+/// Our own programs in Go, by their folders.
+const GO_PROGRAMS: [&str; 2] = ["deviceplugin", "dradriver"];
+
+fn go_test(tally: &mut Tally, program: &str) -> Result<()> {
     let mut go = Command::new("go");
-    go.current_dir(checkout().join("e2e/deviceplugin")).args(["test", "-v", "./..."]);
+    go.current_dir(checkout().join("e2e").join(program)).args(["test", "-v", "./..."]);
     let (mut passed, mut failed) = (0, Vec::new());
     let succeeded = stream(&mut go, |line| match line.split_once("--- ") {
         // Subtests are indented; the test that holds them is counted once.
@@ -218,10 +221,10 @@ fn go_test(tally: &mut Tally) -> Result<()> {
     })?;
     tally.passed += passed;
     for failure in &failed {
-        tally.fail(&format!("device plugin: {failure}"));
+        tally.fail(&format!("{program}: {failure}"));
     }
     if !succeeded && failed.is_empty() {
-        tally.fail("the device plugin's tests did not build");
+        tally.fail(&format!("the tests of {program} did not build"));
     }
     Ok(())
 }

@@ -90,8 +90,15 @@ Input: root, and `spec` and `meta`, the expressions under which the pod's spec a
   message: requests equal limits, and both name cpu and memory
 - expression: "variables.containers.all(c, !has(c.resources) || !has(c.resources.limits) || c.resources.limits.all(k, k in ['cpu', 'memory', 'ephemeral-storage'] || (c.name == 'engine' && ({{ $device }}))))"
   message: only the engine has devices, and only those of gates.deviceResources
-- expression: "!has(variables.spec.resourceClaims) && variables.containers.all(c, !has(c.resources) || !has(c.resources.claims))"
-  message: resource claims are refused
+- expression: >-
+    !has(variables.spec.resourceClaims) || (!variables.isProbe && size(variables.spec.resourceClaims) == 1 && variables.spec.resourceClaims.all(r,
+    r.name == 'gpus' && !has(r.resourceClaimName) && has(r.resourceClaimTemplateName)
+    && 'koinon.dev/placement' in variables.labels && r.resourceClaimTemplateName == variables.labels['koinon.dev/placement']))
+  message: the only resource claim is the one on GPUs, made from the template of its own Placement; existing claims are refused
+- expression: >-
+    variables.containers.all(c, !has(c.resources) || !has(c.resources.claims) || (c.name == 'engine'
+    && size(c.resources.claims) == 1 && c.resources.claims.all(r, r.name == 'gpus' && !has(r.request))))
+  message: only the engine has a resource claim, and all of it
 - expression: "variables.volumes.all(v, has(v.emptyDir))"
   message: volumes are emptyDirs
 - expression: "size(variables.volumes) <= 20 && variables.volumes.all(v, !has(v.emptyDir) || (has(v.emptyDir.sizeLimit) && (!has(v.emptyDir.medium) || v.emptyDir.medium in ['', 'Memory'])))"
@@ -134,6 +141,25 @@ Input: root, and `spec` and `meta`, the expressions under which the pod's spec a
   message: scheduling and readiness gates are refused
 - expression: "!has(variables.spec.terminationGracePeriodSeconds) || variables.spec.terminationGracePeriodSeconds <= 120"
   message: it ends within the two minutes in which the owner gets its GPUs back
+{{- end }}
+
+{{- /* What a claim on GPUs looks like. Input: root, and `spec`, the expression under which the claim's spec is found. A request with
+admin access would give a device that somebody else holds; configuration goes to the driver as it is, and could share one. */}}
+{{- define "koinon.shape.claim" -}}
+{{- $classes := list }}
+{{- range .root.Values.gates.deviceClasses }}{{- $classes = append $classes (printf "'%s'" .) }}{{- end }}
+- expression: "has({{ .spec }}.devices) && has({{ .spec }}.devices.requests) && size({{ .spec }}.devices.requests) == 1 && {{ .spec }}.devices.requests.all(r, r.name == 'gpus' && has(r.exactly) && !has(r.firstAvailable))"
+  message: a claim has one request, gpus, for exactly one kind of device
+- expression: "!has({{ .spec }}.devices.config) && !has({{ .spec }}.devices.constraints)"
+  message: a claim configures no devices, and sets no constraints
+- expression: "{{ .spec }}.devices.requests.all(r, !has(r.exactly) || r.exactly.deviceClassName in [{{ join ", " $classes }}])"
+  message: claims are on devices of gates.deviceClasses only
+- expression: "{{ .spec }}.devices.requests.all(r, !has(r.exactly) || !has(r.exactly.adminAccess))"
+  message: admin access to devices of others is refused
+- expression: "{{ .spec }}.devices.requests.all(r, !has(r.exactly) || ((!has(r.exactly.allocationMode) || r.exactly.allocationMode == 'ExactCount') && (!has(r.exactly.count) || r.exactly.count <= 64)))"
+  message: a claim is on a number of devices, at most 64
+- expression: "{{ .spec }}.devices.requests.all(r, !has(r.exactly) || (!has(r.exactly.tolerations) && !has(r.exactly.capacity)))"
+  message: a claim tolerates no taints of devices, and takes whole ones
 {{- end }}
 
 {{- /* What a Service before an engine looks like. */}}

@@ -9,15 +9,24 @@
 //! ```
 
 mod child;
+pub(crate) mod clock;
+mod failure;
+mod file;
 mod judge;
 mod nvml;
+mod process;
 mod surveyor;
+mod watch;
 mod wire;
 
 pub use child::{SurveyArgs, survey_main};
-pub use judge::{Device, Gap, Health, HealthReason, Memory, MigState, Nvml, Product, Reading, Survey, Uuid, Version};
-pub use surveyor::{SurveyCommand, Surveyor};
-pub use wire::Failure;
+pub use failure::Failure;
+pub use judge::{Nvml, Survey, Version};
+pub use process::{Processes, SurveyCommand};
+pub use surveyor::Surveyor;
+pub use watch::{Watch, WatchArgs, WatchState, Watcher, watch_main};
+
+pub(crate) use judge::{gpu_id, readable};
 
 /// More GPUs than any node has. A driver that claims more is not believed.
 pub const MAX_DEVICES: u32 = 128;
@@ -25,5 +34,6 @@ pub const MAX_DEVICES: u32 = 128;
 /// What is made of an answer of the surveying process, given as JSON.
 #[cfg(test)]
 pub(crate) fn judge_for_tests(answer: &serde_json::Value) -> Survey {
-    judge::judge(format!("{}{answer}\n", wire::MARK).as_bytes())
+    let taken = koinon_core::gpu::device::Taken { at: koinon_core::ids::UnixMicros(0), uptime_milliseconds: 0 };
+    judge::judge(format!("{}{answer}\n", wire::MARK).as_bytes(), taken)
 }

@@ -1,126 +1,109 @@
 //! The agent's side: starts a surveying process, waits no longer than the deadline, and believes no more than it must.
 
-use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use koinon_core::gpu::device::Taken;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
 
-use super::judge::{Survey, judge, readable};
-use super::wire::{Failure, MAX_OUTPUT_BYTES};
+use super::clock;
+use super::failure::Failure;
+use super::judge::{Nvml, Survey, judge, readable};
+use super::process::{NotStarted, Processes, SurveyCommand, Worker, complaint, last_line};
+use super::wire::{MAX_OUTPUT_BYTES, code};
 
-/// With so many processes that a kill does not end, the driver is not coming back by itself.
-const MAX_STUCK: usize = 3;
-/// How long a killed process may take to go. One inside a faulty driver may never.
-const REAP: Duration = Duration::from_secs(2);
-/// What a library says on standard error explains a crash; the end of it is enough.
-const MAX_COMPLAINT_BYTES: usize = 4 * 1024;
-
-/// How a surveying process is started.
-#[derive(Debug, Clone)]
-pub struct SurveyCommand {
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-}
-
-impl SurveyCommand {
-    /// This very program, as `agent survey --nvml-lib <library>`.
-    pub fn of_this_program(library: &std::path::Path) -> io::Result<Self> {
-        let arguments = ["agent".into(), "survey".into(), "--nvml-lib".into(), library.as_os_str().to_owned()];
-        Ok(Self { program: std::env::current_exe()?, arguments: arguments.into() })
-    }
-}
+/// So many surveys in a row prove that it is no passing error.
+const ESTRANGED: u32 = 3;
 
 /// Runs surveys, one at a time.
 #[derive(Debug)]
 pub struct Surveyor {
     command: SurveyCommand,
     deadline: Duration,
-    kill: fn(Pid) -> rustix::io::Result<()>,
-    /// Killed, and still there.
-    stuck: Vec<Child>,
+    processes: Processes,
+    /// Whether NVML ever answered.
+    answered: bool,
+    /// Surveys in a row in which it returned an unknown error after it had answered.
+    estranged: u32,
 }
 
 impl Surveyor {
     /// One that waits for each survey at most for `deadline`.
     pub fn new(command: SurveyCommand, deadline: Duration) -> Self {
-        Self { command, deadline, kill: |group| kill_process_group(group, Signal::KILL), stuck: Vec::new() }
+        Self { command, deadline, processes: Processes::default(), answered: false, estranged: 0 }
     }
 
-    /// Surveying processes that were killed and have not gone.
+    /// The processes that do not end, to be shared with others that call the driver.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// Processes that were killed and have not gone.
     pub fn stuck(&self) -> usize {
-        self.stuck.len()
+        self.processes.stuck()
+    }
+
+    /// Whether this container has probably lost its devices, which only a new one gets back. Not before NVML answered, so that
+    /// an agent that ends for this does so once.
+    pub fn has_lost_its_devices(&self) -> bool {
+        self.estranged >= ESTRANGED
     }
 
     /// Surveys once. Returns within the deadline and two seconds, whatever the driver does.
     pub async fn survey(&mut self) -> Survey {
-        // One that can be waited for, or about which nothing can be learnt any more, is gone.
-        self.stuck.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        if self.stuck.len() >= MAX_STUCK {
-            let message = format!(
-                "{} surveying processes hang in the driver and cannot be killed; restart the node",
-                self.stuck.len()
-            );
-            return Survey::failed(Failure::Unresponsive, None, &message);
+        let mut survey = self.attempt(clock::now()).await;
+        self.answered |= survey.failure().is_none();
+        let estranged = std::mem::take(&mut self.estranged);
+        if let Nvml::Failed { code: Some(code::UNKNOWN), message, .. } = &mut survey.nvml
+            && self.answered
+        {
+            self.estranged = estranged.saturating_add(1);
+            // What a running container sees after a reload of systemd has rewritten its control group.
+            message
+                .push_str("; it answered before, so the container has probably lost its devices and must be made anew");
         }
-        let mut worker = match self.start() {
+        survey
+    }
+
+    async fn attempt(&mut self, taken: Taken) -> Survey {
+        let mut worker = match self.processes.start(&self.command) {
             Ok(worker) => worker,
-            Err(error) => {
-                let message = format!("starting {}: {error}", self.command.program.display());
-                return Survey::failed(Failure::NotStarted, None, &message);
+            Err(why) => {
+                let failure = match why {
+                    NotStarted::TooManyStuck(_) => Failure::Unresponsive,
+                    NotStarted::Io { .. } => Failure::NotStarted,
+                };
+                return Survey::failed(taken, failure, None, &why.to_string());
             }
         };
-        let ended = tokio::time::timeout(self.deadline, worker.answer()).await;
+        let ended = tokio::time::timeout(self.deadline, answer(&mut worker)).await;
         let survey = match ended {
             Ok(Ok(Answered { status, output, complaint })) if status.success() => {
                 if !complaint.is_empty() {
                     tracing::debug!(complaint = readable(&complaint, 512), "the surveying process complained");
                 }
-                judge(&output)
+                judge(&output, taken)
             }
             Ok(Ok(Answered { status, complaint, .. })) => {
                 let message = format!("the surveying process ended with {status}: {}", last_line(&complaint));
-                Survey::failed(Failure::Crashed, None, &message)
+                Survey::failed(taken, Failure::Crashed, None, &message)
             }
             Ok(Err(AnswerError::TooLong)) => {
                 let message = format!("the surveying process printed more than {MAX_OUTPUT_BYTES} bytes");
-                Survey::failed(Failure::Garbled, None, &message)
+                Survey::failed(taken, Failure::Garbled, None, &message)
             }
             Ok(Err(AnswerError::Io(error))) => {
-                Survey::failed(Failure::Garbled, None, &format!("reading from the surveying process: {error}"))
+                Survey::failed(taken, Failure::Garbled, None, &format!("reading from the surveying process: {error}"))
             }
             Err(_) => {
                 let message = format!("NVML did not answer within {} ms", self.deadline.as_millis());
-                Survey::failed(Failure::Hung, None, &message)
+                Survey::failed(taken, Failure::Hung, None, &message)
             }
         };
-        self.stuck.extend(worker.end().await);
+        worker.end().await;
         survey
     }
-
-    fn start(&self) -> io::Result<Worker> {
-        let child = Command::new(&self.command.program)
-            .args(&self.command.arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own, so that whatever the library starts goes with it.
-            .process_group(0)
-            .spawn()?;
-        Ok(Worker { child: Some(child), kill: self.kill })
-    }
-}
-
-/// One surveying process; dropping it kills its group.
-struct Worker {
-    child: Option<Child>,
-    kill: fn(Pid) -> rustix::io::Result<()>,
 }
 
 struct Answered {
@@ -140,51 +123,12 @@ impl From<io::Error> for AnswerError {
     }
 }
 
-impl Worker {
-    async fn answer(&mut self) -> Result<Answered, AnswerError> {
-        let Some(child) = self.child.as_mut() else {
-            return Err(AnswerError::Io(io::Error::other("the process was already taken away")));
-        };
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(AnswerError::Io(io::Error::other("the process has no output")));
-        };
-        // Both at once: a process that fills the one pipe must not wait for us to empty the other.
-        let (output, complaint) = tokio::try_join!(whole(stdout), async { Ok(last_of(stderr).await?) })?;
-        let status = child.wait().await?;
-        Ok(Answered { status, output, complaint })
-    }
-
-    /// Ends the process if it has not ended; gives it back if it does not go.
-    async fn end(mut self) -> Option<Child> {
-        self.kill_group();
-        let mut child = self.child.take()?;
-        match tokio::time::timeout(REAP, child.wait()).await {
-            Ok(_) => None,
-            Err(_) => {
-                tracing::warn!(
-                    pid = child.id(),
-                    "a surveying process hangs in the driver and does not die when killed"
-                );
-                Some(child)
-            }
-        }
-    }
-
-    fn kill_group(&self) {
-        // Without an id the process was waited for, and its group's number may by now belong to another.
-        let id = self.child.as_ref().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
-        if let Some(group) = id.and_then(Pid::from_raw)
-            && let Err(error) = (self.kill)(group)
-        {
-            tracing::warn!(%error, ?group, "killing a surveying process");
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.kill_group();
-    }
+async fn answer(worker: &mut Worker) -> Result<Answered, AnswerError> {
+    let (stdout, stderr) = worker.output()?;
+    // Both at once: a process that fills the one pipe must not wait for us to empty the other.
+    let (output, complaint) = tokio::try_join!(whole(stdout), async { Ok(complaint(stderr).await?) })?;
+    let status = worker.ended().await?;
+    Ok(Answered { status, output, complaint })
 }
 
 async fn whole(mut stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, AnswerError> {
@@ -194,27 +138,11 @@ async fn whole(mut stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, AnswerErro
     if output.len() > MAX_OUTPUT_BYTES { Err(AnswerError::TooLong) } else { Ok(output) }
 }
 
-async fn last_of(mut stderr: impl AsyncRead + Unpin) -> io::Result<String> {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        let read = stderr.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(String::from_utf8_lossy(&kept).into_owned());
-        }
-        kept.extend(buffer.iter().take(read));
-        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT_BYTES));
-    }
-}
-
-fn last_line(complaint: &str) -> String {
-    let said = complaint.lines().rev().map(|line| readable(line, 160)).find(|line| !line.is_empty());
-    said.unwrap_or_else(|| "it said nothing".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use rustix::process::{Pid, Signal, kill_process_group};
 
     use super::*;
 
@@ -289,7 +217,7 @@ mod tests {
         let pids = folder.path().join("pids");
         let script = format!("echo $$ >> {}; exec sleep 600", pids.display());
         let mut surveyor = shell(&script, Duration::from_millis(300));
-        surveyor.kill = |_| Ok(());
+        surveyor.processes.kill = |_| Ok(());
         for attempt in 1..=3 {
             assert_eq!(surveyor.survey().await.failure(), Some(Failure::Hung));
             assert_eq!(surveyor.stuck(), attempt);
@@ -303,7 +231,7 @@ mod tests {
             kill_process_group(group, Signal::KILL).unwrap();
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        surveyor.kill = |group| kill_process_group(group, Signal::KILL);
+        surveyor.processes.kill = |group| kill_process_group(group, Signal::KILL);
         assert_eq!(surveyor.survey().await.failure(), Some(Failure::Hung), "it did not try again");
         assert_eq!(surveyor.stuck(), 0);
     }

@@ -5,11 +5,15 @@
 
 pub mod api;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fake_nvml::Scenario;
+use koinon_agent::judging::Judge;
 use koinon_agent::survey::{Survey, SurveyCommand, Surveyor};
+use koinon_api::gpu_node::GPUNodeStatus;
+use koinon_core::capacity::Health;
 use tempfile::TempDir;
 
 /// Generous for a machine that compiles something else meanwhile; a survey of the fake takes some 20 ms.
@@ -78,4 +82,18 @@ impl Node {
     pub async fn survey(&self) -> Survey {
         self.surveyor(PATIENT).survey().await
     }
+}
+
+/// State and first reason of each device that a survey read, by an agent that sees the node for the first time.
+pub fn health(survey: &Survey) -> Vec<(Health, String)> {
+    let mut judge = Judge::new("b".parse().unwrap());
+    let judgement = judge.judge(survey, &BTreeMap::new(), &GPUNodeStatus::default());
+    let verdicts = survey.devices.iter().map(|device| &judgement.devices[&device.id]);
+    verdicts
+        .map(|verdict| (verdict.state, verdict.reasons.first().map(ToString::to_string).unwrap_or_default()))
+        .collect()
+}
+
+pub fn healthy() -> (Health, String) {
+    (Health::Healthy, String::new())
 }

@@ -190,10 +190,24 @@ super::closed_set! {
         StaleNodes,
         /// NVML and scheduler agree.
         Consistent,
+        /// A kubelet has lost its GPUs a moment ago: their plugin is about to register them anew.
+        PluginReregistering,
+        /// NVML sees devices that the scheduler may not know yet.
+        RegistrationPending,
         /// The scheduler knows fewer devices than NVML.
         ResourceNotRegistered,
+        /// Pods share the devices of a node, by time slices, MPS or something like it: such devices are never offered.
+        SharedDevices,
+        /// A process of some pod is on a device that the pod does not hold.
+        Intruder,
+        /// The scheduler may give out a device that is not healthy, so that nobody is sent to its node.
+        UnfitGivenOut,
         /// NVML sees fewer devices than the scheduler gives out.
         FewerInNVML,
+        /// So many devices failed at once that nothing more is drained for their sake.
+        BreakerOpen,
+        /// No more devices failed than do by themselves.
+        BreakerClosed,
         /// The offer is past its `notAfterTime`.
         Expired,
         /// The offer's member is not Active, or is cordoned here.
@@ -434,6 +448,8 @@ super::closed_set! {
         NoLongerWanted,
         /// The owner takes the GPUs back.
         Reclaimed,
+        /// Nothing is taken back, or no longer.
+        NothingReclaimed,
         /// It is given its time to finish.
         Draining,
         /// It has ended; nothing is held.

@@ -1,4 +1,5 @@
-//! What conditions are about. Every one is phrased so that True is the good case.
+//! What conditions are about. Every one is phrased so that True is the good case, but for `Reclaiming`, which says what is under
+//! way.
 
 super::closed_set! {
     /// The type of a condition.
@@ -44,6 +45,11 @@ super::closed_set! {
         Fresh,
         /// `GPUPool`: NVML and the scheduler tell the same story.
         SchedulerConsistent,
+
+        /// `GPUPool`: work of others leaves devices that fail. Not while so many failed at once that the owner has to look first.
+        Quarantining,
+        /// `GPUPool`, `Placement`, `InferenceJob`: GPUs that somebody works on are to be given back, and by when.
+        Reclaiming,
 
         /// `Proposal`, `Vote`: it carries a signed envelope.
         Signed,

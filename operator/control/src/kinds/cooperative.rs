@@ -19,6 +19,7 @@ use crate::keys::OperatorKey;
 use crate::kinds::member;
 use crate::kinds::projections::{Moment, Projected, set};
 use crate::peers::{Liveness, PeersSnapshot};
+use crate::placement::quarantine;
 
 impl Projected for Cooperative {
     type Status = CooperativeStatus;
@@ -99,6 +100,7 @@ pub(crate) fn status(object: &Cooperative, facts: &Facts<'_>, moment: &Moment) -
         observed_generation: generation,
         public_key: facts.key.ok().map(|key| key.public().to_string()).or(before.public_key.clone()),
         guests: facts.host.guests.clone(),
+        quarantine_breaker: facts.host.breaker.as_ref().map(quarantine::shown).or(before.quarantine_breaker.clone()),
         ..before
     };
     if let Some(view) = facts.view {

@@ -1,24 +1,42 @@
 //! `GPUPool`: its status, from the inventory. Pure but for [`write`].
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koinon_api::GPUPool;
 use koinon_api::common::Evidence;
 use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
-use koinon_api::gpu_pool::{GPUPoolStatus, PoolClass};
+use koinon_api::gpu_pool::{GPUPoolStatus, GpuAccess, PoolClass};
 use koinon_core::capacity::{Closed, Disagreement};
-use koinon_core::ids::{GpuClass, NodeName};
+use koinon_core::gpu::breaker::BreakerVerdict;
+use koinon_core::ids::{Digest, GpuClass, NodeName, Seconds};
 use kube::ResourceExt;
 use kube::api::Api;
 
 use crate::placement::inventory::{Inventory, PoolView};
+use crate::placement::reclaim::Reclaiming;
 use crate::placement::writer::{WriteError, Writer};
 
 /// Figures that still hold are said again this often, so that their age in `kubectl get` means something.
 const REPEAT_SECONDS: i64 = 300;
 
+/// What of a pool's work ends, and whether devices that fail take work along.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leaving {
+    /// What the owner takes back.
+    pub reclaiming: Reclaiming,
+    /// What the fleet breaker says.
+    pub breaker: Option<BreakerVerdict>,
+}
+
+/// After a restart of a kubelet its GPUs are gone until their plugin registers them anew: it offers nothing, and is no fault yet.
+const REREGISTERS: Seconds = Seconds(120);
+/// A GPU that was just put in, or that has just recovered, is known to NVML first.
+const REGISTERS: Seconds = Seconds(600);
+
 /// The status of a pool.
 #[must_use]
-pub fn status(view: &PoolView, inventory: &Inventory, now: &Time) -> GPUPoolStatus {
+pub fn status(view: &PoolView, inventory: &Inventory, leaving: &Leaving, now: &Time) -> GPUPoolStatus {
     let generation = view.pool.metadata.generation;
     let before = view.pool.status.clone().unwrap_or_default();
     let figures = &view.capacity;
@@ -33,14 +51,17 @@ pub fn status(view: &PoolView, inventory: &Inventory, now: &Time) -> GPUPoolStat
         leased: Some(whole(total(|class| class.leased))),
         offered: Some(whole(total(|class| class.offered))),
         classes: figures.classes.keys().map(|class| pool_class(view, inventory, class)).collect(),
+        digest: Some(digest(view, inventory).to_string()),
         as_of_time: Some(now.clone()),
         conditions: before.conditions,
     };
     let verdicts = [
         (ConditionType::Exclusive, exclusive(view)),
         (ConditionType::Fresh, fresh(view, inventory)),
+        (ConditionType::Quarantining, quarantining(leaving.breaker)),
+        (ConditionType::Reclaiming, reclaiming(&leaving.reclaiming)),
         (ConditionType::SchedulerConsistent, consistent(view, inventory)),
-        (ConditionType::Ready, ready(view, &next)),
+        (ConditionType::Ready, ready(view, inventory, &next)),
     ];
     for (type_, verdict) in verdicts {
         let _ = conditions::set(&mut next.conditions, type_, verdict, generation, now);
@@ -67,9 +88,6 @@ pub async fn write(writer: &Writer, api: &Api<GPUPool>, pool: &GPUPool, next: GP
 fn pool_class(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> PoolClass {
     let figures = view.capacity.classes.get(class).copied().unwrap_or_default();
     let product = view.nodes.iter().find_map(|node| inventory.nodes.get(node)?.product(class));
-    // Each device is counted at most once by use; what two sources count twice is taken from the owner's pods, whose
-    // number is shown and never decided by.
-    let rest = figures.installed.saturating_sub(figures.offered).saturating_sub(figures.leased);
     PoolClass {
         class: class.to_string(),
         product: product.map_or_else(String::new, |product| product.name.to_string()),
@@ -80,17 +98,30 @@ fn pool_class(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> PoolC
         degraded: whole(figures.degraded),
         unhealthy: whole(figures.unhealthy),
         unknown: whole(figures.unknown),
-        owner_requested: whole(figures.owner_requested.min(rest)),
+        owner_requested: whole(figures.owner_requested),
         owner_reserve: whole(figures.owner_reserve),
         leased: whole(figures.leased),
-        orphaned: 0,
+        orphaned: whole(figures.orphaned),
+        stranded: whole(figures.stranded),
+        limit: view.limits.get(class).copied().map(whole),
         offered: whole(figures.offered),
         largest_node: whole(figures.largest_node),
     }
 }
 
+/// Of the devices of this pool, each by a digest of its name, so that nobody learns the names.
+fn digest(view: &PoolView, inventory: &Inventory) -> Digest {
+    let name = name(view);
+    let mine = inventory.owner.iter().filter(|((node, _), pool)| **pool == name && view.nodes.contains(node));
+    let devices = mine.filter_map(|((node, class), _)| Some((inventory.nodes.get(node)?, class)));
+    let digests: BTreeSet<Digest> =
+        devices.flat_map(|(node, class)| node.devices_of(class).map(|id| Digest::of(id.as_str().as_bytes()))).collect();
+    let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
+    Digest::of(lines.as_bytes())
+}
+
 /// Two sources that agree support a figure better than one.
-pub(super) fn evidence(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> Evidence {
+pub(crate) fn evidence(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> Evidence {
     let with_class = view.nodes.iter().filter_map(|node| inventory.capacities.get(node));
     let mut nodes = with_class.filter(|capacity| capacity.classes.contains_key(class)).peekable();
     let any = nodes.peek().is_some();
@@ -99,6 +130,32 @@ pub(super) fn evidence(view: &PoolView, inventory: &Inventory, class: &GpuClass)
         !unknown && capacity.disagreement.is_none()
     });
     if any && agree { Evidence::SchedulerConsistent } else { Evidence::Claimed }
+}
+
+fn reclaiming(reclaiming: &Reclaiming) -> Verdict {
+    let Reclaiming { copies, gpus, held, until } = reclaiming;
+    if *copies == 0 {
+        return Verdict::no(Reason::NothingReclaimed, format!("nobody has to leave; {held} GPUs are held"));
+    }
+    let until = until.and_then(|until| koinon_api::time::from_unix(until.0));
+    let until = until.map_or_else(|| "now".to_owned(), |until| format!("by {}", until.0));
+    let message = format!("{gpus} of {held} GPUs that are held come back {until}, as {copies} copies end");
+    Verdict::yes(Reason::Reclaimed, message)
+}
+
+fn quarantining(breaker: Option<BreakerVerdict>) -> Verdict {
+    let Some(breaker) = breaker else {
+        return Verdict::unknown(Reason::Starting, "the membership is being read");
+    };
+    let BreakerVerdict { open, quarantined, healthy } = breaker;
+    if open {
+        let message = format!(
+            "{quarantined} of {healthy} GPUs of this member failed in the last minutes: rather a driver, a rule or power than so \
+             many GPUs. Nothing more is drained for their sake; look at them, then kubectl koinon gpus reset-breaker"
+        );
+        return Verdict::no(Reason::BreakerOpen, message);
+    }
+    Verdict::yes(Reason::BreakerClosed, "work of others leaves devices that fail")
 }
 
 fn exclusive(view: &PoolView) -> Verdict {
@@ -137,11 +194,19 @@ fn silent(inventory: &Inventory, node: &NodeName) -> Option<String> {
 
 fn consistent(view: &PoolView, inventory: &Inventory) -> Verdict {
     let mut fewer_registered = Vec::new();
+    let mut fewer_for_now = Vec::new();
+    let mut reregistering = Vec::new();
     let mut fewer_seen = Vec::new();
     for node in &view.nodes {
         match inventory.capacities.get(node).and_then(|capacity| capacity.disagreement) {
             Some(Disagreement::SchedulerKnowsFewer { allocatable, healthy }) => {
-                fewer_registered.push(format!("{node} has {healthy} healthy GPUs, {allocatable} are allocatable"));
+                let told = format!("{node} has {healthy} healthy GPUs, {allocatable} are allocatable");
+                // Where nobody keeps count it has lasted.
+                match inventory.disagreeing.get(node).copied() {
+                    Some(age) if allocatable == 0 && age < REREGISTERS => reregistering.push(told),
+                    Some(age) if allocatable > 0 && age < REGISTERS => fewer_for_now.push(told),
+                    _ => fewer_registered.push(told),
+                }
             }
             Some(Disagreement::NvmlKnowsFewer { allocatable, healthy }) => {
                 fewer_seen.push(format!("{node} has {allocatable} allocatable GPUs, NVML calls {healthy} healthy"));
@@ -149,13 +214,28 @@ fn consistent(view: &PoolView, inventory: &Inventory) -> Verdict {
             None => {}
         }
     }
-    let resource = &view.pool.spec.pod.resource_name;
+    if let Some(verdict) = closed(view, inventory) {
+        return verdict;
+    }
     if !fewer_seen.is_empty() {
         return Verdict::no(Reason::FewerInNVML, format!("{}; the smaller number is offered", shorten(&fewer_seen)));
     }
     if !fewer_registered.is_empty() {
-        let hint = format!("check the device plugin of {resource}");
+        let hint = match view.pool.spec.pod.gpus() {
+            GpuAccess::Resource(resource) => {
+                format!("check the device plugin of {resource}; where DRA gives them out, set pod.deviceClassName")
+            }
+            GpuAccess::DeviceClass(class) => format!("check the driver of {class}, and taints of its devices"),
+        };
         return Verdict::no(Reason::ResourceNotRegistered, format!("{}; {hint}", shorten(&fewer_registered)));
+    }
+    if !reregistering.is_empty() {
+        let message = format!("{}; their plugin has {REREGISTERS} s to register anew", shorten(&reregistering));
+        return Verdict::unknown(Reason::PluginReregistering, message);
+    }
+    if !fewer_for_now.is_empty() {
+        let message = format!("{}; a new GPU has {REGISTERS} s to be registered", shorten(&fewer_for_now));
+        return Verdict::unknown(Reason::RegistrationPending, message);
     }
     if view.nodes.is_empty() {
         return Verdict::unknown(Reason::NoMatchingNodes, "no node with GPUs matches nodeSelector");
@@ -163,9 +243,46 @@ fn consistent(view: &PoolView, inventory: &Inventory) -> Verdict {
     Verdict::yes(Reason::Consistent, "NVML and the scheduler count the same GPUs")
 }
 
-fn ready(view: &PoolView, status: &GPUPoolStatus) -> Verdict {
+/// Nodes that take nothing new for what is on them, the gravest kind first.
+fn closed(view: &PoolView, inventory: &Inventory) -> Option<Verdict> {
+    let nodes = |reason: fn(Closed) -> Option<String>| {
+        let closed = view.nodes.iter().filter_map(|node| Some((node, inventory.capacities.get(node)?.closed?)));
+        let told: Vec<String> =
+            closed.filter_map(|(node, closed)| Some(format!("{node}{}", reason(closed)?))).collect();
+        (!told.is_empty()).then(|| shorten(&told))
+    };
+    let intruded = nodes(|closed| (closed == Closed::Intruder).then(String::new));
+    if let Some(nodes) = intruded {
+        let message = format!(
+            "on {nodes} a pod computes on a GPU that it does not hold, so nothing new comes there; \
+             see kubectl koinon gpus --why, and take NVIDIA_VISIBLE_DEVICES and privileges from that pod"
+        );
+        return Some(Verdict::no(Reason::Intruder, message));
+    }
+    let shared = nodes(|closed| match closed {
+        Closed::Shared(sharing) => Some(format!(" ({sharing:?})")),
+        _ => None,
+    });
+    if let Some(nodes) = shared {
+        let message = format!("pods share the GPUs of {nodes}; only whole GPUs and MIG instances are offered");
+        return Some(Verdict::no(Reason::SharedDevices, message));
+    }
+    let unfit = nodes(|closed| match closed {
+        Closed::UnfitGivenOut { unfit } => Some(format!(" ({unfit})")),
+        _ => None,
+    });
+    unfit.map(|nodes| {
+        let message = format!(
+            "the scheduler gives out GPUs that NVML does not call healthy on {nodes}, and nobody can choose which a pod \
+             gets, so nothing new comes there; see kubectl koinon gpus --why, and restart the device plugin"
+        );
+        Verdict::no(Reason::UnfitGivenOut, message)
+    })
+}
+
+fn ready(view: &PoolView, inventory: &Inventory, status: &GPUPoolStatus) -> Verdict {
     let (installed, offered) = (status.installed.unwrap_or(0), status.offered.unwrap_or(0));
-    let reserve = view.pool.spec.reserve;
+    let reserved = status.classes.iter().fold(0_i32, |sum, class| sum.saturating_add(class.owner_reserve));
     if view.nodes.is_empty() {
         return Verdict::no(
             Reason::NoMatchingNodes,
@@ -180,8 +297,26 @@ fn ready(view: &PoolView, status: &GPUPoolStatus) -> Verdict {
     }
     if offered == 0 {
         let leased = status.leased.unwrap_or(0);
-        let note =
-            format!("0 of {installed} GPUs are free: {leased} are leased, {reserve} a class are kept for the owner");
+        let limited: Vec<String> = view
+            .limits
+            .iter()
+            .filter(|(class, most)| view.foreign_of(class) >= **most && view.capacity.classes.contains_key(*class))
+            .map(|(class, most)| {
+                format!("; spec.limits lets others hold {most} {class}, and they hold {}", view.foreign_of(class))
+            })
+            .collect();
+        let drained: Vec<String> = inventory
+            .nodes
+            .iter()
+            .filter(|(name, node)| view.nodes.contains(*name) && node.is_drained())
+            .map(|(name, _)| name.to_string())
+            .collect();
+        let emptied =
+            if drained.is_empty() { String::new() } else { format!("; spec.drain empties {}", shorten(&drained)) };
+        let limited = format!("{}{emptied}", limited.concat());
+        let note = format!(
+            "0 of {installed} GPUs are offered: {leased} are leased, {reserved} are kept for the owner{limited}"
+        );
         return Verdict::yes(Reason::NothingFree, note);
     }
     Verdict::yes(Reason::Sharing, format!("{offered} of {installed} GPUs are offered"))

@@ -13,7 +13,7 @@ fn now() -> Time {
 
 fn status_of(cluster: &Cluster, name: &str) -> GPUPoolStatus {
     let inventory = cluster.look();
-    status(&inventory.pools[name], &inventory, &now())
+    status(&inventory.pools[name], &inventory, &Leaving::default(), &now())
 }
 
 fn said(status: &GPUPoolStatus, type_: ConditionType) -> (String, String, String) {
@@ -59,7 +59,7 @@ fn a_silent_agent_is_named_with_its_age_and_the_limit() {
         message.contains("1 of 2 agents are silent") && message.contains("n1 for 95 s, 30 s are allowed"),
         "{message}"
     );
-    assert_eq!((status.stale_nodes, status.offered), (Some(1), Some(4)));
+    assert_eq!((status.stale_nodes, status.offered), (Some(1), Some(3)));
     assert_eq!(status.classes[0].evidence, Evidence::Claimed);
 }
 
@@ -70,6 +70,46 @@ fn a_device_plugin_that_registers_too_little_is_named_with_both_numbers() {
     let (value, reason, message) = said(&status_of(&cluster, "all"), ConditionType::SchedulerConsistent);
     assert_eq!((value.as_str(), reason.as_str()), ("False", "ResourceNotRegistered"));
     assert!(message.contains("n1 has 8 healthy GPUs, 6 are allocatable"), "{message}");
+}
+
+#[test]
+fn what_may_still_register_is_unknown_before_it_is_a_fault() {
+    let verdict = |allocatable, seconds| {
+        let mut cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+        cluster.allocatable("n1", allocatable);
+        let mut inventory = cluster.look();
+        inventory.disagreeing.insert("n1".parse().unwrap(), koinon_core::ids::Seconds(seconds));
+        let status = status(&inventory.pools["all"], &inventory, &Leaving::default(), &now());
+        let (value, reason, _) = said(&status, ConditionType::SchedulerConsistent);
+        assert!(status.offered <= Some(allocatable as i32));
+        format!("{value} {reason}")
+    };
+    assert_eq!(verdict(0, 119), "Unknown PluginReregistering");
+    assert_eq!(verdict(0, 120), "False ResourceNotRegistered");
+    assert_eq!(verdict(6, 599), "Unknown RegistrationPending");
+    assert_eq!(verdict(6, 600), "False ResourceNotRegistered");
+}
+
+#[test]
+fn a_node_whose_kubelet_might_hand_out_a_sick_gpu_is_named_with_the_remedy() {
+    let mut cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    cluster.allocatable("n1", 9);
+    let status = status_of(&cluster, "all");
+    let (value, reason, message) = said(&status, ConditionType::SchedulerConsistent);
+    assert_eq!((value.as_str(), reason.as_str(), status.offered), ("False", "UnfitGivenOut", Some(0)));
+    assert!(message.contains("n1 (1)") && message.contains("restart the device plugin"), "{message}");
+}
+
+#[test]
+fn the_digest_is_of_the_devices_and_not_of_how_they_do() {
+    let digest = |cluster: &Cluster| status_of(cluster, "all").digest.unwrap();
+    let mut cluster = Cluster::of(&[("n1", 8), ("n2", 4)], vec![pool("all", 1, json!({}))]);
+    let before = digest(&cluster);
+    cluster.allocatable("n1", 3);
+    cluster.gpu_nodes.reverse();
+    assert_eq!(digest(&cluster), before);
+    cluster.gpu_nodes.pop();
+    assert_ne!(digest(&cluster), before);
 }
 
 #[test]
@@ -91,7 +131,9 @@ fn every_figure_that_can_come_out_is_one_that_the_api_server_takes() {
         let status = status_of(&cluster.with(record("n1", "aarhus", leased)), "all");
         for one in &status.classes {
             assert_eq!(one.healthy + one.degraded + one.unhealthy + one.unknown, one.installed, "{one:?}");
-            assert!(one.offered + one.leased + one.owner_requested + one.orphaned <= one.installed, "{one:?}");
+            let used = one.leased + one.owner_requested + one.orphaned;
+            assert!(one.offered + used <= one.healthy + one.degraded, "{one:?}");
+            assert!(one.stranded <= one.unhealthy + one.unknown, "{one:?}");
             assert!(one.offered <= one.healthy && one.largest_node <= one.offered, "{one:?}");
         }
     }
@@ -126,4 +168,32 @@ fn an_offer_says_the_owner_s_mode_and_only_addresses_that_can_be_dialled() {
     let gateways: Vec<String> = offer("Accept", false).gateway.iter().map(ToString::to_string).collect();
     assert_eq!(gateways, ["https://bilbao.example:7444"]);
     assert_eq!(offer("Accept", false).jurisdiction.as_str(), "ES");
+}
+
+#[test]
+fn a_pool_says_how_many_of_how_many_gpus_come_back_and_by_when() {
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let inventory = cluster.look();
+    let told = |leaving: &Leaving, type_| said(&status(&inventory.pools["all"], &inventory, leaving, &now()), type_);
+    assert_eq!(told(&Leaving::default(), ConditionType::Reclaiming).0, "False");
+    let until = Some(koinon_core::ids::UnixSeconds(1_795_219_200));
+    let reclaiming = Reclaiming { copies: 2, gpus: 3, held: 5, until };
+    let (value, _, message) = told(&Leaving { reclaiming, breaker: None }, ConditionType::Reclaiming);
+    assert_eq!(value, "True");
+    assert_eq!(message, "3 of 5 GPUs that are held come back by 2026-11-21T00:00:00Z, as 2 copies end");
+}
+
+#[test]
+fn an_open_breaker_is_told_with_its_numbers_and_the_command_that_closes_it() {
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let inventory = cluster.look();
+    let breaker = |open| Some(BreakerVerdict { open, quarantined: 3, healthy: 14 });
+    let told = |open| {
+        let leaving = Leaving { breaker: breaker(open), ..Leaving::default() };
+        said(&status(&inventory.pools["all"], &inventory, &leaving, &now()), ConditionType::Quarantining)
+    };
+    assert_eq!((told(false).0.as_str(), told(false).1.as_str()), ("True", "BreakerClosed"));
+    let (value, reason, message) = told(true);
+    assert_eq!((value.as_str(), reason.as_str()), ("False", "BreakerOpen"));
+    assert!(message.starts_with("3 of 14 GPUs") && message.ends_with("kubectl koinon gpus reset-breaker"), "{message}");
 }

@@ -227,7 +227,13 @@ impl Jobs {
             return Ok(());
         }
         let before = job.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        for type_ in [ConditionType::Accepted, ConditionType::Approved, ConditionType::Placed, ConditionType::Ready] {
+        for type_ in [
+            ConditionType::Accepted,
+            ConditionType::Approved,
+            ConditionType::Placed,
+            ConditionType::Reclaiming,
+            ConditionType::Ready,
+        ] {
             self.tell(job, &before, &next.conditions, type_);
         }
         let api = Api::<InferenceJob>::namespaced(self.ctx.client.clone(), &job.namespace().unwrap_or_default());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use koinon_api::conditions::{self, ConditionType, Reason};
 use koinon_api::inference_job::{InferenceJob, JobPlacement, Scope};
-use koinon_api::placement::{PlacementSpec, Side};
+use koinon_api::placement::{PlacementSpec, PlacementState, PlacementStatus, Side};
 use koinon_api::planning::check::{self as planning, Seen};
 use koinon_api::{Placement, labels};
 use koinon_core::body::latest::{GrantState, RefusalReason};
@@ -194,7 +194,8 @@ async fn write(
             jobs.ctx.publisher.hold_back_requests(&copy.view.host);
         }
         jobs.writer.replace_status(&api, &object).await?;
-        for type_ in [ConditionType::Granted, ConditionType::Ready, ConditionType::Routable] {
+        for type_ in [ConditionType::Granted, ConditionType::Ready, ConditionType::Reclaiming, ConditionType::Routable]
+        {
             jobs.tell(placement.as_ref(), &before, &next.conditions, type_);
         }
     }
@@ -211,7 +212,16 @@ async fn write(
         routable: conditions::is_true(&next.conditions, ConditionType::Routable),
         renewed: conditions::is_true(&next.conditions, ConditionType::Renewed),
         waiting,
+        ending: ending(&next),
     })
+}
+
+/// When a copy's host ends it, where it has said so and the copy runs.
+fn ending(status: &PlacementStatus) -> Option<String> {
+    let over =
+        matches!(status.state, Some(PlacementState::Draining | PlacementState::Released | PlacementState::Refused));
+    let foretold = conditions::is_true(&status.conditions, ConditionType::Reclaiming) && !over;
+    foretold.then(|| status.ends_time.as_ref().map_or_else(|| "soon".to_owned(), |time| format!("at {}", time.0)))
 }
 
 fn note_refusal(turn: &Turn<'_>, replica: ReplicaIndex, copy: &Copy<'_>) {
@@ -298,12 +308,13 @@ async fn ask(
             replica: placement.spec.replica,
             epoch: placement.spec.epoch,
             member: host.to_string(),
-            state: koinon_api::placement::PlacementState::Requested,
+            state: PlacementState::Requested,
             reason: None,
         },
         routable: false,
         renewed: true,
         waiting: None,
+        ending: None,
     });
     Ok(())
 }

@@ -25,6 +25,8 @@ pub struct Shown {
     pub renewed: bool,
     /// Why it is not ready, in the words of its Ready condition.
     pub waiting: Option<(Reason, String)>,
+    /// When its host ends it although it runs, where that is announced.
+    pub ending: Option<String>,
 }
 
 impl Shown {
@@ -79,12 +81,14 @@ pub fn status(job: &InferenceJob, picture: &Picture<'_>, now: Now) -> InferenceJ
     };
     let placed_verdict = placed_verdict(job, picture, placed.len());
     let ready = ready_verdict(job, picture, routable.len(), &placed_verdict);
-    for (type_, verdict) in [
+    let foretold = conditions::find(&next.conditions, ConditionType::Reclaiming).is_some();
+    let reclaiming = reclaiming_verdict(job, picture, foretold).map(|verdict| (ConditionType::Reclaiming, verdict));
+    for (type_, verdict) in reclaiming.into_iter().chain([
         (ConditionType::Accepted, picture.checked.accepted.clone()),
         (ConditionType::Approved, picture.checked.approved.clone()),
         (ConditionType::Placed, placed_verdict),
         (ConditionType::Ready, ready),
-    ] {
+    ]) {
         let _ = conditions::set(&mut next.conditions, type_, verdict, generation, &time);
     }
     next
@@ -243,6 +247,22 @@ fn no_host(report: &PlanReport) -> Reason {
     } else {
         Reason::NoEligibleMember
     }
+}
+
+/// Which copies their hosts take the GPUs from. Nothing is said where that was never so.
+fn reclaiming_verdict(job: &InferenceJob, picture: &Picture<'_>, foretold: bool) -> Option<Verdict> {
+    let ending = picture.copies.iter().filter(|copy| copy.renewed);
+    let ending: Vec<String> = ending
+        .filter_map(|copy| Some((&copy.entry, copy.ending.as_ref()?)))
+        .map(|(entry, when)| format!("{} ends replica {} {when}", entry.member, entry.replica))
+        .collect();
+    if ending.is_empty() {
+        return foretold.then(|| Verdict::no(Reason::NothingReclaimed, "no host takes GPUs back from this job"));
+    }
+    let (count, wanted) = (ending.len(), job.spec.replicas);
+    let message =
+        format!("{count} of {wanted} replicas lose their GPUs and are placed anew then: {}", ending.join(", "));
+    Some(Verdict::yes(Reason::Reclaimed, message))
 }
 
 fn ready_verdict(job: &InferenceJob, picture: &Picture<'_>, routable: usize, placed: &Verdict) -> Verdict {

@@ -36,6 +36,7 @@ fn shown(replica: i32, epoch: i64, member: &str, state: PlacementState, routable
         routable,
         renewed: true,
         waiting: Some((Reason::WeightsLoading, "bilbao has 5 of 9 bytes".to_owned())),
+        ending: None,
     }
 }
 
@@ -199,4 +200,22 @@ fn a_job_says_which_order_keeps_its_replica_unplaced_and_until_when() {
         said(&look(&job(1), &good(), &[], &[(0, Unplaced::NoHost(report))]), ConditionType::Placed);
     assert_eq!(reason, "Suspended");
     assert!(message.contains("bilbao gets nothing from this member, which is suspended by order sha256:"), "{message}");
+}
+
+#[test]
+fn a_job_says_which_of_its_copies_a_host_ends_and_when() {
+    let mut copies =
+        [shown(0, 1, "bilbao", PlacementState::Ready, true), shown(1, 1, "cork", PlacementState::Ready, true)];
+    let before = look(&job(2), &good(), &copies, &[]);
+    assert!(conditions::find(&before.conditions, ConditionType::Reclaiming).is_none());
+    copies[0].ending = Some("at 2026-11-22T00:00:00Z".to_owned());
+    let told = look(&job(2), &good(), &copies, &[]);
+    let (status, reason, message) = said(&told, ConditionType::Reclaiming);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Reclaimed"));
+    let note =
+        "1 of 2 replicas lose their GPUs and are placed anew then: bilbao ends replica 0 at 2026-11-22T00:00:00Z";
+    assert_eq!(message, note);
+    copies[0].ending = None;
+    let kept = InferenceJob { status: Some(told), ..job(2) };
+    assert_eq!(said(&look(&kept, &good(), &copies, &[]), ConditionType::Reclaiming).1, "NothingReclaimed");
 }

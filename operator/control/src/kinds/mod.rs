@@ -21,6 +21,7 @@ pub mod placement_host_judge;
 pub mod placement_host_life;
 pub mod placement_host_list;
 pub mod placement_host_realise;
+pub mod placement_host_reclaim;
 pub mod placement_host_requests;
 pub mod placement_host_state;
 pub mod policyversion;

@@ -278,6 +278,7 @@ pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: N
     if let Some(gateway) = gateway {
         next.gateway = Some(gateway);
     }
+    let was_foretold = conditions::is_true(&next.conditions, ConditionType::Reclaiming);
     let mut set = |type_, verdict| {
         let _ = conditions::set(&mut next.conditions, type_, verdict, generation, &time);
     };
@@ -285,6 +286,10 @@ pub fn status(copy: &Copy<'_>, decided: Decided, gateway: Option<String>, now: N
         Some(grant) => {
             for (type_, verdict) in told(host, grant) {
                 set(type_, verdict);
+            }
+            if let Some((ends_time, verdict)) = foretold(host, grant, was_foretold) {
+                set(ConditionType::Reclaiming, verdict);
+                next.ends_time = ends_time;
             }
         }
         None if copy.placement.status.is_none() => {
@@ -357,6 +362,23 @@ fn told(host: &MemberId, grant: &Grant) -> Vec<(ConditionType, Verdict)> {
         ],
         GrantState::Refused => vec![(ConditionType::Granted, no()), (ConditionType::Ready, no())],
     }
+}
+
+/// What a host says of the end of a copy that runs: when, and what the condition says. None where it never spoke of one, or where
+/// it has come.
+fn foretold(host: &MemberId, grant: &Grant, before: bool) -> Option<(Option<Time>, Verdict)> {
+    if !matches!(grant.state, GrantState::Granted | GrantState::Loading | GrantState::Ready) {
+        return None;
+    }
+    let Some(ending) = &grant.ending else {
+        let stays = || Verdict::no(Reason::NothingReclaimed, format!("{host} no longer ends it: it stays"));
+        return before.then(|| (None, stays()));
+    };
+    // A time that no calendar has is a word about nothing.
+    let time = koinon_api::time::from_unix(ending.ends_at.0);
+    let when = time.as_ref().map_or_else(|| "soon".to_owned(), |time| format!("at {}", time.0));
+    let message = format!("{host} ends it {when} ({}); another host is asked then", ending.reason);
+    Some((time, Verdict::yes(ending.reason.into(), message)))
 }
 
 /// The numbers of a refusal, as ` (asked 4, largestNode 2)`.

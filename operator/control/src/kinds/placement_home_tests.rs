@@ -8,6 +8,8 @@ use koinon_core::placement::home::{ReplicaView, Step, next};
 use koinon_core::testkit;
 use serde_json::json;
 
+use koinon_core::body::latest::Ending;
+
 use super::*;
 use crate::peers::PeerView;
 use crate::placement::fixture::{digest, member, rules, rules_stopping};
@@ -36,6 +38,7 @@ fn grant(epoch: u64, state: GrantState) -> Grant {
         request: StatementId(Digest([1; 32])),
         state,
         reason: None,
+        ending: None,
         numbers: BTreeMap::new(),
         loaded_bytes: None,
         total_bytes: None,
@@ -288,4 +291,27 @@ fn a_copy_at_a_host_that_may_not_work_is_left_with_who_and_why() {
         let message = &conditions::find(&status.conditions, type_).unwrap().message;
         assert!(message.starts_with(&format!("cork is suspended by order {order} until ")), "{message}");
     }
+}
+
+#[test]
+fn an_end_that_a_host_announces_is_shown_with_its_time_until_it_is_taken_back() {
+    let mut placement = placement(1, "bilbao");
+    let mut ready = grant(1, GrantState::Ready);
+    let mut tell = |grant: &Grant| {
+        let grants = Grants { grants: vec![grant.clone()] };
+        decide(&mut placement, Liveness::Fresh, Some((&grants, 999)), Decided::default(), NOW);
+        placement.status.clone().unwrap()
+    };
+    assert!(conditions::find(&tell(&ready).conditions, ConditionType::Reclaiming).is_none());
+    ready.ending = Some(Ending { ends_at: UnixSeconds(1_795_219_200), reason: RefusalReason::Reclaimed });
+    let status = tell(&ready);
+    let condition = conditions::find(&status.conditions, ConditionType::Reclaiming).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "Reclaimed"));
+    assert_eq!(condition.message, "bilbao ends it at 2026-11-21T00:00:00Z (Reclaimed); another host is asked then");
+    assert_eq!(status.ends_time.as_ref().map(koinon_api::time::to_unix), Some(1_795_219_200));
+    // A host may name any number for a time.
+    ready.ending = Some(Ending { ends_at: UnixSeconds(i64::MAX), reason: RefusalReason::Other });
+    assert_eq!(tell(&ready).ends_time, None);
+    ready.ending = None;
+    assert_eq!(said(&tell(&ready), ConditionType::Reclaiming), ("False".into(), "NothingReclaimed".into()));
 }

@@ -33,7 +33,9 @@ use crate::peers::PeersSnapshot;
 use crate::placement::inventory::{self, Inventory};
 use crate::placement::metrics::{Part, PlacementMetrics};
 use crate::placement::own::Own;
+use crate::placement::quarantine;
 use crate::placement::reader::ReadError;
+use crate::placement::reclaim::sick::{self, Sick};
 use crate::placement::renewals::Renewals;
 use crate::placement::reservations::{ConfigMaps, Reservations, StoreError};
 use crate::placement::rules::Rules;
@@ -102,6 +104,8 @@ pub struct Scene {
     pub peers: Arc<PeersSnapshot>,
     /// What there is.
     pub survey: Arc<Survey>,
+    /// Which work devices that failed take along.
+    pub sick: Sick,
     /// Whether everything is wound up.
     pub ending: bool,
     /// When it is.
@@ -178,12 +182,21 @@ impl Guests {
         // The owner's stop counts also while the membership is being read, so it is taken from the object itself.
         let cooperatives = self.ctx.caches.cooperatives.all();
         let oldest = Cooperative::chosen(&cooperatives)?;
+        let survey = self.survey.borrow().clone()?;
+        let gpu_nodes = self.stores.gpu_nodes.all();
+        let sick = Sick::find(&sick::Inputs {
+            gpu_nodes: &gpu_nodes,
+            ages: &survey.ages,
+            pods: &self.stores.pods.all(),
+            breaker_open: quarantine::is_open(&self.ctx, &gpu_nodes, &survey.ages, self.ctx.clock.unix()),
+        });
         Some(Scene {
             me: oldest.spec.member.parse().ok()?,
             spec: Arc::new(oldest.spec.clone()),
             rules: Rules::now(&self.ctx),
             peers: self.ctx.peers.borrow().clone(),
-            survey: self.survey.borrow().clone()?,
+            survey,
+            sick,
             ending: self.ctx.ending.requested(),
             now: Now { unix: self.ctx.clock.unix(), monotonic: self.ctx.clock.monotonic() },
         })
@@ -198,7 +211,7 @@ impl Guests {
                 None
             }
         };
-        let placements = self.placements(Some(&scene.me));
+        let placements = self.reclaim(scene, self.placements(Some(&scene.me))).await;
         let holdings = list::holdings(records.as_ref().unwrap_or(&BTreeMap::new()), &placements);
         let mut homes: BTreeSet<MemberId> = holdings.keys().map(|key| key.home.clone()).collect();
         if let Some(rules) = &scene.rules {
@@ -267,15 +280,18 @@ impl Guests {
     /// What there is, with the reservations as they were just read.
     pub(super) fn inventory(&self, scene: &Scene, records: &BTreeMap<NodeName, NodeReservations>) -> Inventory {
         let (pools, gpu_nodes) = (self.stores.pools.all(), self.stores.gpu_nodes.all());
-        let (nodes, pods) = (self.stores.nodes.all(), self.stores.pods.all());
+        let (nodes, pods, named) = (self.stores.nodes.all(), self.stores.pods.all(), self.stores.dra.all());
+        let placements = self.stores.placements.all();
         inventory::take(&inventory::Inputs {
             me: Some(&scene.me),
             pools: &pools,
             gpu_nodes: &gpu_nodes,
             nodes: &nodes,
             pods: &pods,
+            dra: named.objects(),
             heartbeat_ages: &scene.survey.ages,
             records,
+            placements: &placements,
             holes: scene.survey.holes,
             now: scene.now.unix,
         })

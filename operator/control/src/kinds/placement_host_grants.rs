@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use koinon_api::Placement;
-use koinon_api::placement::PlacementState;
-use koinon_core::body::latest::{Grant, GrantState, Grants, RefusalReason, Request};
-use koinon_core::ids::{Bytes, Digest, Endpoint, Epoch, Seconds, StatementId};
+use koinon_api::conditions::{self, ConditionType};
+use koinon_api::placement::{PlacementState, PlacementStatus};
+use koinon_core::body::latest::{Ending, Grant, GrantState, Grants, RefusalReason, Request};
+use koinon_core::ids::{Bytes, Digest, Endpoint, Epoch, Seconds, StatementId, UnixSeconds};
 use koinon_core::placement::ReplicaKey;
 
 use super::placement_host_judge::Refused;
@@ -75,6 +76,7 @@ fn plain(
         request: telling.request,
         state,
         reason: None,
+        ending: None,
         numbers: BTreeMap::new(),
         loaded_bytes: None,
         total_bytes: None,
@@ -109,7 +111,17 @@ fn of_placement(replica: &ReplicaKey, placement: &Placement, telling: &Telling<'
         GrantState::Loading => ending(status),
         GrantState::Granted | GrantState::Ready => None,
     };
+    if matches!(grant.state, GrantState::Granted | GrantState::Loading | GrantState::Ready) {
+        grant.ending = announced(status);
+    }
     grant
+}
+
+/// The end that a copy's owner has announced.
+fn announced(status: &PlacementStatus) -> Option<Ending> {
+    let reclaiming = conditions::is_true(&status.conditions, ConditionType::Reclaiming);
+    let ends = status.ends_time.as_ref().filter(|_| reclaiming)?;
+    Some(Ending { ends_at: UnixSeconds(koinon_api::time::to_unix(ends)), reason: RefusalReason::Reclaimed })
 }
 
 /// What stands for the statement of a list that never was one: the own jobs' own list.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use koinon_api::Placement;
 use koinon_api::conditions::Reason;
-use koinon_api::{Placement, labels};
+use koinon_api::reclaim::node_of;
 use koinon_core::body::latest::{GuestsMode, RefusalReason, Request};
 use koinon_core::ids::{MemberId, NodeName, Seconds};
 use koinon_core::placement::ReplicaKey;
@@ -17,6 +18,7 @@ use super::placement_host::{GuestError, Guests, List, Scene};
 use super::placement_host_grants::{self as grants, Fresh, Telling};
 use super::placement_host_life::Birth;
 use super::placement_host_list::{self as list, Holding};
+use super::placement_host_reclaim as reclaim;
 use super::placement_host_state::{self as state, End};
 use crate::events::Severity;
 use crate::placement::metrics::Part;
@@ -352,11 +354,12 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
     if foreign && scene.ending {
         return Some(End::new(RefusalReason::GuestsNotAccepted, "this cluster leaves the cooperative"));
     }
-    if placement.annotations().contains_key(labels::RECLAIM) && reclaimed(placement, scene) {
-        return Some(End::new(
-            RefusalReason::Reclaimed,
-            format!("the owner takes the GPUs back ({})", labels::RECLAIM),
-        ));
+    if let Some(end) = reclaim::due(placement, scene) {
+        return Some(end);
+    }
+    // What a device that failed takes along is others' work: the owner's own it may use as it likes.
+    if let Some(end) = scene.sick.end_of(placement).filter(|_| foreign) {
+        return Some(end);
     }
     if let Some(LeaseState::Lapsed { since }) = lease {
         let ago = scene.now.unix.since(since);
@@ -366,7 +369,7 @@ fn end_of(home: &MemberId, scene: &Scene, placement: &Placement, lease: Option<L
         ));
     }
     let rules = scene.rules.as_ref()?;
-    let notice = Seconds(scene.survey.notice(node_of(placement).as_ref()).into());
+    let notice = scene.survey.notice(placement).unwrap_or(Seconds(0));
     if foreign && let Some(end) = halted(home, rules, notice) {
         return Some(end);
     }
@@ -407,19 +410,6 @@ fn halted(home: &MemberId, rules: &Rules, notice: Seconds) -> Option<End> {
     }
     let halted = ends(rules.me())?;
     Some(End::new(RefusalReason::HostHalted, format!("this member {halted}")))
-}
-
-/// The annotation's value is when the owner asked, and the pool's notice counts from then; any other value means now.
-fn reclaimed(placement: &Placement, scene: &Scene) -> bool {
-    let Some(asked) = placement.annotations().get(labels::RECLAIM) else { return false };
-    let Ok(asked) = asked.parse::<k8s_openapi::jiff::Timestamp>() else { return true };
-    let notice = i64::from(scene.survey.notice(node_of(placement).as_ref()));
-    scene.now.unix.0 >= asked.as_second().saturating_add(notice)
-}
-
-/// Where a Placement's GPUs are.
-pub(super) fn node_of(placement: &Placement) -> Option<NodeName> {
-    placement.annotations().get(labels::NODE)?.parse().ok()
 }
 
 #[cfg(test)]

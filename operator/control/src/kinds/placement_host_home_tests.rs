@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use koinon_api::labels;
 use koinon_api::placement::{PlacementSpec, Side};
+use koinon_api::reclaim::{Cause, Mark};
 use koinon_core::body::Stop;
 use koinon_core::body::latest::{EngineChoice, GpuNeed, JobRef, ModelRef, OnPartition};
 use koinon_core::body::norms::PlacementRules;
@@ -14,6 +16,8 @@ use serde_json::json;
 use super::*;
 use crate::kinds::placement_home::Now;
 use crate::placement::fixture::{digest, member, rules, rules_accusing, rules_stopping, view_with};
+use crate::placement::reclaim::Terms;
+use crate::placement::reclaim::sick::Sick;
 use crate::placement::survey::Survey;
 
 /// What the pool of the copy's node gives as notice.
@@ -53,8 +57,9 @@ fn copy() -> Placement {
 }
 
 fn scene(rules: Rules) -> Scene {
-    let notices = BTreeMap::from([("n1".parse().unwrap(), i32::try_from(NOTICE.0).unwrap())]);
-    let survey = Survey { ages: BTreeMap::new(), holes: false, notices };
+    let gpus = ("n1".parse().unwrap(), "h100-80".parse().unwrap());
+    let terms = BTreeMap::from([(gpus, Terms { pool: "all".to_owned(), notice: NOTICE })]);
+    let survey = Survey { ages: BTreeMap::new(), holes: false, terms };
     Scene {
         me: member("bilbao"),
         spec: Arc::new(
@@ -65,6 +70,7 @@ fn scene(rules: Rules) -> Scene {
         rules: Some(rules),
         peers: Arc::default(),
         survey: Arc::new(survey),
+        sick: Sick::default(),
         ending: false,
         now: Now { unix: T0, monotonic: Duration::ZERO },
     }
@@ -132,4 +138,62 @@ fn what_runs_for_a_quarantined_member_or_at_one_has_the_notice_of_its_pool() {
         assert_eq!(ends(rules_accusing("bilbao", accused, Some(long(0)))), Some(reason));
     }
     assert_eq!(ends(rules_accusing("bilbao", "cork", Some(long(-9)))), None, "a third one");
+}
+
+/// A copy of aarhus' with these annotations beside its node.
+fn asked(annotations: &[(&str, &str)]) -> Placement {
+    let mut copy = copy();
+    copy.annotations_mut().extend(annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    copy
+}
+
+/// Whether the copy is ended so many seconds after T0.
+fn ended_at(copy: &Placement, seconds: i64) -> Option<End> {
+    let mut scene = scene(rules("bilbao"));
+    scene.now.unix = UnixSeconds(T0.0 + seconds);
+    end_of(&member("aarhus"), &scene, copy, None)
+}
+
+fn t0() -> String {
+    koinon_api::time::from_unix(T0.0).unwrap().0.to_string()
+}
+
+#[test]
+fn a_copy_that_its_owner_reclaims_runs_on_so_long_that_it_can_have_left_within_the_notice() {
+    let copy = asked(&[(labels::RECLAIM, &t0())]);
+    assert_eq!(ended_at(&copy, NOTICE.0 - 46), None);
+    let end = ended_at(&copy, NOTICE.0 - 45).unwrap();
+    assert_eq!(
+        (end.reason, end.message.as_str()),
+        (RefusalReason::Reclaimed, "the owner takes the GPUs back: somebody set koinon.dev/reclaim")
+    );
+    assert_eq!(ended_at(&asked(&[(labels::RECLAIM, "now")]), 0).unwrap().reason, RefusalReason::Reclaimed);
+    assert_eq!(ended_at(&asked(&[]), 10_000), None);
+}
+
+#[test]
+fn a_mark_of_the_operators_tells_the_numbers_and_keeps_its_notice_where_the_pool_is_gone() {
+    let mark =
+        Mark { cause: Cause::Limit, pool: Some("all".to_owned()), notice_seconds: 4, most: Some(2), held: Some(6) };
+    let change = mark.put(T0);
+    let value = |name: &str| change["metadata"]["annotations"][name].as_str().unwrap().to_owned();
+    let mut copy =
+        asked(&[(labels::RECLAIM, &value(labels::RECLAIM)), (labels::RECLAIM_WHY, &value(labels::RECLAIM_WHY))]);
+    let end = ended_at(&copy, NOTICE.0).unwrap();
+    assert_eq!(
+        end.message,
+        "the owner takes the GPUs back: spec.limits of pool all lets others hold 2 h100-80, and they held 6"
+    );
+    assert_eq!(end.numbers, [("held".to_owned(), 6), ("limit".to_owned(), 2)].into());
+    // On a node of no pool any more, four seconds were promised, half of them to the copy.
+    copy.annotations_mut().insert(labels::NODE.to_owned(), "n9".to_owned());
+    assert_eq!((ended_at(&copy, 1), ended_at(&copy, 2).map(|end| end.reason)), (None, Some(RefusalReason::Reclaimed)));
+}
+
+#[test]
+fn what_the_host_decided_is_not_undone_by_a_higher_epoch() {
+    for reason in RefusalReason::ALL {
+        let homes_own = matches!(reason, RefusalReason::NoLongerRequested | RefusalReason::LeaseLapsed);
+        assert_eq!(End::new(*reason, "").may_be_taken_over(), homes_own, "{reason}");
+    }
 }

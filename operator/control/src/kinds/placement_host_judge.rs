@@ -8,7 +8,7 @@ use koinon_core::ids::{Bytes, MemberId, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
 use koinon_core::policy::{Halted, usable_on_probation};
 
-use crate::placement::inventory::{Inventory, PoolView, Room};
+use crate::placement::inventory::{Inventory, NodeView, PoolView, Room};
 use crate::placement::rules::{Approval, Rules};
 
 /// What a host knows when it judges.
@@ -39,6 +39,10 @@ impl Bench<'_> {
     /// The refusal, if none does.
     pub fn shares(&self, node: &NodeName, request: &Request) -> Result<(), Refused> {
         let class = &request.gpu.class;
+        if self.inventory.nodes.get(node).is_some_and(NodeView::is_drained) {
+            let message = format!("the owner empties {node}, where it is reserved");
+            return Err(Refused::new(RefusalReason::Reclaimed, message));
+        }
         if self.inventory.owner.contains_key(&(node.clone(), class.clone())) {
             return Ok(());
         }
@@ -336,6 +340,14 @@ fn pools_refuse(home: &MemberId, gpu: &GpuNeed, pools: &[&PoolView], bench: &Ben
         if pool.shut {
             let message = format!("pool {name} is outside its hours");
             refused.insert(name, Refused::new(RefusalReason::GuestsNotAccepted, message));
+            continue;
+        }
+        let (limit, foreign) = (pool.limits.get(&gpu.class).copied(), pool.foreign_of(&gpu.class));
+        if let Some(limit) = limit.filter(|limit| foreign.saturating_add(gpu.count) > *limit) {
+            let class = &gpu.class;
+            let message = format!("the owner lets others hold {limit} {class} of pool {name}, and they hold {foreign}");
+            let refusal = Refused::new(RefusalReason::InsufficientGPUs, message);
+            refused.insert(name, refusal.with("asked", gpu.count).with("held", foreign).with("limit", limit));
             continue;
         }
         let Some(most) = pool.pool.spec.members.max_gpus_each.and_then(|most| u32::try_from(most).ok()) else {

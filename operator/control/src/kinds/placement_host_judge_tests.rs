@@ -46,7 +46,10 @@ struct Court {
 }
 
 impl Court {
-    fn of(pool_spec: serde_json::Value) -> Self {
+    fn of(mut pool_spec: serde_json::Value) -> Self {
+        if pool_spec.get("reserve").is_none() {
+            pool_spec["reserve"] = json!(0);
+        }
         Self::over(Cluster::of(&[("n1", 8)], vec![pool("all", 1, pool_spec)]))
     }
 
@@ -125,7 +128,7 @@ fn a_suspended_home_and_a_suspended_host_are_refused_with_the_order_also_for_wha
 
 #[test]
 fn of_a_host_on_probation_all_homes_together_use_a_quarter() {
-    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]);
     let (aarhus, cork) = (member("aarhus"), member("cork"));
     let one = GpuNeed { count: 1, ..request().gpu };
     let ask = |cluster: Cluster, gpu: &GpuNeed, asker| {
@@ -133,14 +136,15 @@ fn of_a_host_on_probation_all_homes_together_use_a_quarter() {
         room(gpu, asker, &Bench { on_probation: true, ..court.bench() }).map(|room| room.len())
     };
     assert_eq!(ask(cluster, &request().gpu, Asker::Foreign(&aarhus)), Ok(1));
-    let held = || Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "aarhus", 2));
+    let held =
+        || Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]).with(record("n1", "aarhus", 2));
     let refused = ask(held(), &one, Asker::Foreign(&cork)).unwrap_err();
     assert_eq!(
         (refused.reason, numbers(&refused)),
         (RefusalReason::HostOnProbation, vec![("asked", 1), ("held", 2), ("limit", 2)])
     );
     assert_eq!(ask(held(), &one, Asker::Own), Ok(1), "its own work uses what is its own");
-    let own = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "bilbao", 2));
+    let own = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]).with(record("n1", "bilbao", 2));
     assert_eq!(ask(own, &one, Asker::Foreign(&cork)), Ok(1), "what it uses itself is not what others use");
 }
 
@@ -228,7 +232,9 @@ fn more_gpus_than_any_node_has_are_refused_with_how_many_the_largest_has() {
     let refused = room(&GpuNeed { count: 9, ..request().gpu }, Asker::Foreign(&home), &court.bench()).unwrap_err();
     assert_eq!(refused.reason, RefusalReason::InsufficientGPUs);
     assert_eq!(numbers(&refused), [("asked", 9), ("largestBlock", 8), ("largestNode", 8)]);
-    let court = Court::over(Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]).with(record("n1", "cork", 7)));
+    let court = Court::over(
+        Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]).with(record("n1", "cork", 7)),
+    );
     let refused = room(&request().gpu, Asker::Foreign(&home), &court.bench()).unwrap_err();
     assert_eq!(numbers(&refused), [("asked", 2), ("largestBlock", 1), ("largestNode", 8)]);
 }
@@ -388,7 +394,7 @@ fn a_home_leaves_what_runs_where_a_vote_or_its_owner_no_longer_lets_it_be() {
 
 #[test]
 fn one_home_holds_no_larger_share_of_a_host_than_the_cooperative_lets_it() {
-    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
+    let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]);
     let mut court = Court::over(cluster);
     let shares = Shares { host_share: Fraction { num: 1, den: 4 }, most_gpus: None };
     court.rules = limited(json!({}), Some(Action::SetShares(shares)));

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use koinon_api::conditions::{self, ConditionType};
-use koinon_api::gpu_pool::PoolPod;
+use koinon_api::gpu_pool::{GpuAccess, PoolPod};
 use koinon_api::placement::{PlacedNode, PlacementSpec, PlacementStatus, Side};
+use koinon_api::reclaim::node_of;
 use koinon_api::{Placement, labels, names};
 use koinon_core::body::latest::{RefusalReason, Request};
 use koinon_core::ids::{MemberId, NodeName, Seconds, StatementId};
@@ -16,16 +17,17 @@ use kube::api::Api;
 use kube::{Resource, ResourceExt};
 
 use super::placement_host::{GuestError, Guests, Scene};
-use super::placement_host_home::node_of;
 use super::placement_host_judge::{Allowed, Refused};
 use super::placement_host_list::{self as list, Holding};
+use super::placement_host_reclaim as reclaim;
 use super::placement_host_state::{self as state, End, Facts, Progress};
 use crate::events::Severity;
+use crate::placement::inventory::node::Product;
 use crate::placement::reader::read;
 use crate::placement::reservations::ReservationError;
 use crate::render::guest::Granted;
 use crate::render::workload::Scale;
-use crate::render::{HostSettings, RenderError, ValidatedPlacement, pod};
+use crate::render::{HostSettings, RenderError, ValidatedPlacement, claim, pod};
 
 /// A Placement is kept for people to see for this long after it has ended.
 const KEEP_RELEASED: Seconds = Seconds(300);
@@ -49,6 +51,8 @@ pub struct Birth {
     pub allowed: Allowed,
     /// What the pool's nodes demand of pods.
     pub pod: PoolPod,
+    /// What the devices of its class are on that node.
+    pub product: Option<Product>,
     /// Whether it runs in its team's namespace.
     pub local: bool,
     /// The statement that asked.
@@ -79,11 +83,13 @@ impl Birth {
                 .map_err(|error: koinon_core::ids::IdError| RenderError::Json(error.to_string()))?,
         };
         let template = pod::text(&pod::template(&validated, settings)?)?;
+        let claim = claim::granted(&validated, settings, self.product.as_ref())?;
         let asked = Request { lease_seconds: self.allowed.lease, ..self.request.clone() };
         let mut spec = PlacementSpec::of(&asked, Side::Host, self.key.home.as_str(), me.as_str())
             .map_err(|error| RenderError::Json(error.to_string()))?;
         spec.request = Some(self.asked_in.to_string());
         spec.template = Some(template);
+        spec.claim = claim.as_ref().map(claim::text).transpose()?;
         let mut placement = Placement::new(&validated.name(), spec);
         placement.metadata.namespace = Some(namespace);
         placement.metadata.annotations = Some(BTreeMap::from([(labels::NODE.to_owned(), self.node.to_string())]));
@@ -113,13 +119,13 @@ impl Guests {
         let mut granted = Granted::default();
         // Without a figure a resource would not be limited at all.
         for pool in self.stores.pools.all() {
-            granted.gpus.insert(pool.spec.pod.resource_name.clone(), 0);
+            granted.gpus.insert(pool.spec.pod.gpus().quota_key(), 0);
         }
-        granted.gpus.entry(labels::GPU_RESOURCE.to_owned()).or_insert(0);
+        granted.gpus.entry(GpuAccess::Resource(labels::GPU_RESOURCE).quota_key()).or_insert(0);
         let mut any = false;
-        let mut add = |resource: String, gpus: u32| {
+        let mut add = |key: String, gpus: u32| {
             granted.placements = granted.placements.saturating_add(1);
-            let sum = granted.gpus.entry(resource).or_insert(0);
+            let sum = granted.gpus.entry(key).or_insert(0);
             *sum = sum.saturating_add(gpus);
         };
         for (_, holding) in Self::holding(holdings, home) {
@@ -129,12 +135,12 @@ impl Guests {
                 // The objects of one that is over stand for as long as it is shown; its GPUs are free.
                 let over = list::is_over(placement);
                 let gpus = if over { 0 } else { u32::try_from(placement.spec.gpu.count).unwrap_or(0) };
-                add(gpu_resource(placement), gpus);
+                add(quota_key(placement), gpus);
             }
         }
         for birth in born.iter().filter(|birth| !birth.local) {
             any = true;
-            add(birth.pod.resource_name.clone(), birth.request.gpu.count);
+            add(birth.pod.gpus().quota_key(), birth.request.gpu.count);
         }
         if any {
             self.realiser.confine(home, &granted, scene.now).await?;
@@ -274,7 +280,12 @@ impl Guests {
         if let Progress::Failed(end) = &progress {
             tracing::warn!(placement = %name, reason = %end.reason, why = %end.message, "a copy failed");
         }
-        self.write(placement, state::running(placement, &progress, gateway, scene.now)).await
+        let mut next = state::running(placement, &progress, gateway, scene.now);
+        if !matches!(progress, Progress::Failed(_)) {
+            let announced = reclaim::announced(placement, scene);
+            state::announce(&mut next, announced.as_ref(), placement.metadata.generation, scene.now);
+        }
+        self.write(placement, next).await
     }
 
     /// Frees the GPUs of a copy that ends: first its pods, then the reservation.
@@ -306,7 +317,9 @@ impl Guests {
             }
         }
         tracing::info!(placement = %placement.name_any(), reason = ?status.reason, "released");
-        self.write(placement, state::released(placement, scene.now)).await
+        self.write(placement, state::released(placement, scene.now)).await?;
+        self.metrics.reclaim.released(placement, scene.survey.notice(placement), scene.now.unix);
+        Ok(())
     }
 
     async fn bury(&mut self, scene: &Scene, placement: &Arc<Placement>) -> Result<(), GuestError> {
@@ -335,7 +348,13 @@ impl Guests {
             Err(error) => return Err(error.into()),
         }
         let before = placement.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        for type_ in [ConditionType::Granted, ConditionType::Loaded, ConditionType::Ready, ConditionType::Released] {
+        for type_ in [
+            ConditionType::Granted,
+            ConditionType::Loaded,
+            ConditionType::Ready,
+            ConditionType::Reclaiming,
+            ConditionType::Released,
+        ] {
             self.announce(placement, &before, &next, type_);
         }
         Ok(())
@@ -364,11 +383,14 @@ fn template(placement: &Placement) -> Option<PodTemplateSpec> {
     serde_json::from_str(placement.spec.template.as_ref()?).ok()
 }
 
-/// The resource under which a copy's GPUs are requested, from its template.
-fn gpu_resource(placement: &Placement) -> String {
+/// What the quota calls a copy's GPUs, from what was granted.
+fn quota_key(placement: &Placement) -> String {
+    if let Some(class) = claim::of(placement).as_ref().and_then(claim::class) {
+        return GpuAccess::DeviceClass(class).quota_key();
+    }
     let template = template(placement).and_then(|template| template.spec);
     let requests =
         template.and_then(|spec| spec.containers.into_iter().next()?.resources?.requests).unwrap_or_default();
     let gpu = requests.into_keys().find(|resource| resource.contains('/'));
-    gpu.unwrap_or_else(|| labels::GPU_RESOURCE.to_owned())
+    GpuAccess::Resource(gpu.as_deref().unwrap_or(labels::GPU_RESOURCE)).quota_key()
 }

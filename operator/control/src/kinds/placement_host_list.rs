@@ -167,6 +167,7 @@ fn same_work(running: &PlacementSpec, request: &Request) -> bool {
         epoch: running.epoch,
         request: running.request.clone(),
         template: running.template.clone(),
+        claim: running.claim.clone(),
         lease: running.lease.clone(),
         ..asked
     } == *running

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, ResourceQuota, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use koinon_api::cooperative::CooperativeSpec;
 use koinon_api::gpu_pool::PoolPod;
 use koinon_api::weights::{Token, Want};
@@ -24,7 +25,7 @@ use crate::placement::weights::{self, Failure, OwnSources, Weights, WeightsCache
 use crate::placement::writer::{WriteError, Writer};
 use crate::render::guest::{self, Granted};
 use crate::render::workload::{self, Owned, Scale};
-use crate::render::{HostSettings, MANAGED_BY};
+use crate::render::{HostSettings, MANAGED_BY, claim};
 
 /// What was applied is applied again this often, so that what somebody removed comes back.
 const APPLY_AGAIN: Duration = Duration::from_secs(60);
@@ -326,6 +327,11 @@ impl Realiser {
             && !due(Some(at), APPLY_AGAIN, now)
         {
             return Ok(());
+        }
+        if let Some(claim) = claim::of(placement) {
+            // Before the pod that names it: without it that pod waits for a claim.
+            let api = Api::<ResourceClaimTemplate>::namespaced(self.ctx.client.clone(), &owned.namespace);
+            self.writer.apply(&api, &workload::claim_template(&owned, claim)).await?;
         }
         let api = Api::<Deployment>::namespaced(self.ctx.client.clone(), &owned.namespace);
         self.writer.apply(&api, &workload::deployment(&owned, template, scale)).await?;

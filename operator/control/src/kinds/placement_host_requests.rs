@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use koinon_api::reclaim::node_of;
 use koinon_core::body::latest::{GpuNeed, GuestsMode, RefusalReason, Request};
 use koinon_core::ids::{MemberId, NodeName};
 use koinon_core::placement::ReplicaKey;
@@ -9,7 +10,7 @@ use koinon_core::placement::reservations::{NodeReservations, Refusal, Reserved};
 use kube::ResourceExt;
 
 use super::placement_host::{GuestError, Guests, List, Scene};
-use super::placement_host_home::{Decisions, node_of};
+use super::placement_host_home::Decisions;
 use super::placement_host_judge::{self as judge, Allowed, Asker, Bench, Refused};
 use super::placement_host_life::Birth;
 use super::placement_host_list::{self as list, Holding, Meaning};
@@ -101,6 +102,11 @@ impl Guests {
                     }
                     again
                 }
+                Meaning::TakeOver { placement }
+                    if decisions.ended.get(&placement.name_any()).is_some_and(|end| !end.may_be_taken_over()) =>
+                {
+                    continue;
+                }
                 Meaning::TakeOver { placement } => match judge::allow(request, asker, &bench, true) {
                     Ok(allowed) => {
                         let nodes: Vec<NodeName> = node_of(&placement).into_iter().collect();
@@ -142,9 +148,11 @@ impl Guests {
                         .unwrap_or_default();
                     let hostname =
                         inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
+                    let product = inventory.nodes.get(&node).and_then(|view| view.product(&request.gpu.class)).cloned();
                     let (key, request) = (key.clone(), request.clone());
-                    let local = asker == Asker::Local;
-                    decisions.born.push(Birth { key, request, node, hostname, allowed, pod, local, asked_in: list.id });
+                    let (local, asked_in) = (asker == Asker::Local, list.id);
+                    let birth = Birth { key, request, node, hostname, allowed, pod, product, local, asked_in };
+                    decisions.born.push(birth);
                     // The next request finds these GPUs taken.
                     records = self.reservations.records().await?;
                     inventory = self.inventory(scene, &records);

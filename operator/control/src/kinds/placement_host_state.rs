@@ -1,5 +1,6 @@
 //! Where a copy stands at its host, from its weights and its pods. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -7,6 +8,7 @@ use koinon_api::Placement;
 use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
 use koinon_api::labels;
 use koinon_api::placement::{PlacementState, PlacementStatus};
+use koinon_api::reclaim::DRAIN;
 use koinon_core::body::latest::RefusalReason;
 use koinon_core::ids::{Seconds, UnixSeconds};
 
@@ -19,8 +21,6 @@ const MOST_RESTARTS: i32 = 5;
 const WEIGHTS_PATIENCE: Duration = Duration::from_secs(60);
 /// An engine that ran for this long works.
 const LONG_RUN: Seconds = Seconds(600);
-/// Calls in flight may go on for this long after the home has left a copy.
-const DRAIN: Seconds = Seconds(5);
 
 /// Why a copy ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,29 @@ pub struct End {
     pub reason: RefusalReason,
     /// For a person.
     pub message: String,
+    /// The numbers that decided, by name: all that its home learns of them.
+    pub numbers: BTreeMap<String, i64>,
 }
 
 impl End {
     /// An end.
     #[must_use]
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), numbers: BTreeMap::new() }
+    }
+
+    /// The same with a number that decided.
+    #[must_use]
+    pub fn with(mut self, name: &str, number: impl Into<i64>) -> Self {
+        self.numbers.insert(name.to_owned(), number.into());
+        self
+    }
+
+    /// Whether the copy may run on under a higher epoch after all. What the host itself decided no epoch undoes: a home that
+    /// raises it at every look would keep the GPUs for ever.
+    #[must_use]
+    pub fn may_be_taken_over(&self) -> bool {
+        matches!(self.reason, RefusalReason::NoLongerRequested | RefusalReason::LeaseLapsed)
     }
 
     /// How long its pod may run on.
@@ -45,8 +61,10 @@ impl End {
             | RefusalReason::HomeNotActive
             | RefusalReason::HomeHalted
             | RefusalReason::HostHalted
+            | RefusalReason::Reclaimed
+            | RefusalReason::DeviceUnhealthy
             | RefusalReason::NotApproved => DRAIN,
-            // The owner wants the GPUs now, the lease is over, or nothing answers anyway.
+            // The owner wants everybody out now, the lease is over, or nothing answers anyway.
             _ => Seconds(0),
         }
     }
@@ -240,14 +258,20 @@ pub fn ending(status: &PlacementStatus) -> Option<RefusalReason> {
     RefusalReason::ALL.iter().copied().find(|refusal| Reason::from(*refusal) == reason)
 }
 
+/// When it began to end.
+#[must_use]
+pub fn ended_at(status: &PlacementStatus) -> Option<UnixSeconds> {
+    let granted =
+        conditions::find(&status.conditions, ConditionType::Granted).filter(|granted| granted.status == "False");
+    granted.map(|granted| UnixSeconds(koinon_api::time::to_unix(&granted.last_transition_time)))
+}
+
 /// Whether its pod has had its time.
 #[must_use]
 pub fn drained(status: &PlacementStatus, now: Now) -> bool {
-    let granted = conditions::find(&status.conditions, ConditionType::Granted);
-    let since =
-        granted.filter(|granted| granted.status == "False").map(|g| koinon_api::time::to_unix(&g.last_transition_time));
+    let since = ended_at(status);
     let drain = End::drain(ending(status).unwrap_or(RefusalReason::Other));
-    since.is_none_or(|since| now.unix.since(UnixSeconds(since)) >= drain)
+    since.is_none_or(|since| now.unix.since(since) >= drain)
 }
 
 /// The status of a copy that was just granted, or granted anew under a higher epoch.
@@ -307,6 +331,7 @@ pub fn ended(placement: &Placement, end: &End, now: Now) -> PlacementStatus {
     next.state = Some(PlacementState::Draining);
     let reason = Reason::from(end.reason);
     next.reason = Some(reason.as_str().to_owned());
+    next.numbers = end.numbers.clone();
     for type_ in [ConditionType::Granted, ConditionType::Ready] {
         let _ = conditions::set(
             &mut next.conditions,
@@ -317,6 +342,36 @@ pub fn ended(placement: &Placement, end: &End, now: Now) -> PlacementStatus {
         );
     }
     next
+}
+
+/// An end that is announced to a copy that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// When it begins to end.
+    pub at: UnixSeconds,
+    /// Why, with the numbers.
+    pub why: String,
+}
+
+/// Says in the status of a copy that runs whether its owner takes the GPUs back, and by when.
+pub fn announce(next: &mut PlacementStatus, announced: Option<&Announced>, generation: Option<i64>, now: Now) {
+    let verdict = match announced {
+        Some(announced) => {
+            next.ends_time = koinon_api::time::from_unix(announced.at.0);
+            let until = next.ends_time.as_ref().map_or_else(|| "now".to_owned(), |time| time.0.to_string());
+            Verdict::yes(
+                Reason::Reclaimed,
+                format!("the owner takes its GPUs back, it runs until {until}: {}", announced.why),
+            )
+        }
+        // Whoever was never told need not hear that it stays.
+        None if !conditions::is_true(&next.conditions, ConditionType::Reclaiming) => return,
+        None => {
+            next.ends_time = None;
+            Verdict::no(Reason::NothingReclaimed, "the owner no longer takes its GPUs back: it stays")
+        }
+    };
+    let _ = conditions::set(&mut next.conditions, ConditionType::Reclaiming, verdict, generation, &now.time());
 }
 
 /// The status of a copy that holds nothing any more.

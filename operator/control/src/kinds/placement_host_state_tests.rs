@@ -181,3 +181,26 @@ fn a_released_copy_remembers_when_and_why() {
     assert_eq!(ending(gone.status.as_ref().unwrap()), Some(RefusalReason::LeaseLapsed));
     assert_eq!(released_at(&draining), None);
 }
+
+#[test]
+fn an_announced_end_is_said_with_its_time_and_so_is_that_it_was_taken_back() {
+    let mut status = new().status.unwrap();
+    announce(&mut status, None, Some(1), at(1));
+    assert!(conditions::find(&status.conditions, ConditionType::Reclaiming).is_none(), "nothing was ever announced");
+    let ahead = Announced { at: T0.plus(Seconds(90)), why: "spec.limits".to_owned() };
+    announce(&mut status, Some(&ahead), Some(1), at(1));
+    assert_eq!(said(&status, ConditionType::Reclaiming), ("True".into(), "Reclaimed".into()));
+    assert_eq!(status.ends_time.as_ref().map(koinon_api::time::to_unix), Some(T0.0 + 90));
+    announce(&mut status, None, Some(1), at(2));
+    assert_eq!(said(&status, ConditionType::Reclaiming), ("False".into(), "NothingReclaimed".into()));
+    assert_eq!(status.ends_time, None);
+}
+
+#[test]
+fn calls_in_flight_have_their_time_also_where_the_owner_takes_the_gpus_or_a_device_fails() {
+    for reason in [RefusalReason::Reclaimed, RefusalReason::DeviceUnhealthy] {
+        let status = ended(&new(), &End::new(reason, "").with("held", 6), at(100));
+        assert!(!drained(&status, at(104)) && drained(&status, at(105)), "{reason}");
+        assert_eq!(status.numbers.get("held"), Some(&6));
+    }
+}

@@ -1,9 +1,17 @@
 //! Metrics of placing.
 
+use std::collections::BTreeMap;
+
+use koinon_api::common::Evidence;
 use koinon_api::placement::{PlacementState, Side};
 use koinon_core::body::latest::RefusalReason;
+use koinon_core::capacity::{Disagreement, PoolCapacity};
 use koinon_core::ids::MemberId;
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use koinon_telemetry::Registrar;
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::passes::Passes;
+use super::reclaim::metrics::ReclaimMetrics;
 
 /// What a job waits for, or that it waits for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,12 +60,20 @@ pub const PLACEMENT_STATES: [PlacementState; 7] = [
 /// The metrics of the placement side.
 #[derive(Clone, Debug)]
 pub struct PlacementMetrics {
+    /// How its loops keep up.
+    pub passes: Passes,
     devices: IntGaugeVec,
+    stale_nodes: IntGaugeVec,
+    disagreement: IntGaugeVec,
+    evidence: IntGaugeVec,
     placements: IntGaugeVec,
     refusals: IntCounterVec,
     lease_remaining: GaugeVec,
     jobs: IntGaugeVec,
     reconcile_errors: IntCounterVec,
+    breaker: IntGauge,
+    /// Of what the owner takes back.
+    pub reclaim: ReclaimMetrics,
 }
 
 /// What a pool's devices of one class are counted by.
@@ -79,6 +95,10 @@ pub enum DeviceState {
     OwnerReserve,
     /// Held by reservations.
     Leased,
+    /// Used by something that no pod accounts for.
+    Orphaned,
+    /// Held, and not known to work.
+    Stranded,
     /// What others may ask for.
     Offered,
 }
@@ -91,16 +111,57 @@ impl DeviceState {
             DeviceState::Degraded => "degraded",
             DeviceState::Unhealthy => "unhealthy",
             DeviceState::Unknown => "unknown",
-            DeviceState::OwnerRequested => "owner_requested",
-            DeviceState::OwnerReserve => "owner_reserve",
+            DeviceState::OwnerRequested => "owner",
+            DeviceState::OwnerReserve => "reserved",
             DeviceState::Leased => "leased",
+            DeviceState::Orphaned => "orphaned",
+            DeviceState::Stranded => "stranded",
             DeviceState::Offered => "offered",
         }
     }
 }
 
+/// How far the figures of a pool can be believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Belief {
+    /// Nodes whose agent is not heard.
+    pub stale_nodes: u32,
+    /// GPUs that NVML calls healthy and the scheduler does not know.
+    pub nvml_only: u32,
+    /// GPUs that the scheduler gives out and NVML does not call healthy.
+    pub scheduler_only: u32,
+    /// GPUs that work, by level.
+    pub evidence: BTreeMap<Evidence, u32>,
+}
+
+impl Belief {
+    /// Of a pool's nodes.
+    #[must_use]
+    pub fn of(capacity: &PoolCapacity, disagreements: impl Iterator<Item = Disagreement>) -> Self {
+        let mut belief = Self { stale_nodes: capacity.stale_nodes, ..Self::default() };
+        for disagreement in disagreements {
+            match disagreement {
+                Disagreement::SchedulerKnowsFewer { allocatable, healthy } => {
+                    belief.nvml_only = belief.nvml_only.saturating_add(healthy.saturating_sub(allocatable));
+                }
+                Disagreement::NvmlKnowsFewer { allocatable, healthy } => {
+                    belief.scheduler_only = belief.scheduler_only.saturating_add(allocatable.saturating_sub(healthy));
+                }
+            }
+        }
+        belief
+    }
+}
+
+const LEVELS: [(Evidence, &str); 4] = [
+    (Evidence::Claimed, "claimed"),
+    (Evidence::SchedulerConsistent, "scheduler_consistent"),
+    (Evidence::Challenged, "challenged"),
+    (Evidence::Attested, "attested"),
+];
+
 /// Which part failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Pools and the offer.
     Pools,
@@ -113,6 +174,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them, for closed labels.
+    pub const ALL: [Part; 4] = [Part::Pools, Part::Jobs, Part::Guests, Part::Probe];
+
     /// The word in the label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -130,37 +194,51 @@ impl Part {
 /// # Errors
 /// When one of the names is registered already.
 pub fn register(registry: &Registry) -> Result<PlacementMetrics, prometheus::Error> {
-    let gauges = |name: &str, help: &str, labels: &[&str]| {
-        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(gauges.clone()))?;
-        Ok::<_, prometheus::Error>(gauges)
-    };
-    let counters = |name: &str, help: &str, labels: &[&str]| {
-        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(counters.clone()))?;
-        Ok::<_, prometheus::Error>(counters)
-    };
-    let lease_remaining = GaugeVec::new(
-        Opts::new(
+    with(&Registrar::new(registry))
+}
+
+pub(crate) fn with(new: &Registrar<'_>) -> Result<PlacementMetrics, prometheus::Error> {
+    let metrics = PlacementMetrics {
+        passes: Passes::register(new)?,
+        reclaim: ReclaimMetrics::register(new)?,
+        breaker: new.gauge(
+            "koinon_quarantine_breaker_open",
+            "1 while so many devices failed at once that nothing more is drained for their sake.",
+        )?,
+        devices: new.gauges(
+            "koinon_pool_devices",
+            "GPUs of a pool, by class and state.",
+            &["pool", "class", "state"],
+        )?,
+        stale_nodes: new.gauges("koinon_pool_stale_nodes", "Nodes of a pool whose agent is not heard.", &["pool"])?,
+        disagreement: new.gauges(
+            "koinon_pool_capacity_disagreement_devices",
+            "GPUs of a pool that only NVML calls healthy (nvml_only), or that the scheduler gives out all the same (scheduler_only).",
+            &["pool", "kind"],
+        )?,
+        evidence: new.gauges(
+            "koinon_pool_evidence_devices",
+            "GPUs of a pool that work, by how far they can be believed.",
+            &["pool", "level"],
+        )?,
+        placements: new.gauges("koinon_placements", "Placements, by side and state.", &["side", "state"])?,
+        refusals: new.counters("koinon_placement_refusals_total", "Requests refused here, by reason.", &["reason"])?,
+        lease_remaining: new.floats(
             "koinon_lease_remaining_seconds",
             "Until the leases of the home's placements here lapse without another renewal.",
-        ),
-        &["home"],
-    )?;
-    registry.register(Box::new(lease_remaining.clone()))?;
-    let metrics = PlacementMetrics {
-        devices: gauges("koinon_devices", "GPUs of a pool, by class and state.", &["pool", "class", "state"])?,
-        placements: gauges("koinon_placements", "Placements, by side and state.", &["side", "state"])?,
-        refusals: counters("koinon_placement_refusals_total", "Requests refused here, by reason.", &["reason"])?,
-        lease_remaining,
-        jobs: gauges("koinon_jobs", "InferenceJobs, by what they wait for.", &["state"])?,
-        reconcile_errors: counters(
+            &["home"],
+        )?,
+        jobs: new.gauges("koinon_jobs", "InferenceJobs, by what they wait for.", &["state"])?,
+        reconcile_errors: new.counters(
             "koinon_placement_errors_total",
             "Attempts that failed and are made again, by part.",
             &["part"],
         )?,
     };
     // A counter that does not exist yet cannot be alerted on.
+    for part in Part::ALL {
+        metrics.reconcile_errors.with_label_values(&[part.as_str()]).inc_by(0);
+    }
     for reason in RefusalReason::ALL {
         metrics.refusals.with_label_values(&[reason.as_str()]).inc_by(0);
     }
@@ -175,12 +253,33 @@ impl PlacementMetrics {
 
     /// An attempt failed.
     pub fn failed(&self, part: Part) {
+        self.passes.failed(part);
         self.reconcile_errors.with_label_values(&[part.as_str()]).inc();
+    }
+
+    /// Whether the fleet breaker is open.
+    pub fn breaker(&self, open: bool) {
+        self.breaker.set(open.into());
     }
 
     /// Forgets all devices, before they are counted anew: pools and classes go.
     pub fn forget_devices(&self) {
-        self.devices.reset();
+        for figures in [&self.devices, &self.stale_nodes, &self.disagreement, &self.evidence] {
+            figures.reset();
+        }
+        self.reclaim.forget_pools();
+    }
+
+    /// How far the figures of a pool can be believed.
+    pub fn belief(&self, pool: &str, belief: &Belief) {
+        self.stale_nodes.with_label_values(&[pool]).set(belief.stale_nodes.into());
+        for (kind, count) in [("nvml_only", belief.nvml_only), ("scheduler_only", belief.scheduler_only)] {
+            self.disagreement.with_label_values(&[pool, kind]).set(count.into());
+        }
+        for (level, word) in LEVELS {
+            let count = belief.evidence.get(&level).copied().unwrap_or(0);
+            self.evidence.with_label_values(&[pool, word]).set(count.into());
+        }
     }
 
     /// Counts the devices of one class of a pool.
@@ -233,11 +332,23 @@ mod tests {
         metrics.placements(Side::Host, [PlacementState::Ready].into_iter());
         metrics.jobs(&[JobState::Unplaced]);
         metrics.lease_remaining(&"aarhus".parse().unwrap(), Some(12));
+        let capacity = PoolCapacity { stale_nodes: 2, ..PoolCapacity::default() };
+        let disagreements = [
+            Disagreement::SchedulerKnowsFewer { allocatable: 6, healthy: 8 },
+            Disagreement::NvmlKnowsFewer { allocatable: 8, healthy: 5 },
+        ];
+        let mut belief = Belief::of(&capacity, disagreements.into_iter());
+        assert_eq!((belief.stale_nodes, belief.nvml_only, belief.scheduler_only), (2, 2, 3));
+        belief.evidence = BTreeMap::from([(Evidence::Claimed, 5)]);
+        metrics.belief("shared", &belief);
         let families = registry.gather();
         assert!(families.iter().all(|family| family.name().starts_with("koinon_")));
         let count =
             |name: &str| families.iter().find(|family| family.name() == name).map(|family| family.get_metric().len());
         assert_eq!(count("koinon_placements"), Some(PLACEMENT_STATES.len()));
+        assert_eq!((count("koinon_pool_evidence_devices"), count("koinon_pool_stale_nodes")), (Some(4), Some(1)));
+        metrics.forget_devices();
+        assert!(!registry.gather().iter().any(|family| family.name().starts_with("koinon_pool_")));
         assert_eq!(count("koinon_jobs"), Some(JobState::ALL.len()));
         assert_eq!(count("koinon_placement_refusals_total"), Some(RefusalReason::ALL.len()));
         assert!(register(&registry).is_err());

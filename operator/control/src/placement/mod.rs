@@ -17,13 +17,17 @@ pub(crate) mod fixture;
 pub mod inventory;
 pub mod metrics;
 pub mod own;
+pub mod passes;
 pub mod publish;
+pub mod quarantine;
 pub mod reader;
+pub mod reclaim;
 pub mod refusals;
 pub mod renewals;
 pub mod reservations;
 pub mod rules;
 pub mod stores;
+pub mod stores_dra;
 pub mod survey;
 pub mod wake;
 pub mod weights;
@@ -41,6 +45,7 @@ use crate::kinds::placement_host::Guests;
 use crate::kinds::placement_host_realise::Realiser;
 use crate::probe::Prober;
 
+use metrics::Part;
 pub use metrics::{PlacementMetrics, register};
 use own::Own;
 use stores::Stores;
@@ -78,13 +83,14 @@ pub async fn run(ctx: Context, metrics: PlacementMetrics, stop: CancellationToke
         tracing::warn!(%error, "the token of the weights cache could not be made");
     }
 
+    let [pools, asking, hosting] =
+        [Part::Pools, Part::Jobs, Part::Guests].map(|part| Bell::new(metrics.passes.of(part)));
     let (prober, findings) = Prober::new(ctx.clone(), metrics.clone());
     let (surveyor, survey) = Surveyor::new(ctx.clone(), stores.clone(), own.clone(), metrics.clone(), findings.clone());
     let jobs = Jobs::new(ctx.clone(), stores.clone(), own.clone(), metrics.clone());
     let realiser = Realiser::new(ctx.clone(), own.clone(), cache);
     let guests = Guests::new(ctx.clone(), stores.clone(), own.clone(), metrics, realiser, survey.clone());
 
-    let (pools, asking, hosting) = (Bell::default(), Bell::default(), Bell::default());
     for changes in stores.of_host() {
         pools.listen(&mut tasks, "changes for pools", &stop, changes.clone());
         hosting.listen(&mut tasks, "changes for guests", &stop, changes);

@@ -15,7 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::inventory::scheduler::{dra, sharing};
 use super::reservations;
+use super::stores_dra::{self, DraStores};
 use crate::cache::{self, Cache};
 use crate::context::Context;
 
@@ -34,6 +36,8 @@ pub struct Stores {
     pub nodes: Cache<Node>,
     /// All, without what only a kubelet needs.
     pub pods: Cache<Pod>,
+    /// What is given out by name, without what drivers say of it besides.
+    pub dra: DraStores,
     /// The agents' heartbeats.
     pub heartbeats: Cache<Lease>,
     /// All; only their labels are of interest.
@@ -57,6 +61,11 @@ impl Stores {
             gpu_nodes: start.one("GPUNodes", Api::all(client()), all(), |_| {}),
             nodes: start.one("Nodes", Api::all(client()), all(), trim_node),
             pods: start.one("Pods", Api::all(client()), all(), trim_pod),
+            dra: DraStores {
+                slices: start.served("ResourceSlices", Api::all(client()), dra::trim::slice),
+                claims: start.served("ResourceClaims", Api::all(client()), dra::trim::claim),
+                taint_rules: start.served("DeviceTaintRules", Api::all(client()), |_| {}),
+            },
             heartbeats: match &ctx.args.agent_namespace {
                 Some(namespace) => start.one("Leases", Api::namespaced(client(), namespace), all(), |_| {}),
                 None => start.empty("Leases"),
@@ -74,9 +83,16 @@ impl Stores {
         self.gpu_nodes.synced().await;
         self.nodes.synced().await;
         self.pods.synced().await;
+        self.dra.synced().await;
         self.heartbeats.synced().await;
         self.namespaces.synced().await;
         self.reservations.synced().await;
+    }
+
+    /// Whether some object could not be read from which it is known what the scheduler gives out.
+    #[must_use]
+    pub fn scheduler_has_holes(&self) -> bool {
+        !self.nodes.undecodable().is_empty() || !self.pods.undecodable().is_empty() || self.dra.has_holes()
     }
 
     /// What wakes whoever follows jobs.
@@ -89,7 +105,9 @@ impl Stores {
     /// a look at them every second is soon enough.
     #[must_use]
     pub fn of_host(&self) -> Vec<watch::Receiver<u64>> {
-        vec![self.placements.changes(), self.pools.changes(), self.gpu_nodes.changes(), self.pods.changes()]
+        let named = [self.dra.slices.changes(), self.dra.claims.changes(), self.dra.taint_rules.changes()];
+        let rest = [self.placements.changes(), self.pools.changes(), self.gpu_nodes.changes(), self.pods.changes()];
+        rest.into_iter().chain(named).collect()
     }
 }
 
@@ -125,6 +143,31 @@ impl Start<'_> {
         cache
     }
 
+    /// As [`Self::one`], of a kind that not every cluster serves. Where it is not served, the set is complete and empty,
+    /// until it is: an API server may be upgraded beneath a running operator.
+    fn served<K>(&mut self, what: &'static str, api: Api<DeserializeGuard<K>>, trim: fn(&mut K)) -> Cache<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (cache, mut feeder) = cache::cache::<K>();
+        let (metrics, stop, client) = (self.ctx.metrics.watch(), self.stop.clone(), self.ctx.client.clone());
+        let report = cache::report(cache.clone(), self.ctx.events.clone(), self.ctx.lease.clone());
+        let follow = async move {
+            let follow = async move {
+                stores_dra::wait_until_served::<K>(&client, &mut feeder).await;
+                cache::follow_trimmed(api, watcher::Config::default(), feeder, metrics, trim).await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow => {}
+                () = report => {}
+            }
+            Ok::<(), Infallible>(())
+        };
+        self.tasks.spawn(what, follow);
+        cache
+    }
+
     /// What this release has none of: complete, and without anything in it.
     fn empty<K>(&mut self, what: &'static str) -> Cache<K>
     where
@@ -146,7 +189,11 @@ impl Start<'_> {
 
 /// A node's list of images is most of its size.
 fn trim_node(node: &mut Node) {
-    node.metadata.annotations = None;
+    if let Some(annotations) = &mut node.metadata.annotations {
+        // That they are there tells that the node's GPUs are shared; what they say is long.
+        annotations.retain(|key, _| key.starts_with(sharing::HAMI_ANNOTATIONS));
+        annotations.values_mut().for_each(|value| *value = String::new());
+    }
     if let Some(status) = &mut node.status {
         status.images = None;
         status.volumes_in_use = None;

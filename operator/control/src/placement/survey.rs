@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use koinon_api::common::NetworkPolicyState as ApiPolicy;
 use koinon_api::cooperative::NetworkPolicyDemand;
-use koinon_api::{Cooperative, GPUPool};
+use koinon_api::{Cooperative, GPUPool, Placement};
 use koinon_core::body::latest::NetworkPolicyState;
+use koinon_core::gpu::breaker::BreakerVerdict;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
 use kube::ResourceExt;
@@ -15,15 +16,19 @@ use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::inventory::disagreements::Disagreements;
 use super::inventory::heartbeat::Heartbeats;
 use super::inventory::{self, Inputs, Inventory};
-use super::metrics::{DeviceState, Part, PlacementMetrics};
+use super::metrics::{Belief, DeviceState, Part, PlacementMetrics};
 use super::own::{self, Own, OwnOffer};
+use super::quarantine::Quarantine;
+use super::reclaim::{self, AllTerms, Reclaiming};
 use super::reservations;
 use super::stores::Stores;
 use super::wake::Bell;
 use super::writer::Writer;
 use crate::context::Context;
+use crate::kinds::gpupool::Leaving;
 use crate::kinds::gpupool_offer::{self, Eyes};
 use crate::kinds::{gpupool, placement_home::Now};
 use crate::probe::Found;
@@ -40,15 +45,15 @@ pub struct Survey {
     pub ages: BTreeMap<NodeName, Seconds>,
     /// Whether some node, pod or record could not be read.
     pub holes: bool,
-    /// How many seconds foreign work may go on after the owner asks for a node's GPUs back.
-    pub notices: BTreeMap<NodeName, i32>,
+    /// Which pool has the GPUs of each class on each node, and what it gives as notice.
+    pub terms: AllTerms,
 }
 
 impl Survey {
-    /// The notice that is due on `node`; none where nobody set one.
+    /// The notice that is due to a Placement; none where no pool has its GPUs.
     #[must_use]
-    pub fn notice(&self, node: Option<&NodeName>) -> i32 {
-        node.and_then(|node| self.notices.get(node)).copied().unwrap_or(0)
+    pub fn notice(&self, placement: &Placement) -> Option<Seconds> {
+        reclaim::terms_of(&self.terms, placement).map(|terms| terms.notice)
     }
 }
 
@@ -61,6 +66,8 @@ pub struct Surveyor {
     writer: Writer,
     metrics: PlacementMetrics,
     heartbeats: Heartbeats,
+    disagreements: Disagreements,
+    quarantine: Quarantine,
     findings: watch::Receiver<Option<Found>>,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
@@ -79,8 +86,20 @@ impl Surveyor {
     ) -> (Self, watch::Receiver<Option<Arc<Survey>>>) {
         let (found, survey) = watch::channel(None);
         let writer = Writer::new(&ctx, "gpupool");
-        let (heartbeats, shown) = (Heartbeats::default(), BTreeSet::new());
-        (Self { ctx, stores, own, writer, metrics, heartbeats, findings, shown, found }, survey)
+        let surveyor = Self {
+            ctx,
+            stores,
+            own,
+            writer,
+            metrics,
+            heartbeats: Heartbeats::default(),
+            disagreements: Disagreements::default(),
+            quarantine: Quarantine::default(),
+            findings,
+            shown: BTreeSet::new(),
+            found,
+        };
+        (surveyor, survey)
     }
 
     /// Looks until `stop`.
@@ -110,26 +129,28 @@ impl Surveyor {
             .filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name)))
             .map(|(age, name)| (name, age))
             .collect();
-        let holes =
-            unreadable || !self.stores.nodes.undecodable().is_empty() || !self.stores.pods.undecodable().is_empty();
-        let mut survey = Survey { ages, holes, notices: BTreeMap::new() };
+        let holes = unreadable || self.stores.scheduler_has_holes();
+        let verdict = self.quarantine.look(&self.ctx, &gpu_nodes, &ages, now.unix);
+        self.metrics.breaker(verdict.is_some_and(|verdict| verdict.open));
+        let mut survey = Survey { ages, holes, terms: AllTerms::new() };
         let view = self.ctx.cooperative.borrow().clone();
         let (pools, nodes, pods) = (self.stores.pools.all(), self.stores.nodes.all(), self.stores.pods.all());
-        let inventory = inventory::take(&Inputs {
+        let named = self.stores.dra.all();
+        let mut inventory = inventory::take(&Inputs {
             me: view.as_ref().map(|view| &view.me),
             pools: &pools,
             gpu_nodes: &gpu_nodes,
             nodes: &nodes,
             pods: &pods,
+            dra: named.objects(),
             heartbeat_ages: &survey.ages,
             records: &records,
+            placements: &self.stores.placements.all(),
             holes,
             now: now.unix,
         });
-        for view in inventory.pools.values() {
-            let notice = view.pool.spec.reclaim_notice_seconds;
-            survey.notices.extend(view.nodes.iter().map(|node| (node.clone(), notice)));
-        }
+        inventory.disagreeing = self.disagreements.look(&inventory.capacities, now.monotonic);
+        survey.terms = inventory.terms();
         // Before the first survey is told, upon which requests are decided: a refusal for want of this would stand.
         self.confinement();
         // Not a reason to wake anybody: whoever decides looks at it anyway.
@@ -138,7 +159,9 @@ impl Surveyor {
             *found = Some(Arc::new(survey));
             first
         });
-        self.show(&inventory, now).await;
+        let placements = self.stores.placements.all();
+        let reclaiming = view.as_ref().map(|view| reclaim::reclaiming(&view.me, &placements, &inventory.terms()));
+        self.show(&inventory, &reclaiming.unwrap_or_default(), verdict, now).await;
         if let Some(view) = view {
             self.offer(&inventory, &view.spec);
         }
@@ -159,7 +182,13 @@ impl Surveyor {
         (records, unreadable)
     }
 
-    async fn show(&mut self, inventory: &Inventory, now: Now) {
+    async fn show(
+        &mut self,
+        inventory: &Inventory,
+        reclaiming: &BTreeMap<String, Reclaiming>,
+        breaker: Option<BreakerVerdict>,
+        now: Now,
+    ) {
         let classes = |(name, view): (&String, &inventory::PoolView)| -> Vec<(String, GpuClass)> {
             view.capacity.classes.keys().map(|class| (name.clone(), class.clone())).collect()
         };
@@ -170,6 +199,7 @@ impl Surveyor {
         self.shown = shown;
         let api = Api::<GPUPool>::namespaced(self.ctx.client.clone(), &self.ctx.namespace);
         for (name, view) in &inventory.pools {
+            self.metrics.reclaim.notice(name, view.pool.spec.reclaim_notice_seconds);
             for (class, figures) in &view.capacity.classes {
                 for (state, count) in [
                     (DeviceState::Installed, figures.installed),
@@ -180,12 +210,22 @@ impl Surveyor {
                     (DeviceState::OwnerRequested, figures.owner_requested),
                     (DeviceState::OwnerReserve, figures.owner_reserve),
                     (DeviceState::Leased, figures.leased),
+                    (DeviceState::Orphaned, figures.orphaned),
+                    (DeviceState::Stranded, figures.stranded),
                     (DeviceState::Offered, figures.offered),
                 ] {
                     self.metrics.devices(name, class.as_str(), state, count);
                 }
             }
-            let status = gpupool::status(view, inventory, &now.time());
+            let capacities = view.nodes.iter().filter_map(|node| inventory.capacities.get(node));
+            let mut belief = Belief::of(&view.capacity, capacities.filter_map(|capacity| capacity.disagreement));
+            for (class, figures) in &view.capacity.classes {
+                let works = figures.healthy.saturating_add(figures.degraded);
+                *belief.evidence.entry(gpupool::evidence(view, inventory, class)).or_default() += works;
+            }
+            self.metrics.belief(name, &belief);
+            let leaving = Leaving { reclaiming: reclaiming.get(name).copied().unwrap_or_default(), breaker };
+            let status = gpupool::status(view, inventory, &leaving, &now.time());
             match gpupool::write(&self.writer, &api, &view.pool, status).await {
                 Err(error) if !error.is_conflict() && !error.is_not_found() => {
                     self.metrics.failed(Part::Pools);

@@ -9,20 +9,29 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::passes::Passing;
+
 /// Changes come in bursts; one look answers a whole burst.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Looks are at least this far apart: on a busy cluster some pod changes all the time, and a look reads from the API server.
 const SPACING: Duration = Duration::from_millis(250);
 
 /// Rings whenever something that it listens to changes. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Bell {
+    passing: Passing,
     rung: Arc<Notify>,
     /// When somebody was last woken.
     woken: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Bell {
+    /// One for this loop.
+    #[must_use]
+    pub fn new(passing: Passing) -> Self {
+        Self { passing, rung: Arc::default(), woken: Arc::default() }
+    }
+
     /// Rings whenever `source` changes, until `stop`.
     pub fn listen<T: Send + Sync + 'static>(
         &self,
@@ -48,11 +57,14 @@ impl Bell {
 
     /// Rings.
     pub fn ring(&self) {
+        self.passing.waits();
         self.rung.notify_one();
     }
 
-    /// Waits for a ring, or for `longest`. Returns whether to go on: not after `stop`.
+    /// Waits for a ring, or for `longest`, from the end of one look to the beginning of the next. Returns whether to go on: not
+    /// after `stop`.
     pub async fn wait(&self, longest: Duration, stop: &CancellationToken) -> bool {
+        self.passing.ends();
         let rung = tokio::select! {
             () = stop.cancelled() => return false,
             () = self.rung.notified() => true,
@@ -65,6 +77,7 @@ impl Bell {
             () = tokio::time::sleep_until(spaced.map_or(due, |spaced| due.max(spaced))) => {}
         }
         *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.passing.begins();
         true
     }
 
@@ -79,9 +92,14 @@ mod tests {
 
     use super::*;
 
+    fn bell() -> Bell {
+        let metrics = crate::placement::register(&prometheus::Registry::new()).unwrap();
+        Bell::new(metrics.passes.of(crate::placement::metrics::Part::Pools))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_burst_of_changes_is_one_wake() {
-        let (stop, mut tasks, bell) = (CancellationToken::new(), Tasks::new(), Bell::default());
+        let (stop, mut tasks, bell) = (CancellationToken::new(), Tasks::new(), bell());
         let (sender, receiver) = watch::channel(0);
         bell.listen(&mut tasks, "source", &stop, receiver);
         for number in 1..10 {
@@ -97,7 +115,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn changes_without_end_do_not_wake_without_end() {
-        let (stop, bell) = (CancellationToken::new(), Bell::default());
+        let (stop, bell) = (CancellationToken::new(), bell());
         let before = Instant::now();
         for _ in 0..5 {
             bell.ring();
@@ -108,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_the_wait() {
-        let (stop, bell) = (CancellationToken::new(), Bell::default());
+        let (stop, bell) = (CancellationToken::new(), bell());
         stop.cancel();
         assert!(!bell.wait(Duration::from_secs(60), &stop).await);
     }

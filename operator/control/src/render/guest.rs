@@ -49,7 +49,7 @@ pub fn namespace(home: &MemberId, release_namespace: &str) -> Namespace {
 pub struct Granted {
     /// How many placements.
     pub placements: u32,
-    /// GPUs by the resource that the device plugin registers.
+    /// GPUs by what a quota calls them.
     pub gpus: BTreeMap<String, u32>,
 }
 
@@ -69,8 +69,8 @@ pub fn quota(home: &MemberId, granted: &Granted) -> ResourceQuota {
         ("count/statefulsets.apps".to_owned(), count(0)),
         ("count/daemonsets.apps".to_owned(), count(0)),
     ]);
-    for (resource, amount) in &granted.gpus {
-        hard.insert(format!("requests.{resource}"), count(*amount));
+    for (key, amount) in &granted.gpus {
+        hard.insert(key.clone(), count(*amount));
     }
     ResourceQuota {
         metadata: within(home, QUOTA),

@@ -10,6 +10,7 @@
 //! numbers, the number of GPUs, and options that the voted catalogue spells out. Image, arguments, paths and resources
 //! are the catalogue's; everything else is this host's.
 
+pub mod claim;
 pub mod guest;
 pub mod pod;
 pub mod workload;
@@ -99,8 +100,16 @@ pub enum RenderError {
         /// How many are allowed.
         most: usize,
     },
+    /// Devices by name cannot be told from others.
+    #[error("the devices of class {class} cannot be claimed: their product {product:?} is not plain text")]
+    Product {
+        /// The class.
+        class: String,
+        /// What their driver calls them.
+        product: String,
+    },
     /// It could not be written as JSON.
-    #[error("writing the pod template: {0}")]
+    #[error("writing what is granted: {0}")]
     Json(String),
 }
 

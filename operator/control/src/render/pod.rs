@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use koinon_api::gpu_pool::GpuAccess;
 use koinon_api::labels;
 use koinon_api::weights::ReadKey;
 use koinon_core::body::catalogue::ArgumentValues;
@@ -21,7 +22,7 @@ use super::{HostSettings, RenderError, ValidatedPlacement};
 pub const START_DEADLINE_SECONDS: i32 = 3600;
 /// How long calls in flight may go on after the pod is told to end. Well below the two minutes in which an owner gets
 /// the GPUs back.
-pub const GRACE_SECONDS: i64 = 30;
+pub const GRACE_SECONDS: i64 = koinon_api::reclaim::GRACE.0;
 /// The most that a Placement keeps of a template.
 const MAX_TEMPLATE_BYTES: usize = 65_536;
 /// For weights whose size nobody stated. Only our own init container writes there, so this bounds a mistake, not a guest.
@@ -54,6 +55,7 @@ pub fn template(placement: &ValidatedPlacement, host: &HostSettings) -> Result<P
             priority_class_name: host.pod.priority_class_name.clone(),
             image_pull_secrets: (!host.pull_secrets.is_empty())
                 .then(|| host.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect()),
+            resource_claims: super::claim::pod_claims(placement, host),
             init_containers: Some(vec![weights(placement, host)]),
             containers: vec![engine(placement, host)?],
             volumes: Some(volumes(placement)),
@@ -150,7 +152,7 @@ fn engine(placement: &ValidatedPlacement, host: &HostSettings) -> Result<Contain
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
-        resources: Some(resources(placement, Some(&host.pod.resource_name))),
+        resources: Some(resources(placement, Some(host.pod.gpus()))),
         security_context: Some(container_security()),
         volume_mounts: Some(mounts),
         startup_probe: Some(probe(1, 2, START_DEADLINE_SECONDS)),
@@ -171,16 +173,21 @@ fn mirrored(image: &str, host: &HostSettings) -> String {
     longest.map_or_else(|| image.to_owned(), |(mirror, rest)| format!("{}{rest}", mirror.to))
 }
 
-fn resources(placement: &ValidatedPlacement, gpu: Option<&str>) -> ResourceRequirements {
+fn resources(placement: &ValidatedPlacement, gpu: Option<GpuAccess<'_>>) -> ResourceRequirements {
     let needs = &placement.engine.resources;
     let mut amounts = BTreeMap::from([
         ("cpu".to_owned(), Quantity(needs.cpu.as_str().to_owned())),
         ("memory".to_owned(), Quantity(needs.memory.as_str().to_owned())),
     ]);
-    if let Some(resource) = gpu.filter(|_| placement.gpu.count > 0) {
-        amounts.insert(resource.to_owned(), Quantity(placement.gpu.count.to_string()));
+    let mut claims = None;
+    match gpu.filter(|_| placement.gpu.count > 0) {
+        Some(GpuAccess::Resource(resource)) => {
+            amounts.insert(resource.to_owned(), Quantity(placement.gpu.count.to_string()));
+        }
+        Some(GpuAccess::DeviceClass(_)) => claims = Some(vec![super::claim::of_container()]),
+        None => {}
     }
-    ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), ..ResourceRequirements::default() }
+    ResourceRequirements { requests: Some(amounts.clone()), limits: Some(amounts), claims }
 }
 
 /// The engine's own writable paths, each with the name of its volume. What is writable anyway, or would hide the

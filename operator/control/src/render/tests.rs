@@ -147,7 +147,7 @@ fn what_is_rendered_for_a_placement_is_what_was_reviewed() {
 #[test]
 fn what_confines_a_guest_is_what_was_reviewed() {
     let home = "aarhus".parse().unwrap();
-    let granted = Granted { placements: 2, gpus: BTreeMap::from([("nvidia.com/gpu".to_owned(), 6)]) };
+    let granted = Granted { placements: 2, gpus: BTreeMap::from([("requests.nvidia.com/gpu".to_owned(), 6)]) };
     let mut objects = vec![json(guest::namespace(&home, "koinon-system")), json(guest::quota(&home, &granted))];
     objects.extend(guest::network_policies(&home, "koinon-system").map(json));
     golden("guest", &objects);
@@ -189,7 +189,7 @@ fn a_pool_adds_what_its_nodes_demand() {
     let mut host = host();
     host.pod.runtime_class_name = Some("nvidia".to_owned());
     host.pod.priority_class_name = Some("guests".to_owned());
-    host.pod.resource_name = "example.com/gpu".to_owned();
+    host.pod.resource_name = Some("example.com/gpu".to_owned());
     host.pod.tolerations = vec![Toleration { key: Some("gpu".to_owned()), ..Toleration::default() }];
     host.pull_secrets = vec!["registry".to_owned()];
     let spec = spec(&placement(), &host);
@@ -302,4 +302,49 @@ proptest! {
         }
         prop_assert_eq!(after, ["--cache-type".to_owned(), word, "--threads".to_owned(), threads.to_string()]);
     }
+}
+
+fn by_class() -> HostSettings {
+    let mut host = host();
+    host.pod.device_class_name = Some("gpu.nvidia.com".to_owned());
+    host
+}
+
+fn product(name: &str) -> crate::placement::inventory::node::Product {
+    crate::placement::inventory::node::Product { name: name.parse().unwrap(), memory: Bytes(85_520_809_984) }
+}
+
+#[test]
+fn a_pool_of_devices_by_name_is_asked_for_them_by_a_claim_and_for_nothing_else() {
+    let placement = placement();
+    let claim = claim::granted(&placement, &by_class(), Some(&product("NVIDIA H100 80GB HBM3"))).unwrap().unwrap();
+    let owned = Owned { name: placement.name(), namespace: "koinon-guest-aarhus".into(), uid: "u-1".into() };
+    let template = pod::template(&placement, &by_class()).unwrap();
+    assert_eq!(claim::class(&claim), Some("gpu.nvidia.com"));
+    let objects =
+        [json(workload::claim_template(&owned, claim)), json(workload::deployment(&owned, template, Scale::Up))];
+    golden("with-claim", &objects);
+    let engine = only_engine(&placement, &by_class());
+    let limits = engine.resources.unwrap().limits.unwrap();
+    assert!(!limits.keys().any(|key| key.contains('/')), "{limits:?}");
+}
+
+#[test]
+fn a_claim_is_made_only_where_there_is_something_to_claim() {
+    let mut none = placement();
+    none.gpu.count = 0;
+    let h100 = product("NVIDIA H100 80GB HBM3");
+    assert_eq!(claim::granted(&none, &by_class(), Some(&h100)).unwrap(), None);
+    assert_eq!(spec(&none, &by_class()).resource_claims, None);
+    assert_eq!(claim::granted(&placement(), &host(), Some(&h100)).unwrap(), None);
+    assert_eq!(spec(&placement(), &host()).resource_claims, None);
+}
+
+#[test]
+fn a_product_that_could_change_the_expression_is_refused() {
+    for name in ["H100' || true || '", "H100\\", "H100\"", "H100{}", "H100&&"] {
+        let refused = claim::granted(&placement(), &by_class(), Some(&product(name)));
+        assert!(matches!(refused, Err(RenderError::Product { .. })), "{name}");
+    }
+    assert!(matches!(claim::granted(&placement(), &by_class(), None), Err(RenderError::Product { .. })));
 }

@@ -1,7 +1,8 @@
-//! The Deployment and the Service of a placement.
+//! The Deployment and the Service of a placement, and the template of its claim on GPUs.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::resource::v1::{ResourceClaimSpec, ResourceClaimTemplate, ResourceClaimTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use koinon_api::labels;
@@ -67,6 +68,13 @@ pub fn deployment(owned: &Owned, template: PodTemplateSpec, scale: Scale) -> Dep
         }),
         status: None,
     }
+}
+
+/// What each pod's claim is made from.
+#[must_use]
+pub fn claim_template(owned: &Owned, claim: ResourceClaimSpec) -> ResourceClaimTemplate {
+    let spec = ResourceClaimTemplateSpec { metadata: None, spec: claim };
+    ResourceClaimTemplate { metadata: owned.metadata(), spec }
 }
 
 /// The Service through which this host's gateway reaches the engine.

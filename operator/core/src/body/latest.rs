@@ -9,7 +9,7 @@ use super::entry::Head;
 use crate::ids::{
     Bytes, Endpoint, EngineName, Epoch, GpuClass, JobName, Jurisdiction, Line, ManifestDigest, ModelUri, Namespace,
     ObjectUid, PolicyHash, PublicKey, Quantization, ReplicaIndex, Revision, Seconds, ServedName, StatementId,
-    UnixMicros,
+    UnixMicros, UnixSeconds,
 };
 
 /// An enumeration in an open body: a word of a later version is read as the `else` variant, which promises least.
@@ -310,11 +310,23 @@ open_enum! {
         NoLongerRequested,
         /// The owner takes the GPUs back.
         Reclaimed,
+        /// A GPU that it runs on, or its node, must not be used any more.
+        DeviceUnhealthy,
         /// The request itself is not valid.
         InvalidRequest,
         /// A reason of a later version.
         Other,
     }
+}
+
+/// An end that is announced. It may be taken back until it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// When calls in flight are the last, by the host's clock.
+    pub ends_at: UnixSeconds,
+    /// Why.
+    pub reason: RefusalReason,
 }
 
 /// What a host says of one placement.
@@ -334,6 +346,9 @@ pub struct Grant {
     /// Why, when refused or ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<RefusalReason>,
+    /// When it will be ended although it runs, where that is known already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
     /// The numbers that decided, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<String, i64>,

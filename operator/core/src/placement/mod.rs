@@ -5,6 +5,7 @@
 
 pub mod home;
 pub mod host;
+pub mod reclaim;
 pub mod reservations;
 
 use serde::{Deserialize, Serialize};

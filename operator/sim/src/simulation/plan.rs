@@ -8,7 +8,7 @@ use koinon_core::testkit::T0;
 
 use super::Options;
 use super::cast::{Pace, TOLERANCE};
-use super::dice::Dice;
+use crate::dice::Dice;
 
 const MINUTE: i64 = 60;
 /// The time in which proposals are made; what comes of them takes longer.

@@ -11,12 +11,12 @@ use koinon_core::statement::{Position, Statement};
 use koinon_core::testkit::T0;
 
 use super::cast::{self, Line, Pace};
-use super::dice::Dice;
 use super::node::Node;
 use super::plan::{Outage, Plan};
 use super::report::Run;
 use super::watch::Watch;
 use super::{Options, report};
+use crate::dice::Dice;
 
 /// The longest that anything waits for: a term that is carried on, and its slot status.
 const QUIET: Seconds = Seconds(80 * 60);

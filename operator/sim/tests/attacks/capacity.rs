@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use koinon_core::body::latest::{EvidenceLevel, GpuNeed, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
 use koinon_core::body::norms::PlacementRules;
 use koinon_core::capacity::{
-    Admission, DeviceFacts, Division, Health, NodeFacts, PoolRules, SchedulerFacts, of_node, of_pool,
+    Admission, DeviceFacts, Division, Health, Hold, NodeFacts, PoolRules, Registration, SchedulerFacts, Sharing,
+    of_node, of_pool,
 };
 use koinon_core::ids::{Bytes, Digest, ManifestDigest, Seconds};
 use koinon_core::liveness::Liveness;
@@ -22,30 +23,37 @@ fn eight(allocatable: u32) -> NodeFacts {
         class: Some("h100-80".parse().unwrap()),
         health: Health::Healthy,
         division: Division::Whole,
+        hold: Hold::Unknown,
+        dirt: None,
+        registration: Registration::Unknown,
     };
     NodeFacts {
         node: "bilbao-1".parse().unwrap(),
         heartbeat_age: Some(Seconds(4)),
         admission: Admission::Open,
         devices: (0..8).map(device).collect(),
-        scheduler: Some(SchedulerFacts { allocatable, requested_by_others: 0 }),
+        scheduler: Some(SchedulerFacts { allocatable, requested_by_others: 0, sharing: Sharing::Exclusive }),
         reserved: 0,
     }
 }
 
 fn offered(node: &NodeFacts) -> u32 {
-    of_pool(&[of_node(node)], &PoolRules::default()).classes.values().map(|class| class.offered).sum()
+    of_pool(&[of_node(node)], &PoolRules { reserve: Some(0), ..PoolRules::default() })
+        .classes
+        .values()
+        .map(|class| class.offered)
+        .sum()
 }
 
 #[test]
 fn a18_devices_that_only_one_source_knows_and_parts_of_devices_are_not_offered() {
     assert_eq!(offered(&eight(8)), 8);
     assert_eq!(offered(&eight(0)), 0, "NVML alone shows them");
-    assert_eq!(offered(&eight(32)), 8, "time-sliced into four each");
+    assert_eq!(offered(&eight(32)), 0, "time-sliced into four each");
     let mut instances = eight(8);
     instances.devices.iter_mut().for_each(|device| device.division = Division::Divided);
     assert_eq!(offered(&instances), 0, "instances offered as whole devices");
-    let mut twice = eight(8);
+    let mut twice = eight(6);
     let first = twice.devices[0].id.clone();
     twice.devices[7].id = first;
     assert_eq!(offered(&twice), 6, "of two that have one name neither is known");

@@ -1,5 +1,6 @@
 //! Small clusters for tests.
 
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use koinon_core::ids::{Epoch, ReplicaIndex};
 use koinon_core::placement::ReplicaKey;
 use serde_json::json;
@@ -66,8 +67,11 @@ pub struct Cluster {
     pub gpu_nodes: Vec<Arc<GPUNode>>,
     pub nodes: Vec<Arc<Node>>,
     pub pods: Vec<Arc<Pod>>,
+    pub slices: Vec<Arc<ResourceSlice>>,
+    pub claims: Vec<Arc<ResourceClaim>>,
     pub ages: BTreeMap<NodeName, Seconds>,
     pub records: BTreeMap<NodeName, NodeReservations>,
+    pub placements: Vec<Arc<Placement>>,
     pub holes: bool,
 }
 
@@ -83,8 +87,11 @@ impl Cluster {
                 .map(|(name, devices)| Arc::new(serde_json::from_value(node(name, *devices as u32)).unwrap()))
                 .collect(),
             pods: vec![],
+            slices: vec![],
+            claims: vec![],
             ages: names().map(|name| (name, Seconds(3))).collect(),
             records: BTreeMap::new(),
+            placements: vec![],
             holes: false,
         }
     }
@@ -107,8 +114,10 @@ impl Cluster {
             gpu_nodes: &self.gpu_nodes,
             nodes: &self.nodes,
             pods: &self.pods,
+            dra: scheduler::dra::Objects { slices: &self.slices, claims: &self.claims, taint_rules: &[] },
             heartbeat_ages: &self.ages,
             records: &self.records,
+            placements: &self.placements,
             holes: self.holes,
             now: UnixSeconds(1_795_000_000),
         })

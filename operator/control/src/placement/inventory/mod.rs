@@ -1,21 +1,26 @@
 //! What this cluster has to give, put together from the agents' surveys, the scheduler's accounts, the reservations and
 //! what the owner says. Pure.
 
+pub mod disagreements;
 pub mod heartbeat;
+pub mod held;
 pub mod node;
 pub mod requests;
+pub mod scheduler;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use koinon_api::{GPUNode, GPUPool};
+use koinon_api::{GPUNode, GPUPool, Placement};
 use koinon_core::capacity::{self, NodeCapacity, PoolCapacity, PoolRules};
 use koinon_core::ids::{GpuClass, MemberId, NodeName, Seconds, UnixSeconds};
 use koinon_core::placement::reservations::NodeReservations;
 use kube::ResourceExt;
 
 pub use node::NodeView;
+
+use super::reclaim::{AllTerms, Terms};
 
 /// Everything from which an inventory is taken. All of it must be complete sets.
 #[derive(Clone, Debug)]
@@ -30,11 +35,15 @@ pub struct Inputs<'a> {
     pub nodes: &'a [Arc<Node>],
     /// All pods.
     pub pods: &'a [Arc<Pod>],
+    /// What is given out by name; empty where the cluster knows no dynamic resource allocation.
+    pub dra: scheduler::dra::Objects<'a>,
     /// How old each agent's heartbeat is.
     pub heartbeat_ages: &'a BTreeMap<NodeName, Seconds>,
     /// The reservations.
     pub records: &'a BTreeMap<NodeName, NodeReservations>,
-    /// Whether some node or pod could not be read, so that what the scheduler gives out is not known.
+    /// What the reservations are for: the Placements of this side.
+    pub placements: &'a [Arc<Placement>],
+    /// Whether some node, pod, slice or claim could not be read, so that what the scheduler gives out is not known.
     pub holes: bool,
     /// For the owner's hours.
     pub now: UnixSeconds,
@@ -55,6 +64,10 @@ pub struct PoolView {
     pub largest_installed: BTreeMap<GpuClass, u32>,
     /// The owner's hours let nothing new in now.
     pub shut: bool,
+    /// GPUs that reservations of others hold, by class.
+    pub foreign: BTreeMap<GpuClass, u32>,
+    /// The most that they may, where the owner limits it.
+    pub limits: BTreeMap<GpuClass, u32>,
 }
 
 impl PoolView {
@@ -63,6 +76,12 @@ impl PoolView {
     pub fn allows(&self, member: &MemberId) -> bool {
         let allow = &self.pool.spec.members.allow;
         allow.is_empty() || allow.iter().any(|allowed| allowed == member.as_str())
+    }
+
+    /// GPUs of `class` that reservations of others hold here.
+    #[must_use]
+    pub fn foreign_of(&self, class: &GpuClass) -> u32 {
+        self.foreign.get(class).copied().unwrap_or(0)
     }
 }
 
@@ -77,6 +96,8 @@ pub struct Inventory {
     pub owner: BTreeMap<(NodeName, GpuClass), String>,
     /// What each node has to give.
     pub capacities: BTreeMap<NodeName, NodeCapacity>,
+    /// For how long NVML and the scheduler have told different stories of a node, where somebody keeps count.
+    pub disagreeing: BTreeMap<NodeName, Seconds>,
 }
 
 /// Takes the inventory.
@@ -88,9 +109,10 @@ pub fn take(inputs: &Inputs<'_>) -> Inventory {
     let nodes = node::views(inputs, &pools);
     let capacities: BTreeMap<NodeName, NodeCapacity> =
         nodes.iter().map(|(name, view)| (name.clone(), view.capacity(inputs.records.get(name)))).collect();
+    let foreign = held::foreign(inputs, &capacities);
     let mut inventory = Inventory::default();
     for pool in pools {
-        let view = pool_view(inputs, pool, &nodes, &capacities, &mut inventory.owner);
+        let view = pool_view(inputs, pool, &nodes, &capacities, &foreign, &mut inventory.owner);
         inventory.pools.insert(pool.name_any(), view);
     }
     inventory.nodes = nodes;
@@ -103,6 +125,7 @@ fn pool_view(
     pool: &Arc<GPUPool>,
     nodes: &BTreeMap<NodeName, NodeView>,
     capacities: &BTreeMap<NodeName, NodeCapacity>,
+    foreign: &BTreeMap<(NodeName, GpuClass), u32>,
     owner: &mut BTreeMap<(NodeName, GpuClass), String>,
 ) -> PoolView {
     let name = pool.name_any();
@@ -115,6 +138,8 @@ fn pool_view(
         overlaps: BTreeSet::new(),
         largest_installed: BTreeMap::new(),
         shut: !pool.spec.open_at(inputs.now.0),
+        foreign: BTreeMap::new(),
+        limits: koinon_api::reclaim::limits(pool),
     };
     let mut own = Vec::new();
     for (node, _) in nodes.iter().filter(|(_, node)| node.selected_by(pool)) {
@@ -133,11 +158,20 @@ fn pool_view(
         for (class, counts) in &mine.classes {
             let largest = view.largest_installed.entry(class.clone()).or_default();
             *largest = (*largest).max(counts.installed);
+            let held = foreign.get(&(node.clone(), class.clone())).copied().unwrap_or(0);
+            let sum = view.foreign.entry(class.clone()).or_default();
+            *sum = sum.saturating_add(held);
         }
         view.nodes.insert(node.clone());
         own.push(mine);
     }
-    let rules = PoolRules { reserve: u32::try_from(pool.spec.reserve).unwrap_or(0), classes, shut: view.shut };
+    let room = view.limits.iter().map(|(class, most)| (class.clone(), most.saturating_sub(view.foreign_of(class))));
+    let rules = PoolRules {
+        reserve: pool.spec.reserve.and_then(|reserve| u32::try_from(reserve).ok()),
+        classes,
+        shut: view.shut,
+        room: room.collect(),
+    };
     view.capacity = capacity::of_pool(&own, &rules);
     view
 }
@@ -154,6 +188,16 @@ pub struct Room {
 }
 
 impl Inventory {
+    /// What holds for the GPUs of each class on each node that some pool has.
+    #[must_use]
+    pub fn terms(&self) -> AllTerms {
+        let terms = |pool: &String| {
+            let notice = self.pools.get(pool).map_or(0, |view| view.pool.spec.reclaim_notice_seconds);
+            Terms { pool: pool.clone(), notice: Seconds(notice.into()) }
+        };
+        self.owner.iter().map(|(gpus, pool)| (gpus.clone(), terms(pool))).collect()
+    }
+
     /// The nodes with room for `count` GPUs of `class`, the tightest first, so that large blocks stay whole.
     ///
     /// `own` work may use what the owner keeps free and is not bound to pools' rules for others.

@@ -4,14 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
-use koinon_api::gpu_node::{Device, HealthState, MigMode};
+use koinon_api::gpu_node::{AllocationState, Device, HealthState, MigMode, NotShareableReason};
+use koinon_api::gpu_pool::GpuAccess;
 use koinon_api::{GPUPool, labels, names};
-use koinon_core::capacity::{self, Admission, DeviceFacts, Division, Health, NodeCapacity, NodeFacts, SchedulerFacts};
-use koinon_core::ids::{Bytes, GpuClass, Line, MemberId, NodeName, Seconds};
+use koinon_core::capacity::{
+    self, Admission, DeviceFacts, Dirt, Division, Health, Hold, NodeCapacity, NodeFacts, Registration,
+};
+use koinon_core::gpu::scheduler::{Account, Devices, Source};
+use koinon_core::ids::{Bytes, DeviceId, GpuClass, Line, MemberId, NodeName, Seconds};
 use koinon_core::placement::reservations::{NodeReservations, Reservation};
 use kube::ResourceExt;
 
-use super::{Inputs, requests};
+use super::Inputs;
+use super::scheduler::{Holder, HolderKind, Sources, View};
 
 /// What a device of a class is called and how much memory it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +27,12 @@ pub struct Product {
     pub memory: Bytes,
 }
 
-/// A pod that requests GPUs, as far as a reservation could have been made for it.
+/// One device, and who holds it by the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Holder {
-    namespace: String,
-    /// The Placement's name without its epoch.
-    stem: Option<String>,
-    gpus: u32,
+struct Seen {
+    facts: DeviceFacts,
+    /// Namespace and name of the pods; none where the kubelet does not say.
+    holders: Option<Vec<(String, String)>>,
 }
 
 /// What is known of one node.
@@ -38,13 +42,10 @@ pub struct NodeView {
     labels: BTreeMap<String, String>,
     heartbeat_age: Option<Seconds>,
     admission: Admission,
-    devices: Vec<DeviceFacts>,
+    devices: Vec<Seen>,
     products: BTreeMap<GpuClass, Product>,
-    allocatable: Option<u32>,
-    holders: Vec<Holder>,
+    scheduler: Option<View>,
     me: Option<MemberId>,
-    /// The resource under which its GPUs are requested.
-    pub resource: String,
 }
 
 impl NodeView {
@@ -60,6 +61,12 @@ impl NodeView {
         self.products.get(class)
     }
 
+    /// Whether the owner empties it.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.admission == Admission::Drained
+    }
+
     /// Whether the pool's selector names this node.
     #[must_use]
     pub fn selected_by(&self, pool: &GPUPool) -> bool {
@@ -71,21 +78,61 @@ impl NodeView {
     pub fn capacity(&self, record: Option<&NodeReservations>) -> NodeCapacity {
         let held: &[Reservation] = record.map_or(&[], NodeReservations::held);
         let reserved: BTreeSet<(String, String)> = held.iter().flat_map(|held| self.pods_of(held)).collect();
-        let by_others = self.holders.iter().filter(|holder| {
-            let key = holder.stem.clone().map(|stem| (holder.namespace.clone(), stem));
-            !key.is_some_and(|key| reserved.contains(&key) || reserved.contains(&(ANY.to_owned(), key.1)))
-        });
         // Own placements are reserved like foreign ones, and so are never counted by their pods.
-        let requested_by_others = by_others.fold(0_u32, |sum, holder| sum.saturating_add(holder.gpus));
+        let is_reserved = |holder: &Holder| {
+            holder.placement.as_deref().and_then(stem).is_some_and(|stem| {
+                [holder.namespace.as_str(), ANY]
+                    .iter()
+                    .any(|at| reserved.contains(&((*at).to_owned(), stem.to_owned())))
+            })
+        };
+        let account = self.scheduler.as_ref().map(|view| view.account(is_reserved));
         let facts = NodeFacts {
             node: self.name.clone(),
             heartbeat_age: self.heartbeat_age,
             admission: self.admission,
-            devices: self.devices.clone(),
-            scheduler: self.allocatable.map(|allocatable| SchedulerFacts { allocatable, requested_by_others }),
+            devices: self.devices.iter().map(|seen| self.device(seen, account.as_ref(), is_reserved)).collect(),
+            scheduler: account.as_ref().and_then(Account::facts),
             reserved: record.map_or(0, NodeReservations::reserved),
         };
         capacity::of_node(&facts)
+    }
+
+    /// What the scheduler gives out here, and to whom; none where that is not known.
+    #[must_use]
+    pub fn scheduler(&self) -> Option<&View> {
+        self.scheduler.as_ref()
+    }
+
+    /// Where devices are given out by name, the scheduler's word on a device goes before the kubelet's, which only hears of it
+    /// later.
+    fn device(&self, seen: &Seen, account: Option<&Account>, has_reservation: impl Fn(&Holder) -> bool) -> DeviceFacts {
+        let holds = || self.scheduler.iter().flat_map(|view| &view.holds).map(|hold| &hold.holder);
+        let pod = |(namespace, name): &(String, String)| {
+            let is_it = |holder: &&Holder| holder.namespace == *namespace && holder.name == *name;
+            holds().filter(|holder| holder.kind == HolderKind::Pod).find(is_it)
+        };
+        let by_kubelet = match seen.holders.as_deref() {
+            None => Hold::Unknown,
+            Some([]) => Hold::Free,
+            Some(pods) if pods.iter().all(|one| pod(one).is_some_and(&has_reservation)) => Hold::Reservation,
+            Some(_) => Hold::Other,
+        };
+        let mut facts = DeviceFacts { hold: by_kubelet, ..seen.facts.clone() };
+        if let Some(account) = account.filter(|account| account.source == Source::Dra) {
+            if account.held_by_others.named.contains(&facts.id) {
+                facts.hold = Hold::Other;
+            } else if account.held_by_placements.named.contains(&facts.id) {
+                facts.hold = Hold::Reservation;
+            }
+            facts.registration = account.registration(&facts.id);
+        }
+        facts
+    }
+
+    /// The devices of `class`, by their names.
+    pub fn devices_of<'a>(&'a self, class: &'a GpuClass) -> impl Iterator<Item = &'a DeviceId> {
+        self.devices.iter().filter(move |seen| seen.facts.class.as_ref() == Some(class)).map(|seen| &seen.facts.id)
     }
 
     /// How many GPUs reservations may hold here in all, given what `record` holds.
@@ -117,6 +164,7 @@ fn stem(name: &str) -> Option<&str> {
 /// All nodes that have GPUs by either source.
 pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<NodeName, NodeView> {
     let nodes: BTreeMap<String, &Arc<Node>> = inputs.nodes.iter().map(|node| (node.name_any(), node)).collect();
+    let sources = Sources::of(inputs.nodes, inputs.pods, &inputs.dra);
     let mut views = BTreeMap::new();
     for gpu_node in inputs.gpu_nodes {
         let name = gpu_node.name_any();
@@ -128,40 +176,54 @@ pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<No
             admission: Admission::NotReady,
             devices: Vec::new(),
             products: BTreeMap::new(),
-            allocatable: None,
-            holders: Vec::new(),
+            scheduler: None,
             me: inputs.me.cloned(),
-            resource: labels::GPU_RESOURCE.to_owned(),
             name: parsed.clone(),
         };
         let pool = pools.iter().find(|pool| view.selected_by(pool));
-        if let Some(pool) = pool {
-            view.resource = pool.spec.pod.resource_name.clone();
-        }
-        for device in gpu_node.status.iter().flat_map(|status| &status.devices) {
-            view.see(device);
+        let access = pool.map_or(GpuAccess::Resource(labels::GPU_RESOURCE), |pool| pool.spec.pod.gpus());
+        let devices = gpu_node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
+        let parents: BTreeSet<&str> = devices.iter().filter_map(|device| device.parent.as_deref()).collect();
+        // A divided device is there as its instances.
+        for device in devices.iter().filter(|device| !parents.contains(device.uuid.as_str())) {
+            if view.stands_for(device, access) {
+                view.see(device);
+            }
         }
         if let Some(node) = node {
             let tolerations = pool.map(|pool| pool.spec.pod.tolerations.as_slice()).unwrap_or_default();
             view.admission = admission(node, tolerations);
-            view.allocatable = (!inputs.holes).then(|| allocatable(node, &view.resource));
+            if view.admission != Admission::NotReady && is_drained(&view, pools) {
+                view.admission = Admission::Drained;
+            }
+            view.scheduler = asked_as(&sources, &view.name, access).filter(|_| !inputs.holes);
         }
         views.insert(parsed, view);
     }
-    for pod in inputs.pods {
-        let Some(view) =
-            requests::node_of(pod).and_then(|name| name.parse().ok()).and_then(|name: NodeName| views.get_mut(&name))
-        else {
-            continue;
-        };
-        let gpus = requests::of_pod(pod, &view.resource);
-        if gpus > 0 {
-            let placement = pod.labels().get(labels::PLACEMENT);
-            let stem = placement.and_then(|name| stem(name)).map(ToOwned::to_owned);
-            view.holders.push(Holder { namespace: pod.namespace().unwrap_or_default(), stem, gpus });
-        }
-    }
     views
+}
+
+/// What the scheduler gives out of a node to those who ask as the pool does. Whoever asks a plugin's way where devices are
+/// given out by name gets none, and the other way about.
+fn asked_as(sources: &Sources<'_>, node: &NodeName, access: GpuAccess<'_>) -> Option<View> {
+    let (wanted, resource) = match access {
+        GpuAccess::Resource(resource) => (Source::DevicePlugin, resource),
+        GpuAccess::DeviceClass(_) => (Source::Dra, labels::GPU_RESOURCE),
+    };
+    let mut view = sources.view(node, resource)?;
+    if view.source != wanted {
+        view.listed = match view.listed {
+            Devices::Counted(_) => Devices::Counted(0),
+            Devices::Named(_) => Devices::Named(BTreeSet::new()),
+        };
+    }
+    Some(view)
+}
+
+/// Whether the owner empties the node. A device belongs to one pool, and what empties a node is about the whole of it.
+fn is_drained(view: &NodeView, pools: &[&Arc<GPUPool>]) -> bool {
+    let names = |pool: &GPUPool| pool.spec.drain.nodes.iter().any(|node| node == view.name.as_str());
+    pools.iter().any(|pool| names(pool) && view.selected_by(pool))
 }
 
 impl NodeView {
@@ -175,7 +237,8 @@ impl NodeView {
             let product = self.products.entry(class.clone()).or_insert(Product { name, memory });
             product.memory = product.memory.min(memory);
         }
-        self.devices.push(DeviceFacts {
+        let allocation = device.allocation.as_ref();
+        let facts = DeviceFacts {
             id,
             class,
             health: match device.health.state {
@@ -186,21 +249,59 @@ impl NodeView {
             },
             division: match device.mig.as_ref().map(|mig| mig.mode) {
                 Some(MigMode::Disabled | MigMode::NotSupported) => Division::Whole,
+                Some(MigMode::Instance) => Division::Instance,
                 Some(MigMode::Enabled) => Division::Divided,
                 None => Division::Unknown,
             },
+            // Which pods have reservations is only known where this is asked.
+            hold: Hold::Unknown,
+            dirt: match allocation.map(|allocation| allocation.state) {
+                Some(AllocationState::Intruder) => Some(Dirt::Intruder),
+                Some(AllocationState::Orphaned) => Some(Dirt::Orphan),
+                Some(AllocationState::Leaked) => Some(Dirt::Leak),
+                _ => match device.not_shareable_reason {
+                    Some(
+                        NotShareableReason::UsageUnknown
+                        | NotShareableReason::SurveyMissed
+                        | NotShareableReason::NodeFault,
+                    ) => Some(Dirt::Unknown),
+                    _ => None,
+                },
+            },
+            registration: match allocation.and_then(|allocation| allocation.registered) {
+                Some(true) => Registration::Yes,
+                Some(false) => Registration::No,
+                None => Registration::Unknown,
+            },
+        };
+        let holders = allocation.filter(|allocation| allocation.state != AllocationState::Unknown).map(|allocation| {
+            allocation.holders.iter().map(|holder| (holder.namespace.clone(), holder.name.clone())).collect()
         });
+        self.devices.push(Seen { facts, holders });
+    }
+
+    /// Whether pods get the device by asking as the pool does. Of divided devices a resource is either of one profile, or of
+    /// all instances where there is only one; claims name what they want.
+    fn stands_for(&self, device: &Device, access: GpuAccess<'_>) -> bool {
+        let GpuAccess::Resource(resource) = access else { return true };
+        let profile = resource.strip_prefix(MIG_RESOURCE);
+        match (&device.parent, profile) {
+            (None, None) => true,
+            (None, Some(_)) => false,
+            (Some(_), None) => self.labels.get(MIG_STRATEGY).is_some_and(|strategy| strategy == "single"),
+            (Some(_), Some(profile)) => {
+                // `1g.10gb` of a class that ends so with a dash.
+                let class = device.class.as_deref().unwrap_or_default();
+                class.ends_with(&format!("-{}", profile.replace('.', "-")))
+            }
+        }
     }
 }
 
-fn allocatable(node: &Node, resource: &str) -> u32 {
-    let amounts = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    match amounts.and_then(|amounts| amounts.get(resource)).map(|quantity| requests::whole(&quantity.0)) {
-        // What cannot be read promises nothing.
-        None | Some(u32::MAX) => 0,
-        Some(amount) => amount,
-    }
-}
+/// How the device plugin calls instances where it registers each profile by itself, followed by the profile.
+const MIG_RESOURCE: &str = "nvidia.com/mig-";
+/// How GPU Feature Discovery says which way instances are registered.
+const MIG_STRATEGY: &str = "nvidia.com/mig.strategy";
 
 fn admission(node: &Node, tolerations: &[Toleration]) -> Admission {
     let spec = node.spec.as_ref();
