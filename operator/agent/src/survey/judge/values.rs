@@ -2,6 +2,7 @@
 
 use koinon_core::gpu::device::{ConfidentialMode, RecoveryAction, Setting};
 use koinon_core::gpu::reading::{Gap, Reading};
+use koinon_core::gpu::xid::recovery;
 use koinon_core::ids::{Bytes, Line};
 
 use super::super::wire::{Raw, RawRecovery, code};
@@ -166,7 +167,7 @@ fn named(raw: Raw<u32>, unknown: u32, name: impl FnOnce(u32) -> Option<&'static 
 pub(super) fn recovery(raw: RawRecovery) -> Reading<RecoveryAction> {
     match field(raw.action, |number| u32::try_from(number).ok()) {
         Reading::Unsupported => {}
-        action => return action.map(action_of),
+        action => return action.map(recovery::of_number),
     }
     let (reset, drain) = (field(raw.reset, flag), field(raw.drain_and_reset, flag));
     if reset == Reading::Known(true) {
@@ -179,17 +180,6 @@ pub(super) fn recovery(raw: RawRecovery) -> Reading<RecoveryAction> {
         (Some(gap), _) => Reading::Unknown(gap),
         (None, Some(_)) => Reading::Known(RecoveryAction::None),
         (None, None) => Reading::Unsupported,
-    }
-}
-
-fn action_of(number: u32) -> RecoveryAction {
-    match number {
-        0 => RecoveryAction::None,
-        1 => RecoveryAction::GpuReset,
-        2 => RecoveryAction::NodeReboot,
-        3 => RecoveryAction::DrainP2p,
-        4 => RecoveryAction::DrainAndReset,
-        other => RecoveryAction::Other(other),
     }
 }
 
