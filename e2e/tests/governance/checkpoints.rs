@@ -15,13 +15,16 @@ use koinon_e2e::python::Python;
 use koinon_e2e::story::look::{get, items, text};
 use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
 use koinon_e2e::toolchain::checkout;
-use koinon_e2e::{Fleet, Poll, command, wait_until};
+use koinon_e2e::{Datacenter, Fleet, Poll, command, wait_until};
 use serde_json::Value;
 
 use crate::decisions::{all_vote, ends_as, proposed};
 
 /// How many of the three members make a quorum.
 const QUORUM: usize = 2;
+
+/// The states in which a proposal goes on by itself.
+const UNDER_WAY: [&str; 5] = ["Submitted", "Pending", "Open", "Closing", "Queued"];
 
 /// Everything up to now is settled, by the seals of a quorum; two audits that share no code agree on what that is.
 pub async fn voted(fleet: Arc<Fleet>) -> Result<()> {
@@ -62,12 +65,7 @@ async fn let_go(ground: &Ground, member: &str) -> Result<()> {
 /// An operator that let go begins again without it, shows what it showed, and its history is whole.
 async fn begun_again(ground: &Ground, name: &str) -> Result<()> {
     let member = ground.member(name)?;
-    let list = ["kprop", "--namespace", RELEASE_NAMESPACE];
-    let states = |list: &Value| -> BTreeMap<String, String> {
-        let state = |one: &Value| (text(&one["metadata"], "name").to_owned(), text(&one["status"], "state").to_owned());
-        items(list).iter().map(state).collect()
-    };
-    let before = states(&get(member, &list).await?);
+    let before = come_to_rest(member).await?;
     let restart = ["rollout", "restart", "deployment/koinon-operator", "--namespace", RELEASE_NAMESPACE];
     member.kubectl(restart).await?;
     member
@@ -77,7 +75,7 @@ async fn begun_again(ground: &Ground, name: &str) -> Result<()> {
     let cooperative = ["kcoop", "cooperative", "--namespace", RELEASE_NAMESPACE];
     settled(member, &cooperative, "Signing", "True", "Signing", Duration::from_secs(90)).await?;
     ground.all_fresh().await?;
-    let after = states(&get(member, &list).await?);
+    let after = states(member).await?;
     ensure!(before == after, "before it began again {name} showed {before:?}, and now {after:?}");
     audited(ground, name).await?;
     let archive = ground.stage.desk(name).join("archive.jsonl");
@@ -86,6 +84,27 @@ async fn begun_again(ground: &Ground, name: &str) -> Result<()> {
     // The budget of a log is counted by the day, so nothing of today may go.
     ensure!(told.starts_with("0 of ") && !archive.exists(), "of entries of today the archive would take: {told}");
     Ok(())
+}
+
+/// What the member shows of each proposal.
+async fn states(member: &Datacenter) -> Result<BTreeMap<String, String>> {
+    let state = |one: &Value| (text(&one["metadata"], "name").to_owned(), text(&one["status"], "state").to_owned());
+    let list = get(member, &["kprop", "--namespace", RELEASE_NAMESPACE]).await?;
+    Ok(items(&list).iter().map(state).collect())
+}
+
+/// The same once nothing is under way any more, so that whatever differs later is no progress.
+async fn come_to_rest(member: &Datacenter) -> Result<BTreeMap<String, String>> {
+    wait_until("every proposal to be decided", Duration::from_secs(60), || async {
+        match states(member).await {
+            Ok(states) if states.values().any(|state| UNDER_WAY.contains(&state.as_str())) => {
+                Poll::not_yet(format!("{states:?}"))
+            }
+            Ok(states) => Poll::Ready(states),
+            Err(error) => Poll::not_yet(format!("{error:#}")),
+        }
+    })
+    .await
 }
 
 /// Who signed the close of the first checkpoint, as its audit names the entries.
