@@ -1,6 +1,7 @@
 //! The numbers: what the matrices of a challenge hold, and any rows of their product.
 //!
-//! A word holds four whole numbers from -128 to 127. A word of A belongs to a row and four columns, a word of B to four rows and a
+//! A word holds four whole numbers from -64 to 63, the seven high bits of each byte (so that four products fit 16 bits, which
+//! halves the time of who checks). A word of A belongs to a row and four columns, a word of B to four rows and a
 //! column, so one word of each makes four of the products of a sum: `dp4a` of NVIDIA's devices. A word is a mix of two keys:
 //!
 //! ```text
@@ -83,8 +84,8 @@ pub fn mix(mut x: u32) -> u32 {
 
 /// The four numbers of a word, the lowest byte first.
 #[must_use]
-pub fn numbers(word: u32) -> [i32; 4] {
-    word.to_le_bytes().map(|byte| i32::from(byte.cast_signed()))
+pub fn numbers(word: u32) -> [i16; 4] {
+    word.to_le_bytes().map(|byte| i16::from(byte.cast_signed() >> 1))
 }
 
 /// One sum, the slow way.
@@ -95,7 +96,7 @@ pub fn sum(keys: &Keys, row: usize, column: usize) -> i32 {
         .map(|(a, b)| {
             let a = numbers(mix(keys.a_rows[row] ^ a));
             let b = numbers(mix(b ^ keys.b_columns[column]));
-            a.iter().zip(b).map(|(a, b)| a * b).sum::<i32>()
+            a.iter().zip(b).map(|(a, b)| i32::from(a * b)).sum::<i32>()
         })
         .sum()
 }
@@ -116,12 +117,8 @@ impl Rows {
     #[must_use]
     pub fn new(keys: &Keys, rows: &[u32]) -> Self {
         let keys_of_rows = rows.iter().filter_map(|row| keys.a_rows.get(usize::try_from(*row).ok()?));
-        let words: Vec<Vec<[i16; 4]>> = keys_of_rows
-            .map(|row| {
-                let words = keys.a_columns.iter().map(|column| mix(row ^ column));
-                words.map(|word| word.to_le_bytes().map(|byte| i16::from(byte.cast_signed()))).collect()
-            })
-            .collect();
+        let words: Vec<Vec<[i16; 4]>> =
+            keys_of_rows.map(|row| keys.a_columns.iter().map(|column| numbers(mix(row ^ column))).collect()).collect();
         let sums = vec![vec![0; keys.b_columns.len()]; words.len()];
         Self { b_rows: keys.b_rows.clone(), b_columns: keys.b_columns.clone(), words, sums, column: 0 }
     }
@@ -130,19 +127,18 @@ impl Rows {
     pub fn step(&mut self) -> bool {
         let end = self.b_columns.len().min(self.column + COLUMNS);
         let columns = &self.b_columns[self.column..end];
-        let (mut low, mut high) = ([0i16; 2 * COLUMNS], [0i16; 2 * COLUMNS]);
+        // One plane for each of the four numbers of a word: what compilers turn into instructions on many numbers at once.
+        let [mut b0, mut b1, mut b2, mut b3] = [[0i16; COLUMNS]; 4];
         for (q, key) in self.b_rows.iter().enumerate() {
-            for ((column, low), high) in columns.iter().zip(low.chunks_exact_mut(2)).zip(high.chunks_exact_mut(2)) {
-                let bytes = mix(key ^ column).to_le_bytes().map(|byte| i16::from(byte.cast_signed()));
-                low.copy_from_slice(&bytes[..2]);
-                high.copy_from_slice(&bytes[2..]);
+            let planes = b0.iter_mut().zip(&mut b1).zip(b2.iter_mut().zip(&mut b3));
+            for (column, ((b0, b1), (b2, b3))) in columns.iter().zip(planes) {
+                [*b0, *b1, *b2, *b3] = numbers(mix(key ^ column));
             }
             for (words, sums) in self.words.iter().zip(&mut self.sums) {
-                let [a0, a1, a2, a3] = words[q].map(i32::from);
-                let pairs = low.chunks_exact(2).zip(high.chunks_exact(2));
-                for (sum, (low, high)) in sums[self.column..end].iter_mut().zip(pairs) {
-                    *sum += i32::from(low[0]) * a0 + i32::from(low[1]) * a1;
-                    *sum += i32::from(high[0]) * a2 + i32::from(high[1]) * a3;
+                let [a0, a1, a2, a3] = words[q];
+                let planes = b0.iter().zip(&b1).zip(b2.iter().zip(&b3));
+                for (sum, ((b0, b1), (b2, b3))) in sums[self.column..end].iter_mut().zip(planes) {
+                    *sum += i32::from(b0 * a0 + b1 * a1 + b2 * a2 + b3 * a3);
                 }
             }
         }
@@ -205,12 +201,12 @@ mod tests {
     #[test]
     fn the_numbers_stay_what_they_are() {
         assert_eq!([mix(0), mix(1), mix(0xffff_ffff)], VECTORS_OF_MIX);
-        assert_eq!(numbers(0x80ff_017f), [127, 1, -1, -128]);
+        assert_eq!(numbers(0x80ff_017f), [63, 0, -1, -64]);
         let keys = Keys::new(&Seed([7; 32]), 3, Size::new(128, 64).unwrap());
         assert_eq!(keys.b_columns[..2], VECTORS_OF_KEYS);
         assert_eq!([sum(&keys, 0, 0), sum(&keys, 127, 126)], VECTORS_OF_SUMS);
     }
     const VECTORS_OF_MIX: [u32; 3] = [0x0, 0x688990c0, 0x6768824a];
     const VECTORS_OF_KEYS: [u32; 2] = [0xfd2117c6, 0xf3d537ec];
-    const VECTORS_OF_SUMS: [i32; 2] = [42707, -19078];
+    const VECTORS_OF_SUMS: [i32; 2] = [10405, -5062];
 }

@@ -18,7 +18,7 @@
 //! question in time: it would have to multiply again. The digest has no known short cut, reads every byte of the matrix, and
 //! cannot begin before the salt is known; so it is the recall window that shows the memory, and the speed of the device.
 //!
-//! All is exact: entries are whole numbers of 8 bits, sums are whole numbers of 32 bits that cannot overflow, so every device
+//! All is exact: entries are whole numbers of 7 bits, sums are whole numbers of 32 bits that cannot overflow, so every device
 //! and every order of additions gives the same bytes.
 
 mod asking;

@@ -153,7 +153,7 @@ impl Size {
     pub const MAX_ROWS: u32 = 1 << 18;
     /// The depth is worked through in pieces of so many.
     pub const DEPTH_STEP: u32 = 64;
-    /// The deepest at which no sum can overflow with room to spare: 2^16 products of at most 2^14.
+    /// Far from where a sum could overflow: 2^16 products of at most 2^12.
     pub const MAX_DEPTH: u32 = 1 << 16;
 
     /// `rows` × `rows` sums of `depth` products.
