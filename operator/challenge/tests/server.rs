@@ -1,14 +1,19 @@
 //! Whole challenges through the engine's routes, as a gateway would forward them.
 
+use std::sync::mpsc::{Receiver, Sender, channel};
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt as _;
 use koinon_challenge::cpu::Cpu;
-use koinon_challenge::device::Device;
+use koinon_challenge::device::{Device, DeviceError};
 use koinon_challenge::proving::Proving;
 use koinon_challenge::server::router;
-use koinon_core::challenge::{Ask, Asking, Check, Checked, Nonce, Occasion, Secret, Seed, Size, Task, Transcript};
+use koinon_core::challenge::tree::Node;
+use koinon_core::challenge::{
+    Ask, Asking, Check, Checked, Nonce, Occasion, Salt, Secret, Seed, Size, Task, Transcript,
+};
 use koinon_core::ids::{Bytes, CoopId, Digest, StatementId};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -89,15 +94,50 @@ async fn what_is_no_question_is_refused_with_its_reason() {
     assert_eq!(post(&engine, &json!({ "model": "challenge" })).await.0, 422);
 }
 
+/// Says that it computes, and does so until it is told to end.
+struct Waiting {
+    begun: Sender<()>,
+    end: Receiver<()>,
+}
+
+impl Device for Waiting {
+    fn name(&self) -> String {
+        "waiting".to_owned()
+    }
+    fn memory(&self) -> Bytes {
+        Bytes(0)
+    }
+    fn compute(&mut self, _: &Task, _: u8) -> Result<(), DeviceError> {
+        self.begun.send(()).unwrap();
+        self.end.recv().unwrap();
+        Ok(())
+    }
+    fn digest(&mut self, _: &Salt, _: u8) -> Result<Vec<Node>, DeviceError> {
+        Err(DeviceError::Nothing(self.name()))
+    }
+    fn forget(&mut self) {}
+}
+
 #[tokio::test]
-async fn one_question_is_answered_at_a_time() {
-    let engine = engine(1);
-    // Long enough for a second question while the first is being answered.
-    let (_, first) = asking(1, 1024, 4096).begin().unwrap();
-    let (slow, quick) = tokio::join!(ask(&engine, &first), async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        ask(&engine, &first).await
+async fn one_question_is_answered_at_a_time_also_when_its_client_goes_away() {
+    let ((said, begun), (ending, end)) = (channel(), channel());
+    let engine = router(Proving::new(vec![Box::new(Waiting { begun: said, end })]));
+    let (_, first) = asking(1, 128, 64).begin().unwrap();
+    let slow = tokio::spawn({
+        let (engine, first) = (engine.clone(), first.clone());
+        async move { ask(&engine, &first).await }
     });
-    assert_eq!(slow.0, 200, "{}", slow.1);
-    assert_eq!(quick.0, 429, "{}", quick.1);
+    tokio::task::spawn_blocking(move || begun.recv().map(|()| begun)).await.unwrap().unwrap();
+    assert_eq!(ask(&engine, &first).await.0, 429);
+    slow.abort();
+    assert!(slow.await.is_err());
+    assert_eq!(ask(&engine, &first).await.0, 429, "the devices are not free yet");
+    ending.send(()).unwrap();
+    let recall = Ask::Recall { salt: Secret([2; 32]).salt() };
+    let mut status = 429;
+    while status == 429 {
+        tokio::task::yield_now().await;
+        status = ask(&engine, &recall).await.0;
+    }
+    assert_eq!(status, 500, "what was begun is there, and this device has no digests");
 }
