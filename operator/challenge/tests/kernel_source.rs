@@ -1,5 +1,6 @@
 //! The source of the kernels, compiled for the processor of this machine, against what the core says they have to come to. It
 //! shows that indices and arithmetic are right. It does not show that a GPU runs them: `real_gpu` does, where there is one.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, not their helpers.
 
 use std::io::Write as _;
 use std::path::Path;
