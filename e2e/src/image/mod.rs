@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key};
 pub use archive::Settings;
-pub use recipes::{busybox, koinon, llama_cpp, pause, programs};
+pub use recipes::{busybox, challenge, koinon, llama_cpp, pause, programs};
 
 /// All images are of this registry, which does not exist, so that nothing can be pulled by mistake.
 pub const REGISTRY: &str = "koinon.test";

@@ -262,7 +262,7 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
     }
 }
 
-fn parse_hex32(text: &str, prefix: &str) -> Option<[u8; 32]> {
+pub(crate) fn parse_hex32(text: &str, prefix: &str) -> Option<[u8; 32]> {
     let digits = text.strip_prefix(prefix)?;
     if digits.bytes().any(|b| b.is_ascii_uppercase()) {
         return None; // one spelling only, or equal ids would compare unequal as text

@@ -12,6 +12,7 @@
 pub mod audit;
 pub mod body;
 pub mod capacity;
+pub mod challenge;
 pub mod concentration;
 pub mod dsse;
 pub mod founding;

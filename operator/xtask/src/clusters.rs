@@ -58,11 +58,12 @@ impl Images {
         let report = |what: &str| progress.say(what);
         let cache = Cache::from_env()?;
         toolchain::ensure_system_packages(&report)?;
-        let made: [Image; 4] = [
+        let made: [Image; 5] = [
             image::pause(&cache, &report)?,
             image::busybox(&cache, &report)?,
             image::llama_cpp(&cache, &report)?,
             image::koinon(&cache, &report)?,
+            image::challenge(&cache, &report)?,
         ];
         for image in made {
             println!("{}", image.pinned());

@@ -23,30 +23,37 @@ pub struct Programs {
     pub kubectl_koinon: PathBuf,
 }
 
-/// Builds the programs with cargo, which does nothing if they are up to date.
-pub fn programs(report: Report<'_>) -> Result<Programs> {
-    report("building koinon and kubectl-koinon (about 5 min the first time)");
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(checkout()).args([
-        "build",
-        "--quiet",
-        "--profile",
-        "image",
-        "--package",
-        "koinon",
-        "--package",
-        "koinon-cli",
-    ]);
-    cargo.args(["--bins", "--message-format", "json-render-diagnostics"]);
-    let messages = command::run(&mut cargo)?;
-    let built = |name: &str| {
-        let executables = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+/// What cargo said of its work, one JSON object a line.
+#[derive(Debug)]
+pub(super) struct Built(String);
+
+impl Built {
+    /// The program of that name.
+    pub(super) fn program(&self, name: &str) -> Result<PathBuf> {
+        let executables = self.0.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let mut paths = executables.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
         paths
             .find(|path| path.file_name().is_some_and(|file| file == name))
             .with_context(|| format!("cargo built no program {name}"))
-    };
-    Ok(Programs { koinon: built("koinon")?, kubectl_koinon: built("kubectl-koinon")? })
+    }
+}
+
+/// Builds the programs of these packages with cargo, which does nothing if they are up to date.
+pub(super) fn build(packages: &[&str]) -> Result<Built> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(checkout()).args(["build", "--quiet", "--profile", "image"]);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(["--bins", "--message-format", "json-render-diagnostics"]);
+    command::run(&mut cargo).map(Built)
+}
+
+/// The two programs of the image.
+pub fn programs(report: Report<'_>) -> Result<Programs> {
+    report("building koinon and kubectl-koinon (about 5 min the first time)");
+    let built = build(&["koinon", "koinon-cli"])?;
+    Ok(Programs { koinon: built.program("koinon")?, kubectl_koinon: built.program("kubectl-koinon")? })
 }
 
 /// The image of these programs.
@@ -91,7 +98,7 @@ pub fn koinon(cache: &Cache, report: Report<'_>) -> Result<Image> {
 }
 
 /// The libraries that a program loads, by the paths at which its loader looks for them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = command::run(Command::new("ldd").arg(program))?;
     let mut found = Vec::new();
     for line in listed.lines().map(str::trim) {

@@ -1,6 +1,7 @@
 //! What is in each image.
 
 mod busybox;
+mod challenge;
 mod koinon;
 mod llama;
 mod pause;
@@ -12,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 pub use busybox::busybox;
+pub use challenge::challenge;
 pub use koinon::{koinon, programs};
 pub use llama::llama_cpp;
 pub use pause::pause;
