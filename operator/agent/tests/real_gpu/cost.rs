@@ -4,27 +4,20 @@ use std::time::Duration;
 
 use koinon_agent::{AgentArgs, UsageArgs};
 use koinon_telemetry::{HealthArgs, Process, Role};
+use tokio::runtime::Runtime;
 
-use crate::Outcome::{self, Failed, Passed, Skipped};
 use crate::common::api::FakeApi;
-use crate::{here, real};
+use crate::real;
 
 /// The ticks of `/proc/PID/stat` in a second; Linux tells every user space program of a hundred.
 const TICKS: f64 = 100.0;
 
-pub fn measured(runtime: &tokio::runtime::Runtime) -> Outcome {
-    let minutes = match std::env::var("KOINON_GPU_MINUTES").map(|text| text.parse::<u64>()) {
-        Err(_) => return Skipped("KOINON_GPU_MINUTES does not say for how long"),
-        Ok(Err(error)) => return Failed(format!("KOINON_GPU_MINUTES is no number of minutes: {error}")),
-        Ok(Ok(minutes)) => minutes,
-    };
-    if runtime.block_on(here(None)).is_none() {
-        return Skipped("no GPU");
-    }
-    match runtime.block_on(run(Duration::from_secs(60 * minutes))) {
-        Ok(said) => Passed(said),
-        Err(why) => Failed(why),
-    }
+pub fn measured(runtime: &Runtime) -> Result<(), String> {
+    let minutes = std::env::var("KOINON_GPU_MINUTES").map_err(|error| format!("KOINON_GPU_MINUTES: {error}"))?;
+    let minutes: u64 =
+        minutes.parse().map_err(|error| format!("KOINON_GPU_MINUTES is no number of minutes: {error}"))?;
+    println!("{}", runtime.block_on(run(Duration::from_secs(60 * minutes)))?);
+    Ok(())
 }
 
 async fn run(long: Duration) -> Result<String, String> {
@@ -51,7 +44,7 @@ async fn run(long: Duration) -> Result<String, String> {
     let [own, children] = [0, 1].map(|at| (after.ticks[at] - before.ticks[at]) / TICKS);
     let core = (own + children) / long.as_secs_f64() * 100.0;
     Ok(format!(
-        "\n  {} s: {own:.2} s of processor time and {children:.2} s of the surveys' ({core:.2} % of a core), {} KiB resident",
+        "  {} s: {own:.2} s of processor time and {children:.2} s of the surveys' ({core:.2} % of a core), {} KiB resident",
         long.as_secs(),
         after.resident_kib
     ))

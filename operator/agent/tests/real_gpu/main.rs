@@ -2,7 +2,7 @@
 //!
 //! `traces/PRODUCT.trace` is what a driver answered on a node with such devices, without any value. A node with a GPU whose
 //! product has none yet writes it to `$KOINON_TRACES`. `$KOINON_GPU_MINUTES` is for how long the agent's own cost is measured
-//! (default: not at all).
+//! (default: not at all). `KOINON_REAL_GPU=required` makes it an error that there is none.
 
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, not their programs.
 
@@ -13,65 +13,52 @@ mod golden;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Node, PATIENT, built};
 use fake_nvml::{Device, Scenario};
 use golden::Calls;
 use koinon_agent::survey::{Failure, Nvml, Survey, SurveyCommand, Surveyor};
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
 
 /// Surveys whose time is told.
 const SURVEYS: usize = 20;
-/// `gpu_reliability.md` allows so many calls a device.
+/// A device that is asked more costs its node more than a survey may.
 const MOST_CALLS: usize = 60;
 /// What is asked of the library as a whole, beside the devices.
 const CALLS_OF_ALL: usize = 16;
 
-/// How a case ended.
-enum Outcome {
-    Passed(String),
-    Failed(String),
-    Skipped(&'static str),
+fn main() -> ExitCode {
+    // One at a time: what is measured is the survey, not how several get on.
+    let args = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
+    let trial = |name, skipped: Option<&'static str>, case: fn(&Runtime) -> Result<(), String>| {
+        let runtime = runtime.clone();
+        let trial = Trial::test(name, move || Ok(case(&runtime)?));
+        match skipped {
+            Some(why) => trial.with_kind(format!("skipped: {why}")).with_ignored_flag(true),
+            None => trial,
+        }
+    };
+    let no_gpu = runtime.block_on(here(None)).is_none().then_some("no GPU");
+    assert!(no_gpu.is_none() || !required(), "KOINON_REAL_GPU is required, and this machine has no GPU");
+    let no_trace = stored().is_empty().then_some("no driver's trace is stored");
+    let no_time = std::env::var_os("KOINON_GPU_MINUTES").is_none().then_some("KOINON_GPU_MINUTES names no time");
+    let trials = vec![
+        trial("a_trace_is_read_and_what_is_none_is_refused", None, |_| traces_are_read()),
+        trial("a_library_that_answers_otherwise_is_told_symbol_by_symbol", None, |_| differences_are_told()),
+        trial("the_fake_answers_as_real_drivers_did", no_trace, fake_as_real),
+        trial("a_real_gpu_is_surveyed_whole", no_gpu, surveyed),
+        trial("the_agents_own_cost_beside_a_real_gpu", no_gpu.or(no_time), cost::measured),
+    ];
+    libtest_mimic::run(&args, trials).exit_code()
 }
 
-use Outcome::{Failed, Passed, Skipped};
-
-type Case = (&'static str, fn(&tokio::runtime::Runtime) -> Outcome);
-
-const CASES: [Case; 5] = [
-    ("a_trace_is_read_and_what_is_none_is_refused", |_| traces_are_read()),
-    ("a_library_that_answers_otherwise_is_told_symbol_by_symbol", |_| differences_are_told()),
-    ("the_fake_answers_as_real_drivers_did", fake_as_real),
-    ("a_real_gpu_is_surveyed_whole", surveyed),
-    ("the_agents_own_cost_beside_a_real_gpu", cost::measured),
-];
-
-fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for (name, case) in CASES {
-        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part)) {
-            continue;
-        }
-        match case(&runtime) {
-            Passed(said) => {
-                passed += 1;
-                println!("test {name} ... ok{said}");
-            }
-            Failed(why) => {
-                failed += 1;
-                println!("test {name} ... FAILED: {why}");
-            }
-            Skipped(why) => {
-                skipped += 1;
-                println!("test {name} ... skipped: {why}");
-            }
-        }
-    }
-    let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!("test result: {verdict}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; 0 filtered out");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// Whether a machine without a GPU is an error, as on one that was lent for these tests.
+fn required() -> bool {
+    std::env::var("KOINON_REAL_GPU").as_deref() == Ok("required")
 }
 
 fn traces() -> PathBuf {
@@ -96,17 +83,17 @@ pub async fn here(trace: Option<&Path>) -> Option<Survey> {
         .then_some(survey)
 }
 
-fn traces_are_read() -> Outcome {
+fn traces_are_read() -> Result<(), String> {
     let read = Calls::read("nvmlInit_v2 0 0\nnvmlDeviceGetName 0 96\nnvmlDeviceGetName 0 96\n");
     let bad =
         ["nvmlInit_v2 0", "nvmlInit_v2 0 0 0", "nvmlInit_v2 0 -1", ""].map(|line| Calls::read(&format!("{line}\n")));
     match (read.map(|calls| calls.count()), bad.iter().all(Result::is_err)) {
-        (Ok(3), true) => Passed(String::new()),
-        other => Failed(format!("{other:?}")),
+        (Ok(3), true) => Ok(()),
+        other => Err(format!("{other:?}")),
     }
 }
 
-fn differences_are_told() -> Outcome {
+fn differences_are_told() -> Result<(), String> {
     let driver = Calls::read("a 0 8\na 0 8\nb 3 4\nc absent 4\n").unwrap_or_default();
     let same = Calls::read("c absent 4\nb 3 4\na 0 8\n").unwrap_or_default();
     let other = Calls::read("a 0 16\nb 0 4\nb 3 4\nd 0 1\n").unwrap_or_default();
@@ -117,11 +104,8 @@ fn differences_are_told() -> Outcome {
         "c: the driver answers absent (4 bytes), the fake nothing, it is not asked",
         "d: the driver answers nothing, it is not asked, the fake 0 (1 bytes)",
     ];
-    if told != expected || !driver.differences("x", &same, "y").is_empty() {
-        Failed(format!("{told:#?}"))
-    } else {
-        Passed(String::new())
-    }
+    let none = driver.differences("x", &same, "y");
+    if told == expected && none.is_empty() { Ok(()) } else { Err(format!("{told:#?} and {none:#?}")) }
 }
 
 /// The fake's device for a product, as its trace is named.
@@ -144,44 +128,35 @@ async fn of_fake(product: &str) -> Result<Calls, String> {
     Calls::read(&std::fs::read_to_string(&trace).map_err(|error| format!("reading the fake's trace: {error}"))?)
 }
 
-fn fake_as_real(runtime: &tokio::runtime::Runtime) -> Outcome {
-    let Ok(folder) = std::fs::read_dir(traces()) else { return Skipped("no driver's trace is stored") };
+/// The stored traces, each with the product that it is named after.
+fn stored() -> Vec<(String, PathBuf)> {
+    let folder = std::fs::read_dir(traces()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let traces = folder.filter(|path| path.extension().is_some_and(|end| end == "trace"));
+    traces.map(|path| (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path)).collect()
+}
+
+fn fake_as_real(runtime: &Runtime) -> Result<(), String> {
     let mut differing = Vec::new();
-    let mut compared = 0;
-    for path in
-        folder.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "trace"))
-    {
-        let product = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    for (product, path) in stored() {
+        let read = |error: std::io::Error| format!("reading {}: {error}", path.display());
+        let driver = Calls::read(&std::fs::read_to_string(&path).map_err(read)?)?;
+        let told = driver.differences("the driver", &runtime.block_on(of_fake(&product))?, "the fake");
         // What is known to differ, with the reason for it above each line.
         let known = std::fs::read_to_string(path.with_extension("differences")).unwrap_or_default();
-        let told =
-            std::fs::read_to_string(&path).map_err(|error| error.to_string()).and_then(|text| Calls::read(&text));
-        let told = told
-            .and_then(|driver| Ok(driver.differences("the driver", &runtime.block_on(of_fake(&product))?, "the fake")));
-        match told {
-            Ok(told) => differing.extend(told.into_iter().filter(|line| !known.lines().any(|known| known == line))),
-            Err(error) => return Failed(format!("{}: {error}", path.display())),
-        }
-        compared += 1;
+        differing.extend(told.into_iter().filter(|line| !known.lines().any(|known| known == line)));
     }
-    match (compared, differing.is_empty()) {
-        (0, _) => Skipped("no driver's trace is stored"),
-        (_, true) => Passed(format!(" ({compared} traces)")),
-        (_, false) => Failed(format!("\n  {}", differing.join("\n  "))),
-    }
+    if differing.is_empty() { Ok(()) } else { Err(differing.join("\n")) }
 }
 
-fn surveyed(runtime: &tokio::runtime::Runtime) -> Outcome {
+fn surveyed(runtime: &Runtime) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("calls");
-    let Some(survey) = runtime.block_on(here(Some(&trace))) else { return Skipped("no GPU") };
-    match judged(runtime, &survey, &trace) {
-        Ok(said) => Passed(said),
-        Err(why) => Failed(why),
-    }
+    let survey = runtime.block_on(here(Some(&trace))).ok_or("no GPU")?;
+    println!("{}", judged(runtime, &survey, &trace)?);
+    Ok(())
 }
 
-fn judged(runtime: &tokio::runtime::Runtime, survey: &Survey, trace: &Path) -> Result<String, String> {
+fn judged(runtime: &Runtime, survey: &Survey, trace: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(trace).map_err(|error| format!("reading the trace: {error}"))?;
     let calls = Calls::read(&text)?;
     if survey.nvml != Nvml::Available || survey.devices.is_empty() {
@@ -212,7 +187,7 @@ fn judged(runtime: &tokio::runtime::Runtime, survey: &Survey, trace: &Path) -> R
     let [least, middle, most] = [0, times.len() / 2, times.len() - 1].map(|at| times[at].as_secs_f64() * 1000.0);
     let health = common::health(survey);
     Ok(format!(
-        "\n  {} x {product}, {} calls; {SURVEYS} surveys: {least:.1} / {middle:.1} / {most:.1} ms\n  {health:?}\n  {}",
+        "  {} x {product}, {} calls; {SURVEYS} surveys: {least:.1} / {middle:.1} / {most:.1} ms\n  {health:?}\n  {}",
         survey.devices.len(),
         calls.count(),
         told.join("\n  ")
@@ -228,7 +203,7 @@ fn store(name: &str, text: &str) -> Result<Vec<String>, String> {
     Ok(vec![format!("wrote {}", path.display())])
 }
 
-fn times(runtime: &tokio::runtime::Runtime) -> Vec<Duration> {
+fn times(runtime: &Runtime) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..SURVEYS)
         .map(|_| {
             let began = Instant::now();
