@@ -30,6 +30,9 @@ pub struct Judge {
     history: Option<History>,
     /// What was reported since the last judgement.
     events: Vec<XidEvent>,
+    /// The kernel log's record after all that was judged in this boot, and after all that was reported.
+    log_judged: u64,
+    log_heard: u64,
     /// Surveys that failed, one after the other.
     failed: u32,
     /// What each device has drawn since its driver began to count, which a reset begins anew, and when that was read.
@@ -45,6 +48,8 @@ impl Judge {
             limits: Limits::default(),
             history: None,
             events: Vec::new(),
+            log_judged: 0,
+            log_heard: 0,
             failed: 0,
             energy: BTreeMap::new(),
         }
@@ -55,6 +60,24 @@ impl Judge {
         let copies = usize::try_from(report.count).unwrap_or(usize::MAX).clamp(1, MOST_OF_ONE);
         let room = MOST_REPORTS.saturating_sub(self.events.len());
         self.events.extend(std::iter::repeat_n(report.event(), copies.min(room)));
+    }
+
+    /// What was heard so far tells of the kernel's log up to before this record.
+    pub fn heard_log(&mut self, record: u64) {
+        self.log_heard = self.log_heard.max(record);
+    }
+
+    /// The record of the kernel's log after the last one that was judged in this boot; 0 before any.
+    pub fn log_judged(&self) -> u64 {
+        self.log_judged
+    }
+
+    /// Takes up, before the first judgement, what an earlier agent wrote.
+    pub fn resume(&mut self, status: &GPUNodeStatus) {
+        if self.history.is_none() {
+            self.history = Some(memory::load(status));
+            self.log_judged = memory::log_judged(status, &self.boot);
+        }
     }
 
     /// The sort of a code, for metrics.
@@ -69,8 +92,10 @@ impl Judge {
         clears: &BTreeMap<DeviceId, OwnerClear>,
         status: &GPUNodeStatus,
     ) -> Judgement {
-        let history = self.history.take().unwrap_or_else(|| memory::load(status));
+        self.resume(status);
+        let history = self.history.take().unwrap_or_default();
         let events = std::mem::take(&mut self.events);
+        self.log_judged = self.log_judged.max(self.log_heard);
         let lost: Vec<LostDevice> = unidentified(survey);
         self.failed = if survey.failure().is_some() { self.failed.saturating_add(1) } else { 0 };
         let read = match survey.failure().map(failure) {

@@ -13,7 +13,7 @@ use koinon_core::gpu::xid::{Xid, XidClass};
 use koinon_core::ids::DeviceId;
 use tokio::sync::watch;
 
-use crate::events::{Mailbox, News};
+use crate::events::{KernelLogState, Mailbox, News};
 use crate::judging::Judge;
 use crate::publish::{PublishError, Publisher, Standing};
 use crate::status::{self, Found, Observer};
@@ -32,6 +32,10 @@ pub struct Rounds {
     observer: Observer,
     judge: Judge,
     usage: usage::Observer,
+    /// The record of the kernel's log after the last one that was judged in this boot; none before what was judged is known.
+    log_judged: watch::Sender<Option<u64>>,
+    /// Whether the kernel's log is read; none if nobody was asked to.
+    kernel_log: Option<watch::Receiver<KernelLogState>>,
     /// Harmful failures in a row.
     failures: u32,
 }
@@ -101,8 +105,20 @@ impl Rounds {
             },
             judge: Judge::new(boot),
             usage,
+            log_judged: watch::Sender::new(None),
+            kernel_log: None,
             failures: 0,
         }
+    }
+
+    /// Tells from now on whether the kernel's log is read.
+    pub fn listen(&mut self, kernel_log: watch::Receiver<KernelLogState>) {
+        self.kernel_log = Some(kernel_log);
+    }
+
+    /// From which record the kernel's log is to be read: none before it is known what an earlier agent has judged.
+    pub fn log_judged(&self) -> watch::Receiver<Option<u64>> {
+        self.log_judged.subscribe()
     }
 
     /// The devices that there are to watch; none before the first survey.
@@ -120,6 +136,7 @@ impl Rounds {
         for report in &news.reports {
             self.judge.hear(report);
         }
+        self.judge.heard_log(news.read);
     }
 
     /// Begins a round with a survey that was just taken: tells those who listen between surveys what is there, and finds out
@@ -131,9 +148,6 @@ impl Rounds {
             None => Some(self.usage.observe(&survey.devices, survey.taken).await),
             Some(_) => None,
         };
-        for trouble in observed.iter().flat_map(troubles) {
-            tracing::debug!(trouble, "who uses the devices is not wholly known");
-        }
         Round { survey, observed, judgement: None }
     }
 
@@ -155,9 +169,20 @@ impl Rounds {
         let Standing { owner, generation, clears, status: before } =
             self.publisher.gpu_node().await.map_err(Unsaid::Unread)?;
         let Round { survey, observed, judgement } = round;
+        self.judge.resume(&before);
+        if self.log_judged.borrow().is_none() {
+            self.log_judged.send_replace(Some(self.judge.log_judged()));
+        }
         // Judged once, and not before what stands against the devices was read.
         let judgement = judgement.get_or_insert_with(|| self.judge.judge(survey, &clears, &before));
-        let found = Found { survey, judgement, observed: observed.as_ref() };
+        let kernel_log = self.kernel_log.as_ref().map(|state| state.borrow().clone());
+        let found = Found {
+            survey,
+            judgement,
+            observed: observed.as_ref(),
+            kernel_log: kernel_log.as_ref(),
+            log_judged: self.judge.log_judged(),
+        };
         let next = status::next(&before, &found, &self.observer, generation, &now);
         if let Some(status) = &next {
             self.publisher.write(status).await.map_err(Unsaid::Unwritten)?;
@@ -178,12 +203,6 @@ impl Rounds {
             other
         });
     }
-}
-
-fn troubles(observed: &Observed) -> Vec<String> {
-    let of_node =
-        [observed.kubelet.as_ref().map(ToString::to_string), observed.processes.as_ref().map(ToString::to_string)];
-    of_node.into_iter().flatten().chain(observed.cluster.iter().map(ToString::to_string)).collect()
 }
 
 /// Whether asking again soon may make it worse.

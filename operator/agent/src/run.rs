@@ -17,6 +17,7 @@ use crate::events::{KernelLog, KernelLogState, Mailbox, News};
 use crate::metrics::{Beat, DcgmNames, Library, Metrics};
 use crate::publish::Publisher;
 use crate::rounds::{Round, Rounds, Unsaid};
+use crate::status::memory::UNKNOWN_BOOT;
 use crate::survey::{Survey, SurveyCommand, Surveyor, Watch, WatchState, Watcher};
 use crate::usage;
 
@@ -100,8 +101,12 @@ pub async fn run_with(
     let (vouch, vouched) = watch::channel(None);
     let mailbox = Mailbox::default();
     let usage = usage::Observer::new(&usage, node.clone(), client);
-    let rounds = Rounds::new(publisher.clone(), &nvml_lib, boot()?, usage, mailbox.clone());
+    let mut rounds = Rounds::new(publisher.clone(), &nvml_lib, boot()?, usage, mailbox.clone());
     let devices = rounds.devices();
+    let kernel_log = kernel_log.map(|path| KernelLog::new(path, mailbox.clone()).from(rounds.log_judged()));
+    if let Some(kernel_log) = &kernel_log {
+        rounds.listen(kernel_log.state());
+    }
     let surveyor = Surveyor::new(command.clone(), survey_deadline);
     let watcher = Watcher::new(Watch {
         command: command.watching(),
@@ -109,7 +114,6 @@ pub async fn run_with(
         mailbox: mailbox.clone(),
         devices: devices.clone(),
     });
-    let kernel_log = kernel_log.map(|path| KernelLog::new(path, mailbox.clone()));
     let survey = SurveyTask {
         surveyor,
         rounds,
@@ -149,7 +153,7 @@ fn boot() -> Result<BootId, Error> {
     // Of a kernel without it no two boots can be told apart, which changes nothing else.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let boot = boot.trim();
-    Ok(if boot.is_empty() { "unknown".parse()? } else { boot.parse()? })
+    Ok(if boot.is_empty() { UNKNOWN_BOOT.parse()? } else { boot.parse()? })
 }
 
 /// Runs what never ends by itself.

@@ -202,6 +202,15 @@ impl PoolPod {
     }
 }
 
+impl std::fmt::Display for GpuAccess<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Resource(resource) => f.write_str(resource),
+            Self::DeviceClass(class) => write!(f, "DeviceClass {class}"),
+        }
+    }
+}
+
 impl GpuAccess<'_> {
     /// What a ResourceQuota calls the number of GPUs that are asked for so.
     #[must_use]

@@ -1,6 +1,7 @@
 //! Reads the kernel's log, which tells of every error, where NVML tells only of the last of several.
 //!
-//! It begins with the oldest record that the kernel still has: an error from before the agent started has its true time.
+//! It begins with the oldest record that the kernel still has and that no agent of this boot has judged: an error from before
+//! the agent started has its true time, and none counts again because the agent was started again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,12 +44,19 @@ pub struct KernelLog {
     path: PathBuf,
     mailbox: Mailbox,
     state: watch::Sender<KernelLogState>,
+    from: Option<watch::Receiver<Option<u64>>>,
 }
 
 impl KernelLog {
     /// One of this log; usually `/dev/kmsg`.
     pub fn new(path: PathBuf, mailbox: Mailbox) -> Self {
-        Self { path, mailbox, state: watch::Sender::default() }
+        Self { path, mailbox, state: watch::Sender::default(), from: None }
+    }
+
+    /// Waits until it is known up to which record an earlier agent has judged this boot's log, and begins there.
+    #[must_use]
+    pub fn from(self, record: watch::Receiver<Option<u64>>) -> Self {
+        Self { from: Some(record), ..self }
     }
 
     /// Whether it is read, and each change of that.
@@ -57,12 +65,17 @@ impl KernelLog {
     }
 
     /// Reads for ever. A log that cannot be read is tried again each minute.
-    pub async fn run(self) -> std::convert::Infallible {
+    pub async fn run(mut self) -> std::convert::Infallible {
+        let mut next = match &mut self.from {
+            None => 0,
+            // Whoever would say ends with the agent.
+            Some(from) => from.wait_for(Option::is_some).await.map_or(0, |record| record.unwrap_or(0)),
+        };
         loop {
             let why = match self.open() {
                 Ok(log) => {
                     self.state.send_replace(KernelLogState::Reading);
-                    self.read(&log).await
+                    self.read(&log, &mut next).await
                 }
                 Err(why) => why,
             };
@@ -81,14 +94,20 @@ impl KernelLog {
         rustix::fs::open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
     }
 
-    async fn read(&self, log: &OwnedFd) -> Errno {
+    /// Reads from record `next` on, until that fails.
+    async fn read(&self, log: &OwnedFd, next: &mut u64) -> Errno {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut records = Records::default();
         let mut reads = 0;
         loop {
             match rustix::io::read(log, &mut buffer) {
                 Ok(0) | Err(Errno::AGAIN) => tokio::time::sleep(LOOK).await,
-                Ok(length) => records.take(buffer.get(..length).unwrap_or_default(), |record| self.hear(record)),
+                Ok(length) => records.take(buffer.get(..length).unwrap_or_default(), |record| {
+                    if record.number >= *next {
+                        *next = record.number.saturating_add(1);
+                        self.hear(&record);
+                    }
+                }),
                 // The kernel overwrote what was to be read next. The next record's number says how much that was.
                 Err(Errno::PIPE) => self.mailbox.lost(0),
                 // A record that does not fit, or a signal: the next is asked for.
@@ -105,11 +124,20 @@ impl KernelLog {
         }
     }
 
-    fn hear(&self, (since_boot, text): (u64, &str)) {
-        if let Some(said) = line::parse(text) {
-            self.mailbox.hear_line(said, wall(since_boot));
+    fn hear(&self, record: &Record<'_>) {
+        if let Some(said) = line::parse(record.text) {
+            self.mailbox.hear_line(said, wall(record.since_boot), record.number);
         }
     }
+}
+
+/// One record of the log.
+struct Record<'a> {
+    /// By which the kernel counts them from its start.
+    number: u64,
+    /// In microseconds.
+    since_boot: u64,
+    text: &'a str,
 }
 
 /// The node's time of something that happened so many microseconds after its boot; not in the future, whoever wrote that.
@@ -131,7 +159,7 @@ struct Records {
 }
 
 impl Records {
-    fn take(&mut self, bytes: &[u8], mut hear: impl FnMut((u64, &str))) {
+    fn take(&mut self, bytes: &[u8], mut hear: impl FnMut(Record<'_>)) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let whole = piece.last() == Some(&b'\n');
             if !self.skipping {
@@ -151,14 +179,14 @@ impl Records {
         }
     }
 
-    fn record(&mut self, text: &str, hear: &mut impl FnMut((u64, &str))) {
+    fn record(&mut self, text: &str, hear: &mut impl FnMut(Record<'_>)) {
         // Lines with a blank before belong to the record above, and say which device of the kernel wrote it.
         let Some((number, since_boot, text)) = line::record(text.trim_end_matches('\n')) else { return };
         if let Some(expected) = self.next {
             self.lost = self.lost.saturating_add(number.saturating_sub(expected));
         }
         self.next = Some(number.saturating_add(1));
-        hear((since_boot, text));
+        hear(Record { number, since_boot, text });
     }
 }
 

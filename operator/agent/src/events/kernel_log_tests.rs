@@ -67,6 +67,28 @@ async fn an_error_in_the_log_is_heard_of_the_device_at_its_place() {
     task.abort();
 }
 
+/// `/dev/kmsg` gives its oldest record to whoever opens it.
+#[tokio::test]
+async fn who_starts_again_hears_nothing_that_was_judged_and_all_that_came_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kmsg");
+    let line = |number: u32, xid: u32| format!("4,{number},{number},-;NVRM: Xid (PCI:0000:3b:00): {xid}, pid=1\n");
+    std::fs::write(&path, [line(7, 79), line(8, 79), line(9, 48)].concat()).unwrap();
+    let mailbox = mailbox();
+    let (said, from) = watch::channel(None);
+    let log = KernelLog::new(path, mailbox.clone()).from(from);
+    let task = tokio::spawn(async move {
+        let _ = log.run().await;
+    });
+    let waited = tokio::time::timeout(LOOK * 2, mailbox.news()).await;
+    assert!(waited.is_err(), "it is not known yet what was judged: {waited:?}");
+    said.send_replace(Some(9));
+    let heard = news(&mailbox).await;
+    assert_eq!(heard.reports.iter().map(|report| (report.xid, report.count)).collect::<Vec<_>>(), [(Xid(48), 1)]);
+    assert_eq!(heard.read, 10, "the record after the last one that told of an error");
+    task.abort();
+}
+
 #[tokio::test]
 async fn an_error_of_a_device_that_nobody_knows_may_be_of_any() {
     let folder = tempfile::tempdir().unwrap();
@@ -165,7 +187,7 @@ proptest! {
         let mut heard = Vec::new();
         for cut in cuts.iter().cycle() {
             let (piece, after) = rest.split_at((*cut).min(rest.len()));
-            records.take(piece, |(_, text)| heard.push(text.to_owned()));
+            records.take(piece, |record| heard.push(record.text.to_owned()));
             rest = after;
             if rest.is_empty() {
                 break;
@@ -184,7 +206,7 @@ fn a_line_without_end_is_dropped_and_the_next_is_read() {
         records.take(&[b'x'; 1000], |_| {});
         assert!(records.rest.len() <= BUFFER_BYTES);
     }
-    records.take(b"\n4,2,2,-;two\n", |(_, text)| heard.push(text.to_owned()));
+    records.take(b"\n4,2,2,-;two\n", |record| heard.push(record.text.to_owned()));
     assert_eq!(heard, ["two"]);
 }
 

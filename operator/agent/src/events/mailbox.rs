@@ -23,6 +23,8 @@ pub struct News {
     pub reports: Vec<Report>,
     /// Whether the node should be surveyed now: an error is fresh, or something happened that nobody described.
     pub resurvey: bool,
+    /// The number of the kernel log's record after the last one that is told of here or was before; 0 before any.
+    pub read: u64,
 }
 
 /// What could not be told, since the start.
@@ -50,6 +52,7 @@ struct State {
     places: BusMap,
     recoveries: Recoveries,
     resurvey: bool,
+    read: u64,
     /// Whether anything was left since the last fetch.
     any: bool,
     counts: Counts,
@@ -118,8 +121,8 @@ impl Mailbox {
         });
     }
 
-    /// A line of the kernel's log.
-    pub(super) fn hear_line(&self, said: Said, at: koinon_core::ids::UnixSeconds) {
+    /// What record `number` of the kernel's log says.
+    pub(super) fn hear_line(&self, said: Said, at: koinon_core::ids::UnixSeconds, number: u64) {
         let Said { named, xid, coded, place, detail } = said;
         self.leave(|state, now| {
             let device = match named {
@@ -129,6 +132,7 @@ impl Mailbox {
             let unknown = device.is_none();
             let voice = if coded { Voice::KernelCode } else { Voice::KernelSentence };
             state.coalescer.hear(Heard { at, device, xid, voice, place, detail }, 1, now);
+            state.read = state.read.max(number.saturating_add(1));
             unknown
         });
     }
@@ -167,7 +171,7 @@ impl Mailbox {
         state.fetched = Some(Instant::now());
         let fresh = |report: &Report| report.fresh && !report.sources.iter().all(|source| *source == RECOVERY);
         let resurvey = std::mem::take(&mut state.resurvey) || dropped > 0 || reports.iter().any(fresh);
-        News { reports, resurvey }
+        News { reports, resurvey, read: state.read }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,7 +232,7 @@ mod tests {
     async fn what_nobody_described_and_what_was_lost_ask_for_a_survey() {
         let mailbox = Mailbox::default();
         mailbox.resurvey();
-        assert_eq!(mailbox.news().await, News { reports: Vec::new(), resurvey: true });
+        assert_eq!(mailbox.news().await, News { resurvey: true, ..News::default() });
         mailbox.lost(17);
         assert!(mailbox.news().await.resurvey);
         assert_eq!(mailbox.counts().lost_records, 17);

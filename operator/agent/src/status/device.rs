@@ -6,8 +6,8 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koinon_api::gpu_node::{
     Allocation, AllocationState, Confidential, Device, DeviceHealth, DeviceMemory, Ecc, GuestWork, HealthAction,
-    HealthState, Holder, Mig, MigMode, NotShareableReason, NvLink, Pcie, Processes, RecoveryAction, Remap, Xid,
-    XidSource,
+    HealthState, Holder, Mig, MigMode, NotShareableReason, NvLink, Pcie, Processes, RecoveryAction, Remap, SharingMode,
+    Xid, XidSource,
 };
 use koinon_core::capacity::{
     self, DeviceFacts, Dirt, Division, Health, Hold, NotShareable, Registration, Sharing, class_of, class_of_instance,
@@ -203,7 +203,14 @@ fn share(row: &mut Device, id: &DeviceId, division: Division, found: &Found<'_>)
     let holders = used.and_then(|used| used.holders.as_ref());
     row.allocation = used.map(|_| Allocation {
         state,
-        holders: holders.into_iter().flatten().take(MAX_HOLDERS).map(holder).collect(),
+        // Where two devices go by one id, or two pods seem to have one, nobody's work is ended for what they say.
+        holders: holders
+            .into_iter()
+            .flatten()
+            .filter(|_| state != AllocationState::Unknown)
+            .take(MAX_HOLDERS)
+            .map(holder)
+            .collect(),
         registered,
     });
     let facts = DeviceFacts {
@@ -228,6 +235,7 @@ fn share(row: &mut Device, id: &DeviceId, division: Division, found: &Found<'_>)
             None => Registration::Unknown,
         },
     };
+    row.sharing = used.and_then(|used| shown_sharing(used, division));
     let sharing = if used.is_some_and(|used| used.shared) { Sharing::TimeSliced } else { Sharing::Exclusive };
     if row.not_shareable_reason == Some(NotShareableReason::SurveyMissed) {
         return;
@@ -238,6 +246,17 @@ fn share(row: &mut Device, id: &DeviceId, division: Division, found: &Found<'_>)
     }
     row.not_shareable_reason = capacity::shareable(&facts, sharing).err().map(not_shareable);
     row.shareable = row.not_shareable_reason.is_none();
+}
+
+/// How many may be on a device, where the kubelet says what it gives out.
+fn shown_sharing(used: &DeviceUse, division: Division) -> Option<koinon_api::gpu_node::Sharing> {
+    let replicas = used.replicas?;
+    let mode = match division {
+        _ if used.shared || replicas > 1 => SharingMode::Shared,
+        Division::Instance => SharingMode::MIG,
+        Division::Whole | Division::Divided | Division::Unknown => SharingMode::Exclusive,
+    };
+    Some(koinon_api::gpu_node::Sharing { mode, replicas: (replicas > 1).then(|| whole(replicas)) })
 }
 
 /// How a device is used, and what keeps it from being free.

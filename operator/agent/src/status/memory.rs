@@ -3,10 +3,12 @@
 
 use koinon_api::gpu_node::GPUNodeStatus;
 use koinon_core::gpu::health::history::{Clock, DriverSeen};
-use koinon_core::gpu::health::{DeviceHistory, History, Incident};
+use koinon_core::gpu::health::{BootId, DeviceHistory, History, Incident};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// What a kernel that does not say its boot's id is said to have.
+pub const UNKNOWN_BOOT: &str = "unknown";
 /// As much as one field of the resource may hold.
 const MAX_BYTES: usize = 16 * 1024;
 /// What moves on with each survey of a device that is well.
@@ -19,18 +21,14 @@ struct OfNode {
     clock: Option<Clock>,
     driver: Option<DriverSeen>,
     incident: Option<Incident>,
+    /// The record of the kernel's log after the last one that was judged, in the boot of `clock`.
+    log: u64,
 }
 
 /// The history that a status holds. What cannot be read is forgotten: a device starts anew, and is then believed only once a
 /// survey has read it.
 pub fn load(status: &GPUNodeStatus) -> History {
-    fn read<T: serde::de::DeserializeOwned>(what: &str, text: Option<&str>) -> Option<T> {
-        serde_json::from_str(text?)
-            .inspect_err(|error| tracing::warn!(%error, what, "what the status remembers cannot be read"))
-            .ok()
-    }
-    let memory = status.agent.as_ref().and_then(|agent| agent.memory.as_deref());
-    let OfNode { clock, driver, incident } = read("node", memory).unwrap_or_default();
+    let OfNode { clock, driver, incident, log: _ } = node(status);
     let devices = status.devices.iter().filter_map(|device| {
         let history = read::<DeviceHistory>(&device.uuid, device.health.memory.as_deref())?;
         Some((device.uuid.parse().ok()?, history))
@@ -38,10 +36,29 @@ pub fn load(status: &GPUNodeStatus) -> History {
     History { clock, driver, incident, devices: devices.collect() }
 }
 
-/// What to remember of the node.
-pub(super) fn of_node(history: &History) -> Option<String> {
+/// The record of the kernel's log after the last one that what the status remembers tells of. 0 if that was another boot's
+/// log, or if one boot cannot be told from another.
+pub fn log_judged(status: &GPUNodeStatus, boot: &BootId) -> u64 {
+    let OfNode { clock, log, .. } = node(status);
+    let same = boot.as_str() != UNKNOWN_BOOT && clock.is_some_and(|clock| clock.boot == *boot);
+    if same { log } else { 0 }
+}
+
+fn node(status: &GPUNodeStatus) -> OfNode {
+    let memory = status.agent.as_ref().and_then(|agent| agent.memory.as_deref());
+    read("node", memory).unwrap_or_default()
+}
+
+fn read<T: serde::de::DeserializeOwned>(what: &str, text: Option<&str>) -> Option<T> {
+    serde_json::from_str(text?)
+        .inspect_err(|error| tracing::warn!(%error, what, "what the status remembers cannot be read"))
+        .ok()
+}
+
+/// What to remember of the node: its history, and up to before which record of the kernel's log that goes.
+pub(super) fn of_node(history: &History, log: u64) -> Option<String> {
     let History { clock, driver, incident, devices: _ } = history.clone();
-    bounded(&OfNode { clock, driver, incident })
+    bounded(&OfNode { clock, driver, incident, log })
 }
 
 /// What to remember of one device.

@@ -8,16 +8,22 @@
 mod device;
 pub mod memory;
 mod pace;
+mod sight;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koinon_api::conditions::{self, ConditionStatus, ConditionType, Reason, Verdict};
 use koinon_api::gpu_node::{
-    AgentInfo, Device, Driver, GPUNodeStatus, HealthState, Nvml, NvmlState, PodResources, Scheduler, SchedulerSource,
+    AgentInfo, Device, Driver, GPUNodeStatus, HealthState, Nvml, NvmlState, PodResources, Scheduler, SchedulerResource,
+    SchedulerSource,
 };
 use koinon_core::gpu::health::Judgement;
 
+use crate::events::KernelLogState;
 use crate::survey::{self, Failure, Survey};
 use crate::usage::Observed;
+
+/// As many as the resource may name.
+const MAX_RESOURCES: usize = 32;
 
 /// Who surveyed.
 #[derive(Debug, Clone)]
@@ -39,6 +45,10 @@ pub struct Found<'a> {
     pub judgement: &'a Judgement,
     /// Who uses its devices. None where nothing was read that could be used.
     pub observed: Option<&'a Observed>,
+    /// Whether the kernel's log is read. None if nobody was asked to.
+    pub kernel_log: Option<&'a KernelLogState>,
+    /// The record of that log after the last one that was judged.
+    pub log_judged: u64,
 }
 
 /// The status to write, or none if it would say the same as what stands there, or so nearly that it can wait.
@@ -61,7 +71,7 @@ pub fn next(
             version: observer.version.clone(),
             boot_id: observer.boot_id.clone(),
             sequence: before.map_or(0, |agent| agent.sequence).saturating_add(1),
-            memory: memory::of_node(&found.judgement.history),
+            memory: memory::of_node(&found.judgement.history, found.log_judged),
         }),
         nvml: Some(nvml(survey, observer)),
         driver: survey.driver.known().map(|version| Driver {
@@ -83,11 +93,19 @@ pub fn next(
         (ConditionStatus::True, _) => sound.clone(),
         _ => available.clone(),
     };
-    for (type_, verdict) in [
+    let seen = [
+        (ConditionType::HoldersKnown, found.observed.map(sight::holders)),
+        (ConditionType::ProcessesKnown, found.observed.map(sight::processes)),
+        (ConditionType::KernelLogRead, sight::kernel_log(found.kernel_log)),
+    ];
+    let all = [
         (ConditionType::NVMLAvailable, available),
         (ConditionType::DevicesHealthy, sound),
         (ConditionType::Ready, ready),
-    ] {
+    ];
+    // What was not asked this time is as it was.
+    let seen = seen.into_iter().filter_map(|(type_, verdict)| Some((type_, verdict?)));
+    for (type_, verdict) in all.into_iter().chain(seen) {
         // Whether anything but times changed is asked of the whole status below.
         let _ = conditions::set(&mut status.conditions, type_, verdict, generation, now);
     }
@@ -107,7 +125,12 @@ fn scheduler(observed: &Observed) -> Scheduler {
         }
         _ => SchedulerSource::None,
     };
-    Scheduler { source, pod_resources }
+    let resources = observed.resources.iter().take(MAX_RESOURCES).map(|(name, given)| SchedulerResource {
+        name: name.clone(),
+        allocatable: i32::try_from(given.allocatable).unwrap_or(i32::MAX),
+        held: i32::try_from(given.held).unwrap_or(i32::MAX),
+    });
+    Scheduler { source, pod_resources, resources: resources.collect() }
 }
 
 fn installed(survey: &Survey) -> usize {

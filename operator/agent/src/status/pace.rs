@@ -1,7 +1,7 @@
 //! When a status is worth a write. With thousands of nodes, what each of them says costs the API server.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use koinon_api::conditions::same_ignoring_times;
+use koinon_api::conditions::{ConditionType, same_ignoring_times};
 use koinon_api::gpu_node::GPUNodeStatus;
 
 use super::memory;
@@ -21,11 +21,20 @@ pub(super) fn is_due(previous: &GPUNodeStatus, next: &GPUNodeStatus, now: &Time)
     waited && !same_ignoring_times(&without_ticks(previous), &without_ticks(next))
 }
 
+fn is_sight(type_: &str) -> bool {
+    use ConditionType::{HoldersKnown, KernelLogRead, ProcessesKnown};
+    [HoldersKnown, KernelLogRead, ProcessesKnown].iter().any(|sight| sight.as_str() == type_)
+}
+
 /// What others decide by.
 fn essence(status: &GPUNodeStatus) -> GPUNodeStatus {
     let mut status = status.clone();
     if let Some(agent) = &mut status.agent {
         (agent.sequence, agent.memory) = (0, None);
+    }
+    // Why something cannot be asked may be told in other words each time.
+    for condition in status.conditions.iter_mut().filter(|condition| is_sight(&condition.type_)) {
+        condition.message.clear();
     }
     for device in &mut status.devices {
         device.xids.clear();

@@ -6,7 +6,7 @@ use crate::judging::Judge;
 use crate::survey::judge_for_tests;
 use koinon_api::gpu_node::{GuestWork, HealthAction, Mig, MigMode, NotShareableReason};
 use koinon_core::gpu::device::Taken;
-use koinon_core::ids::UnixMicros;
+use koinon_core::ids::{UnixMicros, UnixSeconds};
 use std::collections::BTreeMap;
 
 const DAY: i64 = 24 * 3600;
@@ -87,7 +87,13 @@ impl Agent {
             uptime_milliseconds: u64::try_from(seconds + 100_000).unwrap() * 1_000,
         };
         let judgement = self.judge.judge(&survey, &BTreeMap::new(), &self.status);
-        let found = Found { survey: &survey, judgement: &judgement, observed: None };
+        let found = Found {
+            survey: &survey,
+            judgement: &judgement,
+            observed: None,
+            kernel_log: None,
+            log_judged: self.judge.log_judged(),
+        };
         next(&self.status, &found, &observer(), Some(1), &at(seconds))
     }
 
@@ -276,6 +282,82 @@ fn a_device_that_needs_a_reset_is_not_forgotten_by_an_agent_that_starts_anew() {
     let status = anew.after(20, survey_of(&[h100(0, 1)])).clone();
     assert_eq!(status.devices[0].health.state, HealthState::Unhealthy, "{:?}", status.devices[0].health);
     assert_eq!(status.devices[0].not_shareable_reason, Some(NotShareableReason::NotHealthy));
+}
+
+/// The kernel gives its whole log to every agent that starts.
+#[test]
+fn an_agent_that_starts_anew_knows_how_far_the_one_before_it_had_judged_the_log() {
+    let xids =
+        |status: &GPUNodeStatus| status.devices[0].xids.iter().map(|xid| (xid.code, xid.count)).collect::<Vec<_>>();
+    let report = || crate::events::Report {
+        device: Some(uuid(1).parse().unwrap()),
+        xid: koinon_core::gpu::xid::Xid(94),
+        place: None,
+        detail: None,
+        first: UnixSeconds(20),
+        last: UnixSeconds(20),
+        count: 1,
+        sources: [koinon_core::gpu::xid::XidSource::KernelLog].into(),
+        fresh: true,
+    };
+    let mut agent = Agent::new();
+    agent.after(0, survey_of(&[h100(0, 1)]));
+    agent.judge.hear(&report());
+    agent.judge.heard_log(7);
+    agent.after(100, survey_of(&[h100(0, 1)]));
+    assert_eq!(xids(&agent.status), [(94, 1)]);
+    // What was heard after the judgement is none of what was judged.
+    agent.judge.heard_log(9);
+    agent.after(110, survey_of(&[lost(0)]));
+    agent.judge.heard_log(12);
+    let resumed = |boot: &str| {
+        let mut judge = Judge::new(boot.parse().unwrap());
+        judge.resume(&agent.status);
+        judge.log_judged()
+    };
+    assert_eq!((resumed("b"), resumed("c"), resumed("unknown")), (9, 0, 0));
+    let mut anew = Agent { judge: Judge::new("b".parse().unwrap()), status: agent.status.clone() };
+    anew.judge.resume(&anew.status);
+    anew.after(200, survey_of(&[h100(0, 1)]));
+    assert_eq!((xids(&anew.status), anew.judge.log_judged()), (vec![(94, 1)], 9), "an older position is not forgotten");
+    // A kernel that does not say its boot's id might have started again.
+    let mut unknown = Agent { judge: Judge::new("unknown".parse().unwrap()), status: GPUNodeStatus::default() };
+    unknown.judge.heard_log(7);
+    unknown.after(0, survey_of(&[h100(0, 1)]));
+    let mut judge = Judge::new("unknown".parse().unwrap());
+    judge.resume(&unknown.status);
+    assert_eq!(judge.log_judged(), 0);
+}
+
+/// Its work has to end, and nobody can say anything newer of who it is.
+#[test]
+fn a_device_that_is_no_longer_found_keeps_the_names_of_those_who_held_it_and_is_nobodys_by_that() {
+    let mut agent = Agent::new();
+    agent.after(0, survey_of(&[h100(0, 1)]));
+    let holder = koinon_api::gpu_node::Holder { namespace: "guest".into(), name: "copy-1".into() };
+    let held = koinon_api::gpu_node::AllocationState::Held;
+    agent.status.devices[0].allocation =
+        Some(koinon_api::gpu_node::Allocation { state: held, holders: vec![holder.clone()], registered: Some(true) });
+    for survey in [survey_of(&[lost(0)]), hung()] {
+        let mut agent = Agent { judge: Judge::new("b".parse().unwrap()), status: agent.status.clone() };
+        let allocation = agent.after(10, survey).devices[0].allocation.clone().unwrap();
+        assert_eq!(allocation.state, koinon_api::gpu_node::AllocationState::Unknown);
+        assert_eq!((allocation.holders, allocation.registered), (vec![holder.clone()], None));
+    }
+}
+
+#[test]
+fn why_something_cannot_be_asked_is_written_at_once_and_in_other_words_once_a_minute() {
+    let of = |reason: Reason, message: &str, seconds| {
+        let mut status = GPUNodeStatus { survey_time: Some(at(seconds)), ..GPUNodeStatus::default() };
+        let verdict = Verdict::no(reason, message);
+        let _ = conditions::set(&mut status.conditions, ConditionType::ProcessesKnown, verdict, None, &at(0));
+        status
+    };
+    let before = of(Reason::PodsUnknown, "refused", 0);
+    let other_words = |seconds| pace::is_due(&before, &of(Reason::PodsUnknown, "gone", seconds), &at(seconds));
+    assert_eq!((other_words(59), other_words(60)), (false, true));
+    assert!(pace::is_due(&before, &of(Reason::ProcessesHidden, "refused", 1), &at(1)));
 }
 
 #[test]

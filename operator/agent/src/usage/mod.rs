@@ -26,7 +26,9 @@ use std::time::Duration;
 use clap::Args;
 use koinon_core::gpu::device::{Device, Taken};
 use koinon_core::gpu::reading::{Gap, Reading};
-use koinon_core::gpu::usage::{Evidence, Found, Kubelet, Limits, NodeUse, Pods, Relevant, Standing, judge};
+use koinon_core::gpu::usage::{
+    Allocation, DeviceName, Evidence, Found, Kubelet, Limits, NodeUse, Pods, Relevant, Standing, judge,
+};
 use koinon_core::ids::{DeviceId, NodeName};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
@@ -73,6 +75,8 @@ impl Default for UsageArgs {
 pub struct Observed {
     /// Who uses each device.
     pub usage: NodeUse,
+    /// By which names GPUs are given out, where the kubelet says that.
+    pub resources: BTreeMap<String, Given>,
     /// Why the kubelet's word is missing. Then no device counts as free.
     pub kubelet: Option<KubeletError>,
     /// Why it is not known which devices the kubelet may give out.
@@ -81,6 +85,32 @@ pub struct Observed {
     pub processes: Option<Blind>,
     /// Why the uids of pods, or the devices of resource slices, are not known.
     pub cluster: Vec<ClusterError>,
+}
+
+/// How many GPUs the kubelet gives out by one name, and has given; shares count as such.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Those that pods may have, or have.
+    pub allocatable: u32,
+    /// Those that pods have.
+    pub held: u32,
+}
+
+/// By name, what an allocation says of resources that stand for GPUs. Nothing if it does not say what there is.
+fn resources(allocation: &Allocation, relevant: &Relevant) -> BTreeMap<String, Given> {
+    let mut given: BTreeMap<String, Given> = BTreeMap::new();
+    let Some(allocatable) = &allocation.allocatable else { return given };
+    let mut add = |name: &DeviceName, count: fn(&mut Given) -> &mut u32| {
+        if let DeviceName::Plugin { resource, .. } = name
+            && relevant.has(name)
+        {
+            let count = count(given.entry(resource.clone()).or_default());
+            *count = count.saturating_add(1);
+        }
+    };
+    allocatable.iter().for_each(|name| add(name, |given| &mut given.allocatable));
+    allocation.holdings.iter().for_each(|holding| add(&holding.device, |given| &mut given.held));
+    given
 }
 
 /// Finds out, again and again, who uses the node's devices.
@@ -136,6 +166,7 @@ impl Observer {
             BTreeMap::new()
         });
         let seen = seen(devices, blind.as_ref());
+        let resources = allocation.as_ref().map(|said| resources(said, &self.relevant)).unwrap_or_default();
         let kubelet = allocation.map_or(Kubelet::Unknown, Kubelet::Said);
         let evidence = Evidence {
             devices: &seen,
@@ -150,7 +181,14 @@ impl Observer {
         };
         let usage = judge(&evidence, self.standing.as_ref());
         self.standing = Some(usage.standing.clone());
-        Observed { usage, kubelet: kubelet_error, allocatable: without_allocatable, processes: blind, cluster }
+        Observed {
+            usage,
+            resources,
+            kubelet: kubelet_error,
+            allocatable: without_allocatable,
+            processes: blind,
+            cluster,
+        }
     }
 
     async fn ask_kubelet(&self) -> Result<Answer, KubeletError> {

@@ -150,6 +150,27 @@ async fn kubelet_proc_and_api_server_together_say_whose_a_device_is() {
     assert_eq!(complaints, (None, None, None, Vec::new()));
 }
 
+#[test]
+fn what_is_given_out_is_counted_by_its_name_and_shares_as_such() {
+    let name = |resource: &str, id: &str| DeviceName::Plugin { resource: resource.to_owned(), id: id.to_owned() };
+    let gpus = ["GPU-a::0", "GPU-a::1", "GPU-b::0"].map(|id| name("nvidia.com/gpu", id));
+    let other = [name("nvidia.com/mig-1g.10gb", "MIG-c"), name("example.com/nic", "eth0")];
+    let holding = koinon_core::gpu::usage::Holding { pod: of("one"), claim: None, device: gpus[0].clone() };
+    let said = Allocation {
+        holdings: vec![holding],
+        allocatable: Some(gpus.into_iter().chain(other).collect()),
+        ..Allocation::default()
+    };
+    let given = resources(&said, &Relevant::default());
+    let of = |allocatable, held| Given { allocatable, held };
+    let all = [("nvidia.com/gpu".to_owned(), of(3, 1)), ("nvidia.com/mig-1g.10gb".to_owned(), of(1, 0))];
+    assert_eq!(given, all.into());
+    assert!(
+        resources(&Allocation { allocatable: None, ..said }, &Relevant::default()).is_empty(),
+        "unknown is not zero"
+    );
+}
+
 #[tokio::test]
 async fn a_pod_beside_the_scheduler_is_an_intruder_and_a_host_process_an_orphan() {
     let mut node = Node::new(false);

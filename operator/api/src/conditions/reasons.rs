@@ -172,6 +172,24 @@ super::closed_set! {
         DeviceUnhealthy,
         /// The node has no GPU.
         NoDevices,
+        /// The agent was not given what it needs for this.
+        NotGiven,
+        /// The kubelet says who holds what, and what it gives out.
+        KubeletAnswers,
+        /// The kubelet does not say who holds what.
+        KubeletSilent,
+        /// The kubelet does not say which devices it gives out.
+        AllocatableUnknown,
+        /// The node's processes and their pods can be seen.
+        ProcessesSeen,
+        /// The node's processes cannot be seen.
+        ProcessesHidden,
+        /// The API server does not say which pods the node has, or which device a resource slice means.
+        PodsUnknown,
+        /// The kernel's log is read.
+        KernelLogRead,
+        /// The kernel's log cannot be read.
+        KernelLogUnreadable,
 
         // ---- GPUPool, GPUOffer
         /// GPUs are shared.
@@ -182,6 +200,8 @@ super::closed_set! {
         NoMatchingNodes,
         /// Devices belong to an older pool.
         Overlaps,
+        /// The GPUs of a node are counted as an older pool asks for them.
+        CountedOtherwise,
         /// No other pool has these devices.
         Exclusive,
         /// Outside the owner's hours.

@@ -39,6 +39,12 @@ super::closed_set! {
         NVMLAvailable,
         /// `GPUNode`: every device is healthy.
         DevicesHealthy,
+        /// `GPUNode`: the kubelet says which pod holds which device, and which devices it gives out.
+        HoldersKnown,
+        /// `GPUNode`: each process on a device can be put down to a pod, or to none.
+        ProcessesKnown,
+        /// `GPUNode`: the kernel's log is read, which tells of every error, where NVML tells only of the last of several.
+        KernelLogRead,
         /// `GPUPool`: no device of it belongs to an older pool.
         Exclusive,
         /// `GPUPool`, `GPUOffer`: the figures are recent.

@@ -59,6 +59,9 @@ pub struct Device {
     /// Whether it is divided. Absent if that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig: Option<Mig>,
+    /// How many may be on it at the same time, by what the kubelet gives out. Absent while the kubelet does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
     /// Error correction, where the device has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ecc: Option<Ecc>,
@@ -153,6 +156,31 @@ pub enum MigMode {
     /// It cannot be divided.
     #[default]
     NotSupported,
+}
+
+/// How many may be on a device at the same time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sharing {
+    /// Whether one has it for itself.
+    pub mode: SharingMode,
+    /// As how many devices the kubelet gives it out, if as more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub replicas: Option<i32>,
+}
+
+/// Whether one pod has a device for itself.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum SharingMode {
+    /// It has.
+    #[default]
+    Exclusive,
+    /// It has an instance, which the hardware keeps apart from the others.
+    MIG,
+    /// Several share it, by time slices, MPS or something like them: the names under which it is given out do not say which. Of
+    /// the node that is told by the condition SchedulerConsistent of its GPUPool.
+    Shared,
 }
 
 /// Error correction.
@@ -314,7 +342,8 @@ pub struct Processes {
 pub struct Allocation {
     /// In one word.
     pub state: AllocationState,
-    /// The pods that hold it; several only where it is shared.
+    /// The pods that hold it; several only where it is shared. Where the state is Unknown: those that held it when that was
+    /// last known. They are told because their work may have to end, and nobody counts on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub holders: Vec<Holder>,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{
     Allocation, AllocationState, Confidential, Device, DeviceHealth, DeviceMemory, Ecc, GuestWork, HealthAction,
-    HealthState, Holder, Mig, MigMode, NotShareableReason, NvLink, Pcie, Processes, RecoveryAction, Remap, Xid,
-    XidSource,
+    HealthState, Holder, Mig, MigMode, NotShareableReason, NvLink, Pcie, Processes, RecoveryAction, Remap, Sharing,
+    SharingMode, Xid, XidSource,
 };
 
 /// The GPUs of one node as its agent reads them through NVML: a claim, to be held against the scheduler's. The object's
@@ -71,7 +71,7 @@ pub struct GPUNodeStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
     #[schemars(length(max = 128))]
     pub devices: Vec<Device>,
-    /// NVMLAvailable, DevicesHealthy, Ready.
+    /// NVMLAvailable, DevicesHealthy, HoldersKnown, ProcessesKnown, KernelLogRead, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -145,6 +145,26 @@ pub struct Scheduler {
     pub source: SchedulerSource,
     /// Whether the kubelet says which pod holds which device. If not, pods are counted and nothing is known of devices.
     pub pod_resources: PodResources,
+    /// By which names the kubelet gives GPUs out, and how many of each. Absent while it does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(length(max = 32))]
+    pub resources: Vec<SchedulerResource>,
+}
+
+/// What the kubelet gives out under one name. Of devices that are shared it counts the shares.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SchedulerResource {
+    /// The resource, as `nvidia.com/gpu`.
+    #[schemars(schema_with = "crate::schema::line")]
+    pub name: String,
+    /// How many it may give to pods, those that pods have counted.
+    #[schemars(range(min = 0))]
+    pub allocatable: i32,
+    /// How many pods have.
+    #[schemars(range(min = 0))]
+    pub held: i32,
 }
 
 /// What gives the devices of a node out.

@@ -1,6 +1,6 @@
 //! Devices as text.
 
-use koinon_api::gpu_node::{AllocationState, Device, MigMode};
+use koinon_api::gpu_node::{AllocationState, Device, MigMode, Sharing};
 use koinon_api::{GPUOffer, time};
 use koinon_core::ids::{MemberId, UnixSeconds};
 
@@ -29,6 +29,7 @@ pub(super) fn wide(rows: &[Row], now: UnixSeconds) -> String {
                 or_dash(device.memory.as_ref().map(|memory| format!("{} GiB", memory.total_bytes >> 30))),
                 or_dash(row.driver.clone()),
                 or_dash(row.pool.clone()),
+                or_dash(device.sharing.map(sharing)),
                 or_dash(device.health.action.map(|action| format!("{action:?}"))),
                 xids(device),
             ]);
@@ -37,7 +38,7 @@ pub(super) fn wide(rows: &[Row], now: UnixSeconds) -> String {
         .collect();
     let headings = [
         "NODE", "GPU", "CLASS", "STATE", "REASON", "HELD BY", "SINCE", "SHARED", "UUID", "BUS", "PRODUCT", "MEMORY",
-        "DRIVER", "POOL", "ACTION", "XIDS",
+        "DRIVER", "POOL", "SHARING", "ACTION", "XIDS",
     ];
     format!("{}{}", rows_under(&headings, &lines), summary(rows))
 }
@@ -106,6 +107,14 @@ fn held(device: &Device) -> String {
         Some(AllocationState::Free) => "-".to_owned(),
         Some(state) => format!("({state:?})"),
         None => "(Unknown)".to_owned(),
+    }
+}
+
+/// How many may be on a device, as its kubelet gives it out.
+fn sharing(sharing: Sharing) -> String {
+    match sharing.replicas {
+        Some(replicas) => format!("{:?}×{replicas}", sharing.mode),
+        None => format!("{:?}", sharing.mode),
     }
 }
 

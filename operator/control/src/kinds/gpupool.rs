@@ -120,14 +120,16 @@ fn digest(view: &PoolView, inventory: &Inventory) -> Digest {
     Digest::of(lines.as_bytes())
 }
 
-/// Two sources that agree support a figure better than one.
+/// Two sources that agree support a figure better than one: the driver and the scheduler count the same devices, and the
+/// kubelet between them says which those are and who holds them. Two numbers alone may be equal by chance.
 pub(crate) fn evidence(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> Evidence {
-    let with_class = view.nodes.iter().filter_map(|node| inventory.capacities.get(node));
-    let mut nodes = with_class.filter(|capacity| capacity.classes.contains_key(class)).peekable();
+    let with_class =
+        view.nodes.iter().filter_map(|node| Some((inventory.nodes.get(node)?, inventory.capacities.get(node)?)));
+    let mut nodes = with_class.filter(|(_, capacity)| capacity.classes.contains_key(class)).peekable();
     let any = nodes.peek().is_some();
-    let agree = nodes.all(|capacity| {
+    let agree = nodes.all(|(node, capacity)| {
         let unknown = matches!(capacity.closed, Some(Closed::AgentSilent { .. } | Closed::SchedulerUnknown));
-        !unknown && capacity.disagreement.is_none()
+        !unknown && node.names_its_devices() && capacity.disagreement.is_none()
     });
     if any && agree { Evidence::SchedulerConsistent } else { Evidence::Claimed }
 }
@@ -160,6 +162,9 @@ fn quarantining(breaker: Option<BreakerVerdict>) -> Verdict {
 
 fn exclusive(view: &PoolView) -> Verdict {
     if view.overlaps.is_empty() {
+        if let Some(verdict) = counted_otherwise(view) {
+            return verdict;
+        }
         return Verdict::yes(Reason::Exclusive, "no other pool has these devices");
     }
     let with: Vec<String> = view.overlaps.iter().map(|(pool, class)| format!("{class} with {pool}")).collect();
@@ -168,6 +173,24 @@ fn exclusive(view: &PoolView) -> Verdict {
         Reason::Overlaps,
         format!("devices belong to an older pool: {with}; narrow nodeSelector or classes of one of them"),
     )
+}
+
+/// A node's GPUs are counted in one way, that of the oldest pool that selects it.
+fn counted_otherwise(view: &PoolView) -> Option<Verdict> {
+    let mine = view.pool.spec.pod.gpus();
+    let told: Vec<String> = view
+        .counted_otherwise
+        .iter()
+        .map(|(node, (pool, access))| format!("{node} as {access} for pool {pool}"))
+        .collect();
+    (!told.is_empty()).then(|| {
+        let message = format!(
+            "this pool asks for {mine}, and an older one has its nodes counted otherwise: {}; this pool has nothing there: give \
+             the two different nodes by nodeSelector",
+            shorten(&told)
+        );
+        Verdict::no(Reason::CountedOtherwise, message)
+    })
 }
 
 fn fresh(view: &PoolView, inventory: &Inventory) -> Verdict {
@@ -240,6 +263,16 @@ fn consistent(view: &PoolView, inventory: &Inventory) -> Verdict {
     if view.nodes.is_empty() {
         return Verdict::unknown(Reason::NoMatchingNodes, "no node with GPUs matches nodeSelector");
     }
+    let silent = |name: &&NodeName| inventory.nodes.get(*name).is_some_and(|node| !node.names_its_devices());
+    let unnamed: Vec<String> = view.nodes.iter().filter(silent).map(ToString::to_string).collect();
+    if !unnamed.is_empty() {
+        let message = format!(
+            "NVML and the scheduler count the same GPUs, and on {} nobody says which those are; see the condition HoldersKnown \
+             of those GPUNodes",
+            shorten(&unnamed)
+        );
+        return Verdict::unknown(Reason::KubeletSilent, message);
+    }
     Verdict::yes(Reason::Consistent, "NVML and the scheduler count the same GPUs")
 }
 
@@ -273,8 +306,9 @@ fn closed(view: &PoolView, inventory: &Inventory) -> Option<Verdict> {
     });
     unfit.map(|nodes| {
         let message = format!(
-            "the scheduler gives out GPUs that NVML does not call healthy on {nodes}, and nobody can choose which a pod \
-             gets, so nothing new comes there; see kubectl koinon gpus --why, and restart the device plugin"
+            "the scheduler may give out GPUs that are not fit to be shared on {nodes}, and nobody can choose which a pod gets, \
+             so nothing new comes there; see kubectl koinon gpus --why, and restart the device plugin, so that it lists \
+             them no more"
         );
         Verdict::no(Reason::UnfitGivenOut, message)
     })

@@ -49,6 +49,52 @@ fn a_younger_pool_says_which_older_one_has_its_devices() {
 }
 
 #[test]
+fn a_younger_pool_that_asks_otherwise_is_told_which_older_one_decides_how_its_nodes_are_counted() {
+    let by_profile = json!({"pod": {"resourceName": "nvidia.com/mig-1g.10gb"}});
+    let pools = vec![pool("old", 1, json!({})), pool("young", 2, by_profile)];
+    let cluster = Cluster::of(&[("n1", 8)], pools);
+    let (value, reason, message) = said(&status_of(&cluster, "young"), ConditionType::Exclusive);
+    assert_eq!((value.as_str(), reason.as_str()), ("False", "Overlaps"), "the devices of a class are the older one's");
+    assert!(message.contains("h100-80 with old"), "{message}");
+
+    // Of another class, so that nothing overlaps: there would be instances for it, if the node were counted so.
+    let by_profile = json!({"classes": ["h100-80-1g-10gb"], "pod": {"resourceName": "nvidia.com/mig-1g.10gb"}});
+    let pools = vec![pool("old", 1, json!({})), pool("young", 2, by_profile)];
+    let mut cluster = Cluster::of(&[("n1", 8)], pools);
+    let (value, reason, message) = said(&status_of(&cluster, "young"), ConditionType::Exclusive);
+    assert_eq!((value.as_str(), reason.as_str()), ("False", "CountedOtherwise"));
+    assert!(message.contains("n1 as nvidia.com/gpu for pool old"), "{message}");
+    assert!(message.contains("nvidia.com/mig-1g.10gb") && message.contains("nodeSelector"), "{message}");
+    assert_eq!(said(&status_of(&cluster, "old"), ConditionType::Exclusive).1, "Exclusive");
+    // Two that ask in the same way only share the node.
+    cluster.pools[1] = pool("young", 2, json!({"classes": ["a100-40"]}));
+    assert_eq!(said(&status_of(&cluster, "young"), ConditionType::Exclusive).1, "Exclusive");
+}
+
+#[test]
+fn two_numbers_that_are_equal_are_no_evidence_without_somebody_who_names_the_devices() {
+    let look = |scheduler: serde_json::Value, registered: serde_json::Value| {
+        let mut cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]);
+        let mut gpu_node = serde_json::to_value(&*cluster.gpu_nodes[0]).unwrap();
+        gpu_node["status"]["scheduler"] = scheduler;
+        gpu_node["status"]["devices"][3]["allocation"] = json!({"state": "Free", "registered": registered});
+        cluster.gpu_nodes = vec![std::sync::Arc::new(serde_json::from_value(gpu_node).unwrap())];
+        let status = status_of(&cluster, "all");
+        let (value, reason, _) = said(&status, ConditionType::SchedulerConsistent);
+        (status.offered, status.classes[0].evidence, format!("{value} {reason}"))
+    };
+    let told = json!({"source": "DevicePlugin", "podResources": "Available"});
+    assert_eq!(look(told.clone(), json!(true)), (Some(8), Evidence::SchedulerConsistent, "True Consistent".into()));
+    // What is offered is still the smaller of the two numbers; how well that is supported is another question.
+    let silent = (Some(8), Evidence::Claimed, "Unknown KubeletSilent".to_owned());
+    assert_eq!(look(told, json!(null)), silent, "it does not say of each whether it gives it out");
+    for pod_resources in ["Unavailable", "NotConfigured"] {
+        assert_eq!(look(json!({"source": "DevicePlugin", "podResources": pod_resources}), json!(true)), silent);
+    }
+    assert_eq!(look(json!(null), json!(true)), silent, "an agent that says nothing of it");
+}
+
+#[test]
 fn a_silent_agent_is_named_with_its_age_and_the_limit() {
     let mut cluster = Cluster::of(&[("n1", 8), ("n2", 4)], vec![pool("all", 1, json!({}))]);
     cluster.ages.insert("n1".parse().unwrap(), koinon_core::ids::Seconds(95));

@@ -1,5 +1,6 @@
 //! One node: how many of its devices may be given away.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::FRESH;
@@ -14,6 +15,9 @@ pub struct SchedulerFacts {
     /// What pods request that are bound to the node and have no reservation. The pods of placements are not counted: their
     /// reservation is.
     pub requested_by_others: u32,
+    /// Of the allocatable: those that somebody holds and that are given out to nobody else any more. A device plugin does not
+    /// count them in the first place.
+    pub withdrawn: u32,
     /// How they are shared between pods.
     pub sharing: Sharing,
 }
@@ -72,7 +76,7 @@ pub enum Closed {
     Intruder,
     /// The kubelet chooses which device a pod gets, and may choose one that is not healthy.
     UnfitGivenOut {
-        /// How many such devices are free to be chosen; at least.
+        /// How many such devices there are to be chosen, now or once their holders end; at least.
         unfit: u32,
     },
 }
@@ -177,9 +181,16 @@ pub fn is_fresh(age: Option<Seconds>) -> bool {
     age.is_some_and(|age| age <= FRESH && age >= Seconds(-FRESH.0))
 }
 
+impl SchedulerFacts {
+    /// The devices that the next pod may get, or that a pod has which got them so.
+    fn given_out(&self) -> u32 {
+        self.allocatable.saturating_sub(self.withdrawn)
+    }
+}
+
 impl Default for SchedulerFacts {
     fn default() -> Self {
-        Self { allocatable: 0, requested_by_others: 0, sharing: Sharing::Exclusive }
+        Self { allocatable: 0, requested_by_others: 0, withdrawn: 0, sharing: Sharing::Exclusive }
     }
 }
 
@@ -242,28 +253,17 @@ impl Node {
         (unfit > 0).then_some(Closed::UnfitGivenOut { unfit })
     }
 
-    /// Devices that nobody holds, that are not fit to be shared, and that the scheduler may give out all the same.
+    /// Devices that are not fit to be shared and that the scheduler may give out all the same, at least.
+    ///
+    /// Numbers alone never say that it is these which are left out of what is given out, even if they add up: the plugin may
+    /// leave out a sound one. And whoever holds one keeps it from others only until its pod ends, which may be before the next
+    /// pod comes.
     fn unfit_given_out(&self, scheduler: SchedulerFacts) -> u32 {
-        let unfit = || self.devices.iter().filter(|device| !self.is_fit(device));
-        let of = |holds: &[Hold], registrations: &[Registration]| {
-            count(unfit().filter(|device| holds.contains(&device.hold) && registrations.contains(&device.registration)))
-        };
-        // One that is not given out any more is not among the allocatable, whoever holds it.
-        let listed = [Registration::Yes, Registration::Unknown];
-        let others = of(&[Hold::Other], &listed);
-        // A survey that is older than the end of a pod still says that it holds, where no request says so any more.
-        let requested = scheduler.requested_by_others.saturating_sub(self.held(Hold::Other, true));
-        let left = others.saturating_sub(requested);
-        // Where the kubelet names what it gives out, one of which it is not known may be among it, however the numbers add up:
-        // they are newer than the names.
-        let names = self.devices.iter().any(|device| device.registration != Registration::Unknown);
-        let free = if names { listed.as_slice() } else { &[Registration::Yes] };
-        let named =
-            of(&[Hold::Free, Hold::Unknown], free).saturating_add(left.min(of(&[Hold::Other], &[Registration::Yes])));
-        // What is given out beyond the fit ones and those held elsewhere is unfit, unknown to NVML, or a share of one.
-        let elsewhere = others.saturating_sub(left).saturating_add(of(&[Hold::Reservation], &listed));
-        let known = self.fit().saturating_add(elsewhere).saturating_add(named);
-        named.saturating_add(scheduler.allocatable.saturating_sub(known))
+        let may_be = |device: &&DeviceFacts| !self.is_fit(device) && device.registration != Registration::No;
+        let named = count(self.devices.iter().filter(may_be));
+        // What is given out beyond those that are known is unknown to NVML, or a share of one.
+        let known = self.fit().saturating_add(named);
+        named.saturating_add(scheduler.given_out().saturating_sub(known))
     }
 
     /// By class, with what is free of each if `free` are in all.
@@ -318,13 +318,15 @@ impl Node {
         let healthy = count(self.devices.iter().filter(whole));
         match facts.scheduler {
             _ if self.silent => None,
-            Some(SchedulerFacts { allocatable, .. }) if allocatable < healthy => {
-                Some(Disagreement::SchedulerKnowsFewer { allocatable, healthy })
+            None => None,
+            Some(scheduler) => {
+                let allocatable = scheduler.given_out();
+                match allocatable.cmp(&healthy) {
+                    Ordering::Less => Some(Disagreement::SchedulerKnowsFewer { allocatable, healthy }),
+                    Ordering::Greater => Some(Disagreement::NvmlKnowsFewer { allocatable, healthy }),
+                    Ordering::Equal => None,
+                }
             }
-            Some(SchedulerFacts { allocatable, .. }) if allocatable > healthy => {
-                Some(Disagreement::NvmlKnowsFewer { allocatable, healthy })
-            }
-            _ => None,
         }
     }
 }

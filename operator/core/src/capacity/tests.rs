@@ -20,7 +20,7 @@ pub(super) fn device(number: usize, health: Health) -> DeviceFacts {
 }
 
 pub(super) fn scheduler(allocatable: u32, requested_by_others: u32) -> Option<SchedulerFacts> {
-    Some(SchedulerFacts { allocatable, requested_by_others, sharing: Sharing::Exclusive })
+    Some(SchedulerFacts { allocatable, requested_by_others, ..SchedulerFacts::default() })
 }
 
 /// Eight healthy GPUs, all allocatable, nobody on them.
@@ -44,12 +44,10 @@ fn named_node() -> NodeFacts {
     node
 }
 
-/// The same, of which the kubelet says who holds what and not what it may give out.
-fn held_node() -> NodeFacts {
-    let mut node = named_node();
-    for device in &mut node.devices {
-        device.registration = Registration::Unknown;
-    }
+/// The same, and device `at` has been struck off what is given out.
+fn without(at: usize) -> NodeFacts {
+    let mut node = NodeFacts { scheduler: scheduler(7, 0), ..named_node() };
+    node.devices[at].registration = Registration::No;
     node
 }
 
@@ -78,10 +76,28 @@ fn the_smaller_of_the_two_counts_is_offered() {
         Some(Disagreement::SchedulerKnowsFewer { allocatable: 6, healthy: 8 })
     );
 
-    let mut fewer_healthy = sound_node();
+    let mut fewer_healthy = without(2);
     fewer_healthy.devices[2].health = Health::Unhealthy;
-    fewer_healthy.scheduler = scheduler(7, 0);
     assert_eq!((free(&fewer_healthy), of_node(&fewer_healthy).disagreement), (7, None));
+}
+
+#[test]
+fn numbers_that_add_up_do_not_say_that_it_is_the_sick_device_which_is_left_out() {
+    // Seven are allocatable and seven are healthy. The plugin may have struck off a sound one, and still list the sick one.
+    let mut silent = sound_node();
+    silent.devices[2].health = Health::Unhealthy;
+    silent.scheduler = scheduler(7, 0);
+    let capacity = of_node(&silent);
+    assert_eq!((capacity.closed, capacity.disagreement), (Some(Closed::UnfitGivenOut { unfit: 1 }), None));
+    assert_eq!(free(&silent), 0);
+    // Also where the kubelet says who holds what, and not what it may give out.
+    for device in &mut silent.devices {
+        device.hold = Hold::Free;
+    }
+    assert_eq!((of_node(&silent).closed, free(&silent)), (Some(Closed::UnfitGivenOut { unfit: 1 }), 0));
+    // A silent kubelet by itself costs nothing: of sound devices it may give out any.
+    let fewer_registered = NodeFacts { scheduler: scheduler(7, 0), ..sound_node() };
+    assert_eq!((of_node(&fewer_registered).closed, free(&fewer_registered)), (None, 7));
 }
 
 #[test]
@@ -99,33 +115,26 @@ fn a_kubelet_that_might_hand_out_a_device_that_is_not_healthy_is_sent_nobody() {
     wrong_one.devices[5].registration = Registration::No;
     wrong_one.scheduler = scheduler(7, 0);
     assert_eq!(of_node(&wrong_one).closed, Some(Closed::UnfitGivenOut { unfit: 1 }));
-
-    // Whoever holds it keeps it from everybody else.
-    let mut held = named_node();
-    held.devices[2].health = Health::Unhealthy;
-    held.devices[2].hold = Hold::Other;
-    held.scheduler = scheduler(8, 1);
-    let counts = of_node(&held).classes[&class("h100-80")];
-    assert_eq!((of_node(&held).closed, counts.free, counts.stranded, counts.owner_requested), (None, 7, 1, 0));
 }
 
 #[test]
-fn a_holder_that_requests_nothing_any_more_keeps_no_device_from_others() {
-    // Both are ill; of the first an old survey says that a pod holds it, of the second that nobody does. The plugin has
-    // taken back a third one.
-    let mut node = held_node();
-    for at in [0, 1] {
-        node.devices[at].health = Health::Unhealthy;
+fn a_sick_device_is_given_to_nobody_next_whoever_holds_it_now() {
+    // Its holder may be gone before the next pod comes, whose devices the kubelet chooses.
+    for (hold, reserved, others) in [(Hold::Other, 0, 1), (Hold::Reservation, 1, 0)] {
+        for health in [Health::Degraded, Health::Unhealthy, Health::Unknown] {
+            for registration in [Registration::Yes, Registration::Unknown] {
+                let mut held = NodeFacts { scheduler: scheduler(8, others), reserved, ..named_node() };
+                (held.devices[2].health, held.devices[2].hold) = (health, hold);
+                held.devices[2].registration = registration;
+                let capacity = of_node(&held);
+                assert_eq!(capacity.closed, Some(Closed::UnfitGivenOut { unfit: 1 }), "{hold:?} {health:?}");
+                assert_eq!((free(&held), capacity.reservable), (0, reserved), "nothing is taken from what runs");
+            }
+            let mut struck_off = without(2);
+            (struck_off.devices[2].health, struck_off.devices[2].hold) = (health, hold);
+            assert_eq!((of_node(&struck_off).closed, free(&struck_off)), (None, 7), "{hold:?} {health:?}");
+        }
     }
-    node.devices[0].hold = Hold::Other;
-    node.scheduler = scheduler(7, 0);
-    assert_eq!(of_node(&node).closed, Some(Closed::UnfitGivenOut { unfit: 1 }));
-    node.scheduler = scheduler(7, 1);
-    assert_eq!((of_node(&node).closed, free(&node)), (None, 6));
-
-    let mut named = named_node();
-    (named.devices[0].health, named.devices[0].hold) = (Health::Unhealthy, Hold::Other);
-    assert_eq!(of_node(&named).closed, Some(Closed::UnfitGivenOut { unfit: 1 }));
 }
 
 #[test]
@@ -152,11 +161,28 @@ fn a_device_that_is_held_and_no_longer_given_out_stands_for_no_other() {
 }
 
 #[test]
+fn a_device_that_is_withdrawn_by_name_while_it_is_held_leaves_the_others_on_offer() {
+    for health in [Health::Healthy, Health::Unhealthy] {
+        let mut node = without(0);
+        (node.devices[0].hold, node.devices[0].health) = (Hold::Other, health);
+        let facts =
+            SchedulerFacts { allocatable: 8, requested_by_others: 1, withdrawn: 1, ..SchedulerFacts::default() };
+        node.scheduler = Some(facts);
+        let capacity = of_node(&node);
+        assert_eq!((capacity.closed, free(&node)), (None, 7));
+        assert_eq!(capacity.disagreement.is_some(), health == Health::Healthy);
+        // It stands for no other one that is unknown to NVML.
+        node.scheduler = Some(SchedulerFacts { allocatable: 9, ..facts });
+        assert_eq!((of_node(&node).closed, free(&node)), (Some(Closed::UnfitGivenOut { unfit: 1 }), 0));
+    }
+}
+
+#[test]
 fn more_shares_than_devices_are_not_offered() {
     let shared = NodeFacts { scheduler: scheduler(32, 0), ..sound_node() };
     assert_eq!((free(&shared), of_node(&shared).closed), (0, Some(Closed::UnfitGivenOut { unfit: 24 })));
     for sharing in [Sharing::TimeSliced, Sharing::Mps, Sharing::External] {
-        let facts = SchedulerFacts { allocatable: 8, requested_by_others: 0, sharing };
+        let facts = SchedulerFacts { allocatable: 8, sharing, ..SchedulerFacts::default() };
         let node = NodeFacts { scheduler: Some(facts), ..sound_node() };
         assert_eq!((free(&node), of_node(&node).closed), (0, Some(Closed::Shared(sharing))));
     }
@@ -212,27 +238,31 @@ fn what_others_request_and_what_is_reserved_is_not_offered_twice() {
 #[test]
 fn only_healthy_whole_devices_of_a_known_class_are_offered() {
     for health in [Health::Degraded, Health::Unhealthy, Health::Unknown] {
-        let mut node = NodeFacts { scheduler: scheduler(7, 0), ..sound_node() };
+        let mut node = without(0);
         node.devices[0].health = health;
         assert_eq!(free(&node), 7, "{health:?}");
     }
     for division in [Division::Divided, Division::Unknown] {
-        let mut node = NodeFacts { scheduler: scheduler(7, 0), ..sound_node() };
+        let mut node = without(0);
         node.devices[0].division = division;
         assert_eq!(free(&node), 7, "{division:?}");
     }
-    let mut node = NodeFacts { scheduler: scheduler(7, 0), ..sound_node() };
+    let mut node = without(0);
     node.devices[0].class = None;
     assert_eq!((free(&node), of_node(&node).unclassified), (7, 1));
 }
 
 #[test]
 fn devices_that_cannot_be_told_apart_are_unknown() {
-    let mut node = sound_node();
+    let mut node = named_node();
     node.devices[1].id = node.devices[0].id.clone();
     node.scheduler = scheduler(6, 0);
     let counts = of_node(&node).classes[&class("h100-80")];
-    assert_eq!((counts.healthy, counts.unknown, counts.free), (6, 2, 6));
+    assert_eq!((counts.healthy, counts.unknown, counts.free), (6, 2, 0));
+    for device in &mut node.devices[..2] {
+        device.registration = Registration::No;
+    }
+    assert_eq!(free(&node), 6);
 }
 
 #[test]

@@ -106,16 +106,16 @@ impl Account {
         if !self.doubts.is_empty() {
             return None;
         }
-        let allocatable = match &self.listed {
-            Devices::Counted(count) => *count,
+        let withdrawn = match &self.listed {
+            Devices::Counted(_) => 0,
             Devices::Named(names) => {
                 let held = self.held_by_others.named.union(&self.held_by_placements.named);
-                let more = held.filter(|id| !names.contains(*id)).count();
-                u32::try_from(names.len().saturating_add(more)).unwrap_or(u32::MAX)
+                u32::try_from(held.filter(|id| !names.contains(*id)).count()).unwrap_or(u32::MAX)
             }
         };
+        let allocatable = self.listed.count().saturating_add(withdrawn);
         let requested_by_others = self.held_by_others.count();
-        Some(SchedulerFacts { allocatable, requested_by_others, sharing: self.sharing })
+        Some(SchedulerFacts { allocatable, requested_by_others, withdrawn, sharing: self.sharing })
     }
 
     /// Whether a device is given out; not known where devices are only counted.
@@ -153,11 +153,12 @@ mod tests {
         let mut named = account(Devices::Named(ids(&[1, 2, 3])));
         named.held_by_others.add(&Devices::Named(ids(&[3, 4])));
         let facts = named.facts().unwrap();
-        assert_eq!((facts.allocatable, facts.requested_by_others), (4, 2));
+        assert_eq!((facts.allocatable, facts.requested_by_others, facts.withdrawn), (4, 2, 1));
         assert_eq!(named.registration(&ids(&[3]).pop_first().unwrap()), Registration::Yes);
         assert_eq!(named.registration(&ids(&[4]).pop_first().unwrap()), Registration::No);
         let counted = account(Devices::Counted(3));
-        assert_eq!(counted.facts().unwrap().allocatable, 3);
+        let facts = counted.facts().unwrap();
+        assert_eq!((facts.allocatable, facts.withdrawn), (3, 0));
         assert_eq!(counted.registration(&ids(&[1]).pop_first().unwrap()), Registration::Unknown);
     }
 

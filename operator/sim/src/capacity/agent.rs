@@ -15,7 +15,7 @@ use super::driver::{self, Mood};
 use super::hardware::{Ailment, Machine};
 use super::name;
 use super::plan::Second;
-use super::status::{self, Found, Row, Status};
+use super::status::{self, Found, LogRead, Row, Status};
 use crate::dice::Dice;
 
 /// From the end of one survey to the next.
@@ -48,8 +48,9 @@ struct Memory {
     failed: u32,
     energy: BTreeMap<DeviceId, (u64, UnixSeconds)>,
     standing: Option<Standing>,
-    /// Lines of the kernel's log that it has read, of which boot.
-    read: (u32, usize),
+    /// Lines of the kernel's log that it has read, of which boot; none before the status was read, which says how far an agent
+    /// before this one got.
+    read: Option<LogRead>,
 }
 
 /// Everything that one round is judged by.
@@ -135,7 +136,7 @@ impl Agent {
             return false;
         }
         // An error hastens the next survey.
-        let heard = self.memory.read.0 == machine.boots && self.memory.read.1 < machine.log.len();
+        let heard = self.memory.read.is_some_and(|(boot, read)| boot == machine.boots && read < machine.log.len());
         now >= self.next || heard && self.memory.failed == 0
     }
 
@@ -153,9 +154,12 @@ impl Agent {
     pub fn look(&mut self, around: &Around<'_>, dice: &mut Dice) -> Round {
         let Around { machine, now, .. } = *around;
         let unix = machine.unix(now);
-        if self.memory.read.0 != machine.boots {
-            self.memory = Memory { read: (machine.boots, 0), ..Memory::default() };
+        let of_this_boot = |read: &LogRead| read.0 == machine.boots;
+        if self.memory.read.is_some_and(|read| !of_this_boot(&read)) {
+            self.memory = Memory::default();
         }
+        let written = around.status.map(|status| status.read).filter(of_this_boot);
+        let (_, read) = *self.memory.read.get_or_insert(written.unwrap_or((machine.boots, 0)));
         let hung = machine.gpus.iter().any(|gpu| gpu.listed && gpu.ailment == Some(Ailment::Hung));
         let failing = self.failing.filter(|(until, _)| now < *until).map(|(_, failure)| failure);
         let failure = failing.or(hung.then_some(SurveyFailure::Deadline));
@@ -191,7 +195,7 @@ impl Agent {
                 driver: Some(name("580.95.05")),
                 ready_since: None,
             },
-            events: machine.log.iter().skip(self.memory.read.1).map(line).collect(),
+            events: machine.log.iter().skip(read).map(line).collect(),
             resets,
             clears: around.clears.clone(),
             kubelet: around.kubelet.clone(),
@@ -220,7 +224,8 @@ impl Agent {
         let (judgement, usage, rows) = judged;
         let now = around.now;
         self.memory.failed = round.survey.as_ref().err().map_or(0, |(_, in_a_row)| *in_a_row);
-        self.memory.read.1 = around.machine.log.len();
+        let read = (around.machine.boots, around.machine.log.len());
+        self.memory.read = Some(read);
         self.memory.history = Some(judgement.history.clone());
         if let Some(usage) = usage {
             self.memory.standing = Some(usage.standing);
@@ -229,7 +234,7 @@ impl Agent {
         let doubled = INTERVAL << self.memory.failed.saturating_sub(1).min(5);
         self.next = now + doubled - dice.below(2) as u64;
         self.vouched = Some(now);
-        let next = Status { rows, history: judgement.history, written: now };
+        let next = Status { rows, history: judgement.history, read, written: now };
         status::is_due(around.status, &next).then_some(next)
     }
 

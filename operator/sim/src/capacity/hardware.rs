@@ -163,6 +163,8 @@ pub(super) struct Machine {
     /// Units whose memory is in use by no process.
     pub leaks: BTreeSet<DeviceId>,
     pub log: Vec<LogLine>,
+    /// How many lines ever told of each error of each device.
+    pub told: BTreeMap<(DeviceId, Xid), u64>,
     pids: u32,
 }
 
@@ -197,6 +199,7 @@ impl Machine {
             processes: Vec::new(),
             leaks: BTreeSet::new(),
             log: Vec::new(),
+            told: BTreeMap::new(),
             pids: 1_000,
         }
     }
@@ -231,6 +234,9 @@ impl Machine {
 
     pub fn report(&mut self, device: Option<DeviceId>, xid: Xid, now: Second) {
         let at = self.unix(now);
+        if let Some(device) = &device {
+            *self.told.entry((device.clone(), xid)).or_default() += 1;
+        }
         self.log.push(LogLine { at, device, xid });
     }
 

@@ -39,19 +39,19 @@ pub(super) fn facts(facts: &NodeFacts, found: &mut BTreeSet<Violation>) {
             }
             less.push((format!("{what} of {:?} in {facts:?}", facts.devices[at].id), vaguer));
         };
-        let DeviceFacts { health, hold, dirt, registration, .. } = facts.devices[at];
+        let DeviceFacts { hold, dirt, registration, .. } = facts.devices[at];
         without("the health", &|device| device.health = Health::Unknown);
         without("the class", &|device| device.class = None);
         without("the division", &|device| device.division = Division::Unknown);
-        // Where the kubelet alone says that a device is held, or listed or not against what the Node says, or a survey alone
-        // that there is an intruder, only they can keep it from others: without their word it counts as the others have it.
+        // Where the kubelet alone says that a device is held, or not listed against what the Node says, or a survey alone that
+        // there is an intruder, only they can keep it from others: without their word it counts as the others have it.
         if matches!(hold, Hold::Free | Hold::Reservation) {
             without("the holder", &|device| device.hold = Hold::Unknown);
         }
         if dirt != Some(Dirt::Intruder) {
             without("what uses it", &|device| device.dirt = Some(Dirt::Unknown));
         }
-        if registration == Registration::Yes && health == Health::Healthy && dirt.is_none() {
+        if registration == Registration::Yes {
             without("the registration", &|device| device.registration = Registration::Unknown);
         }
     }
@@ -142,7 +142,7 @@ pub(super) fn belief(world: &mut World, round: &Round, rows: &[Row]) {
 /// What of the node is free if its agent wrote these rows now.
 fn free_with(world: &World, at: usize, rows: &[Row]) -> u32 {
     let name = &world.machines[at].name;
-    let status = Status { rows: rows.to_vec(), history: Default::default(), written: world.now };
+    let status = Status { rows: rows.to_vec(), history: Default::default(), read: (0, 0), written: world.now };
     let (statuses, ages) = ([(name.clone(), status)].into(), [(name.clone(), Seconds(0))].into());
     let records = world.api.fresh();
     let (nodes, pods) = (&world.api.nodes.real, &world.api.pods.real);
@@ -159,13 +159,9 @@ fn vaguer(
     let mut vaguer = round.clone();
     let what = match world.dice.below(10) {
         0 => {
-            // Numbers alone cannot tell that the plugin leaves out another device than the one that is ill, nor that one
-            // is held whose name nobody knows: there the kubelet's word is the only bad news.
-            let left_out = |row: &Row| {
-                row.health == Health::Healthy
-                    && row.allocation.as_ref().is_some_and(|one| one.registered == Some(false))
-            };
-            if judged.2.iter().any(left_out) || judged.1.as_ref().is_some_and(|usage| !usage.unnamed.is_empty()) {
+            // Numbers alone cannot tell that a device is held whose name nobody knows: there the kubelet's word is the only
+            // bad news.
+            if judged.1.as_ref().is_some_and(|usage| !usage.unnamed.is_empty()) {
                 return None;
             }
             vaguer.kubelet = Kubelet::Unknown;

@@ -20,7 +20,7 @@ pub struct Lag {
     pub late_seconds: u64,
     /// And at most.
     pub late_most: u64,
-    /// Not fit, and held by somebody else, when they were reserved; given once free.
+    /// Not fit, struck off and held by somebody when they were reserved; given once free and listed again.
     pub freed: u64,
     /// Not fit, and not listed by the device plugin, when they were reserved; listed again in between.
     pub relisted: u64,
@@ -30,6 +30,8 @@ pub struct Lag {
     pub broken: u64,
     /// Copies that were ended because a device failed.
     pub drained: u64,
+    /// For how long at most a guest stayed, untold, on a device whose status said that guests are to leave it.
+    pub stay_most: u64,
 }
 
 impl Lag {
@@ -45,6 +47,7 @@ impl Lag {
         self.unlisted += other.unlisted;
         self.broken += other.broken;
         self.drained += other.drained;
+        self.stay_most = self.stay_most.max(other.stay_most);
     }
 }
 
@@ -137,7 +140,7 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{:<10}{:>7}{:>10}{:>9}{:>9}{:>8}{:>7}{:>7}{:>8}{:>7}{:>9}{:>9}{:>8}{:>8}",
+            "{:<10}{:>7}{:>10}{:>9}{:>9}{:>8}{:>7}{:>7}{:>8}{:>7}{:>9}{:>9}{:>8}{:>8}{:>7}",
             "faults",
             "seeds",
             "violating",
@@ -151,14 +154,15 @@ impl std::fmt::Display for Report {
             "freed",
             "relisted",
             "broken",
-            "drained"
+            "drained",
+            "stay s"
         )?;
         let named = self.rows.iter().map(|(kind, row)| (kind.as_str(), row.clone()));
         for (name, row) in named.chain([("total", self.all())]) {
             let Row { runs, violating, lag, offered } = row;
             writeln!(
                 f,
-                "{name:<10}{runs:>7}{violating:>10}{:>9}{:>9}{:>8}{:>7}{:>7}{:>8}{:>7}{:>9}{:>9}{:>8}{:>8}",
+                "{name:<10}{runs:>7}{violating:>10}{:>9}{:>9}{:>8}{:>7}{:>7}{:>8}{:>7}{:>9}{:>9}{:>8}{:>8}{:>7}",
                 offered.0 * 1_000 / offered.1.max(1),
                 lag.given,
                 lag.waited / lag.given.max(1),
@@ -170,6 +174,7 @@ impl std::fmt::Display for Report {
                 lag.relisted + lag.unlisted,
                 lag.broken,
                 lag.drained,
+                lag.stay_most,
             )?;
         }
         Ok(())

@@ -59,11 +59,16 @@ pub(super) struct Row {
     pub why: Option<Why>,
 }
 
+/// Lines of the kernel's log that were judged, and of which boot.
+pub(super) type LogRead = (u32, usize);
+
 /// What stands in the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Status {
     pub rows: Vec<Row>,
     pub history: History,
+    /// How far into the kernel's log that goes.
+    pub read: LogRead,
     /// When the agent wrote it.
     pub written: Second,
 }
@@ -227,7 +232,8 @@ impl Row {
 pub(super) fn is_due(previous: Option<&Status>, next: &Status) -> bool {
     let Some(previous) = previous else { return true };
     let waited = next.written.saturating_sub(previous.written) >= MINOR;
-    previous.rows != next.rows || waited && without_ticks(&previous.history) != without_ticks(&next.history)
+    let minor = || previous.read != next.read || without_ticks(&previous.history) != without_ticks(&next.history);
+    previous.rows != next.rows || waited && minor()
 }
 
 /// Without what moves on with each survey.

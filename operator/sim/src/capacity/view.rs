@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use koinon_core::capacity::{
-    Admission, Hold, NodeCapacity, NodeFacts, PoolCapacity, PoolRules, SchedulerFacts, Sharing, of_node, of_pool,
+    Admission, Hold, NodeCapacity, NodeFacts, PoolCapacity, PoolRules, SchedulerFacts, of_node, of_pool,
 };
 use koinon_core::gpu::usage::PodRef;
 use koinon_core::ids::{DeviceId, NodeName, Seconds};
@@ -63,7 +63,7 @@ impl View<'_> {
             scheduler: node.map(|node| SchedulerFacts {
                 allocatable: node.allocatable,
                 requested_by_others,
-                sharing: Sharing::Exclusive,
+                ..SchedulerFacts::default()
             }),
             reserved: record.map_or(0, NodeReservations::reserved),
         })

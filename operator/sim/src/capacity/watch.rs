@@ -6,6 +6,8 @@ use koinon_core::capacity::{
     Admission, DeviceFacts, Dirt, Division, Health, Hold, NodeCapacity, NodeFacts, PoolCapacity, Registration,
     is_fresh, least_reserve, of_node, of_pool,
 };
+use koinon_core::gpu::health::History;
+use koinon_core::gpu::words::Work;
 use koinon_core::ids::{DeviceId, GpuClass, NodeName};
 use koinon_core::placement::reservations::NodeReservations;
 
@@ -68,9 +70,8 @@ pub enum Violation {
     },
     /// A guest got a device that was not fit, and whoever reserved had been told so: at the moment of the decision the
     /// status that called it anything but healthy, undivided, registered and clean was in its cache. Promised is that for
-    /// devices that nobody held and that the plugin listed or might have listed; not for one that was held then and became
-    /// free before the guest's pod was admitted, nor for one that the plugin listed after what the operator had heard: see
-    /// [`Lag`].
+    /// devices that the plugin listed or might have listed, whoever held them; not for one that the plugin had struck off and
+    /// listed again, nor for one that it listed after what the operator had heard: see [`Lag`].
     #[error("a guest got {device}, which was known to be {known} when it was reserved")]
     Unfit {
         /// Which.
@@ -127,6 +128,18 @@ pub enum Violation {
         /// Which.
         device: DeviceId,
     },
+    /// One line of the kernel's log was counted twice.
+    #[error("{device} has {counted} reports of XID {xid}, and {told} were ever made")]
+    CountedTwice {
+        /// Which.
+        device: DeviceId,
+        /// The error.
+        xid: u32,
+        /// As often as its agent counts.
+        counted: u64,
+        /// As often as it was reported.
+        told: u64,
+    },
     /// The code panicked.
     #[error("panic")]
     Panic,
@@ -144,6 +157,8 @@ pub(super) struct Watch {
     /// Since when they call it unhealthy, if they do.
     condemned: BTreeMap<DeviceId, Second>,
     highest: BTreeMap<koinon_core::placement::ReplicaKey, koinon_core::ids::Epoch>,
+    /// Since when guests are on devices that they are to leave.
+    staying: BTreeMap<(DeviceId, koinon_core::gpu::usage::PodRef), Second>,
     /// Devices that were offered, and that could have been.
     pub offered: (u64, u64),
 }
@@ -178,6 +193,19 @@ impl Watch {
                     }
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// An agent judges.
+    pub fn counted(&mut self, machine: &Machine, history: &History) {
+        for (id, device) in &history.devices {
+            for record in &device.xids {
+                let told = machine.told.get(&(id.clone(), record.code)).copied().unwrap_or(0);
+                if record.count > told {
+                    let (device, xid, counted) = (id.clone(), record.code.0, record.count);
+                    self.violations.insert(Violation::CountedTwice { device, xid, counted, told });
+                }
             }
         }
     }
@@ -245,7 +273,7 @@ pub(super) fn given(world: &mut World, at: usize, pod: &Pod, unit: &DeviceId) {
         [] => lag.unlisted += 1,
         [device] if !promise.listed.contains(unit) && !fit(device) => lag.relisted += 1,
         [device] if stale && device.registration == Registration::Unknown && !fit(device) => lag.relisted += 1,
-        [device] if held(device) && !fit(device) => lag.freed += 1,
+        [device] if held(device) && device.registration == Registration::No && !fit(device) => lag.freed += 1,
         [device] if fit(device) => {
             if let Some(since) = unwell.get(unit) {
                 lag.late += 1;
@@ -265,6 +293,7 @@ pub(super) fn look(world: &mut World) {
     let mut found = BTreeSet::new();
     let rules = world.rules();
     let fresh = world.api.fresh();
+    linger(world);
     let compare = world.now.is_multiple_of(COMPARED);
     let mut all_facts = Vec::new();
     for who in 0..OPERATORS {
@@ -311,6 +340,28 @@ pub(super) fn look(world: &mut World) {
         metamorphic::order(world, &all_facts, &mut found);
     }
     world.watch.violations.extend(found);
+}
+
+/// Guests on devices that they are to leave, from when the status says of the device that they are, until they are told so.
+fn linger(world: &mut World) {
+    let mut staying = BTreeMap::new();
+    for (machine, kubelet) in world.machines.iter().zip(&world.kubelets) {
+        let Some(status) = world.api.statuses.real.get(&machine.name) else { continue };
+        let leave = |row: &super::status::Row| row.health == Health::Unhealthy && row.work >= Work::Drain;
+        let left: BTreeSet<&DeviceId> = status.rows.iter().filter(|row| leave(row)).map(|row| &row.id).collect();
+        for (unit, key) in kubelet.held.iter().filter(|(unit, _)| left.contains(unit)) {
+            let copy = world.api.pods.real.get(key).and_then(|pod| pod.copy.as_ref());
+            if copy.and_then(|copy| world.api.placements.get(copy)).is_some_and(|placement| !placement.ending) {
+                let since = world.watch.staying.get(&(unit.clone(), key.clone())).copied();
+                staying.insert((unit.clone(), key.clone()), since.unwrap_or(world.now));
+            }
+        }
+    }
+    let longest = staying.values().map(|since| world.now.saturating_sub(*since)).max().unwrap_or(0);
+    if world.breaker.opened.is_none() {
+        world.watch.lag.stay_most = world.watch.lag.stay_most.max(longest);
+    }
+    world.watch.staying = staying;
 }
 
 fn check(
@@ -363,8 +414,11 @@ impl Plain {
             let kept = device.registration != Registration::No && device.dirt.is_none();
             sound(device) && whole && kept && device.class.is_some()
         };
-        let named_unfit =
-            |device: &DeviceFacts| unheld(&device) && !fit(&device) && device.registration == Registration::Yes;
+        let named_unfit = |device: &DeviceFacts| {
+            // What stands on a device that somebody holds is its holder's.
+            let dirt = if unheld(&device) { device.dirt } else { None };
+            !fit(&&DeviceFacts { dirt, ..device.clone() }) && device.registration != Registration::No
+        };
         let intruded = facts.devices.iter().any(|device| device.dirt == Some(Dirt::Intruder));
         let shut = !fresh || intruded || facts.admission != Admission::Open || facts.devices.iter().any(named_unfit);
         let by_scheduler = facts.scheduler.map_or(0, |scheduler| {

@@ -215,6 +215,7 @@ impl World {
         if self.dice.percent(self.plan.compared) {
             metamorphic::rounds(self, at, &round, &judged);
         }
+        self.watch.counted(&machine, &judged.0.history);
         let next = self.agents[at].conclude(&round, judged, &around, &mut self.dice);
         if let Some(next) = next {
             let rows = next.rows.clone();

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use koinon_core::body::latest::{EvidenceLevel, GpuNeed, GuestsMode, NetworkPolicyState, Offer, OfferedClass};
 use koinon_core::body::norms::PlacementRules;
 use koinon_core::capacity::{
-    Admission, DeviceFacts, Division, Health, Hold, NodeFacts, PoolRules, Registration, SchedulerFacts, Sharing,
-    of_node, of_pool,
+    Admission, DeviceFacts, Division, Health, Hold, NodeFacts, PoolRules, Registration, SchedulerFacts, of_node,
+    of_pool,
 };
 use koinon_core::ids::{Bytes, Digest, ManifestDigest, Seconds};
 use koinon_core::liveness::Liveness;
@@ -32,7 +32,7 @@ fn eight(allocatable: u32) -> NodeFacts {
         heartbeat_age: Some(Seconds(4)),
         admission: Admission::Open,
         devices: (0..8).map(device).collect(),
-        scheduler: Some(SchedulerFacts { allocatable, requested_by_others: 0, sharing: Sharing::Exclusive }),
+        scheduler: Some(SchedulerFacts { allocatable, ..SchedulerFacts::default() }),
         reserved: 0,
     }
 }

@@ -192,6 +192,7 @@ fn used(devices: &[DeviceId], state: &Use, known: bool) -> NodeUse {
         since_milliseconds: 0,
         holders: None,
         shared: false,
+        replicas: None,
         processes: known.then(|| BTreeMap::from([((ProcessKind::Compute, Attribution::PodMismatch), 2)])),
         oldest_unattributed_seconds: None,
         unattributed: known.then_some(Bytes(7)),

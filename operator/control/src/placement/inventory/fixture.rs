@@ -17,12 +17,13 @@ pub fn gpu_node(name: &str, devices: usize) -> Arc<GPUNode> {
     let device = |index: usize| {
         json!({"uuid": format!("GPU-{name}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
             "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
-            "health": {"state": "Healthy"}})
+            "health": {"state": "Healthy"}, "allocation": {"state": "Free", "registered": true}})
     };
     let devices: Vec<_> = (0..devices).map(device).collect();
     Arc::new(
         serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode",
-            "metadata": {"name": name}, "spec": {}, "status": {"devices": devices}}))
+            "metadata": {"name": name}, "spec": {},
+            "status": {"scheduler": {"source": "DevicePlugin", "podResources": "Available"}, "devices": devices}}))
         .unwrap(),
     )
 }

@@ -60,6 +60,8 @@ pub struct PoolView {
     pub nodes: BTreeSet<NodeName>,
     /// Devices that it selects and an older pool has: by pool and class.
     pub overlaps: BTreeSet<(String, GpuClass)>,
+    /// Nodes whose GPUs are counted as an older pool asks for them, which is not how this one does: by which, and how.
+    pub counted_otherwise: BTreeMap<NodeName, (String, String)>,
     /// The most devices of each class that one node has, free or not.
     pub largest_installed: BTreeMap<GpuClass, u32>,
     /// The owner's hours let nothing new in now.
@@ -136,13 +138,19 @@ fn pool_view(
         capacity: PoolCapacity::default(),
         nodes: BTreeSet::new(),
         overlaps: BTreeSet::new(),
+        counted_otherwise: BTreeMap::new(),
         largest_installed: BTreeMap::new(),
         shut: !pool.spec.open_at(inputs.now.0),
         foreign: BTreeMap::new(),
         limits: koinon_api::reclaim::limits(pool),
     };
     let mut own = Vec::new();
-    for (node, _) in nodes.iter().filter(|(_, node)| node.selected_by(pool)) {
+    for (node, seen) in nodes.iter().filter(|(_, node)| node.selected_by(pool)) {
+        if let Some((other, access)) =
+            seen.counted_as().filter(|(_, access)| *access != pool.spec.pod.gpus().to_string())
+        {
+            view.counted_otherwise.insert(node.clone(), (other.clone(), access.clone()));
+        }
         let Some(capacity) = capacities.get(node) else { continue };
         let mut mine = capacity.clone();
         mine.classes.retain(|class, _| {

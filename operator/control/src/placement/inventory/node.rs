@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
-use koinon_api::gpu_node::{AllocationState, Device, HealthState, MigMode, NotShareableReason};
+use koinon_api::gpu_node::{AllocationState, Device, HealthState, MigMode, NotShareableReason, PodResources};
 use koinon_api::gpu_pool::GpuAccess;
-use koinon_api::{GPUPool, labels, names};
+use koinon_api::{GPUNode, GPUPool, labels, names};
 use koinon_core::capacity::{
     self, Admission, DeviceFacts, Dirt, Division, Health, Hold, NodeCapacity, NodeFacts, Registration,
 };
@@ -45,10 +45,28 @@ pub struct NodeView {
     devices: Vec<Seen>,
     products: BTreeMap<GpuClass, Product>,
     scheduler: Option<View>,
+    /// Whether its agent hears from the kubelet who holds what.
+    kubelet_answers: bool,
+    /// By which pool the GPUs are counted, and as what; none if no pool selects the node.
+    counted_as: Option<(String, String)>,
     me: Option<MemberId>,
 }
 
 impl NodeView {
+    /// By which pool its GPUs are counted, the oldest that selects it, and as what.
+    #[must_use]
+    pub fn counted_as(&self) -> Option<&(String, String)> {
+        self.counted_as.as_ref()
+    }
+
+    /// Whether somebody names what is given out of its devices and who holds it: the scheduler, or the kubelet.
+    #[must_use]
+    pub fn names_its_devices(&self) -> bool {
+        let by_scheduler = self.scheduler.as_ref().is_some_and(|view| view.source == Source::Dra);
+        let healthy = || self.devices.iter().filter(|seen| seen.facts.health == Health::Healthy);
+        by_scheduler || self.kubelet_answers && healthy().all(|seen| seen.facts.registration != Registration::Unknown)
+    }
+
     /// What the scheduler knows the node by.
     #[must_use]
     pub fn hostname(&self) -> &str {
@@ -177,10 +195,13 @@ pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<No
             devices: Vec::new(),
             products: BTreeMap::new(),
             scheduler: None,
+            kubelet_answers: kubelet_answers(gpu_node),
+            counted_as: None,
             me: inputs.me.cloned(),
             name: parsed.clone(),
         };
         let pool = pools.iter().find(|pool| view.selected_by(pool));
+        view.counted_as = pool.map(|pool| (pool.name_any(), pool.spec.pod.gpus().to_string()));
         let access = pool.map_or(GpuAccess::Resource(labels::GPU_RESOURCE), |pool| pool.spec.pod.gpus());
         let devices = gpu_node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
         let parents: BTreeSet<&str> = devices.iter().filter_map(|device| device.parent.as_deref()).collect();
@@ -201,6 +222,11 @@ pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<No
         views.insert(parsed, view);
     }
     views
+}
+
+fn kubelet_answers(node: &GPUNode) -> bool {
+    let scheduler = node.status.as_ref().and_then(|status| status.scheduler.as_ref());
+    scheduler.is_some_and(|scheduler| scheduler.pod_resources == PodResources::Available)
 }
 
 /// What the scheduler gives out of a node to those who ask as the pool does. Whoever asks a plugin's way where devices are

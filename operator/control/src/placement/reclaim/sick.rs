@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use koinon_api::gpu_node::{AllocationState, Device, GuestWork, HealthState};
+use koinon_api::gpu_node::{Device, GuestWork, HealthState};
 use koinon_api::reclaim::node_of;
 use koinon_api::{GPUNode, Placement, labels};
 use koinon_core::body::latest::RefusalReason;
@@ -96,10 +96,11 @@ impl Sick {
     }
 }
 
-/// Who holds a device; nobody where nobody can say.
+/// Who holds a device, or held it when that was last known: of a device that fell off the bus, or whose driver hangs, nothing
+/// newer can be told. A pod keeps its device until it ends, so that one which is still there has it still.
 fn holders_of(device: &Device) -> impl Iterator<Item = (&str, &str)> {
-    let known = device.allocation.iter().filter(|allocation| allocation.state != AllocationState::Unknown);
-    known.flat_map(|allocation| &allocation.holders).map(|holder| (holder.namespace.as_str(), holder.name.as_str()))
+    let holders = device.allocation.iter().flat_map(|allocation| &allocation.holders);
+    holders.map(|holder| (holder.namespace.as_str(), holder.name.as_str()))
 }
 
 fn wrong(node: &NodeName, device: &Device) -> String {
@@ -220,11 +221,33 @@ mod tests {
         for allocation in [
             Value::Null,
             json!({"state": "Held"}),
-            json!({"state": "Unknown", "holders": named}),
+            json!({"state": "Unknown"}),
             json!({"state": "Held", "holders": [{"namespace": "default", "name": "a-7f9c"}]}),
         ] {
             assert_eq!(ends_by(node(vec![lost(allocation.clone())]), Some(3), false), [], "{allocation}");
         }
         assert_eq!(ends_by(node(vec![lost(json!({"state": "Held", "holders": named}))]), Some(3), false).len(), 1);
+    }
+
+    /// It fell off the bus, or the survey hangs on it: its holder is the one that it had.
+    #[test]
+    fn a_device_that_is_no_longer_found_ends_the_copy_that_had_it_while_its_pod_is_there() {
+        let gone = json!({"uuid": "GPU-0", "index": 0, "missingSinceTime": "2026-11-21T00:00:00Z",
+            "health": {"state": "Unhealthy", "guestWork": "Drain", "reasons": ["GPULost"]},
+            "allocation": {"state": "Unknown", "holders": [{"namespace": NS, "name": "a-7f9c"}, {"namespace": NS, "name": "c-1"}]}});
+        let ended = ends_by(node(vec![gone]), Some(3), false);
+        assert_eq!(ended.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a"]);
+    }
+
+    /// Nobody chooses which device the pod gets that takes the place of one that ended.
+    #[test]
+    fn the_pod_that_is_made_again_on_a_device_that_failed_ends_its_copy_too() {
+        let sick = |holder: &str| {
+            let held = json!({"state": "Held", "holders": [{"namespace": NS, "name": holder}]});
+            let health = json!({"state": "Unhealthy", "guestWork": "Drain", "reasons": ["XID95"]});
+            node(vec![json!({"uuid": "GPU-9", "index": 9, "health": health, "allocation": held})])
+        };
+        assert_eq!(ends_by(sick("a-0b1d"), Some(3), false), [], "of a pod that is not known yet nothing is");
+        assert_eq!(ends_by(sick("b-7f9c"), Some(3), false).len(), 1);
     }
 }

@@ -209,11 +209,17 @@ fn look(history: &mut History, inputs: &Inputs<'_>, read: &Read<'_>, tick: Tick,
             }
         }
     }
-    let enough = u32::try_from(braked.len()).unwrap_or(u32::MAX) >= limits.brake_devices.max(1);
+    let limit = usize::try_from(limits.brake_devices.max(1)).unwrap_or(usize::MAX);
+    let enough = braked.len() >= limit;
+    // One that was braked when it was last read may still be: until that is known nothing is taken back for lack of others.
+    let perhaps = |(id, memory): &(&DeviceId, &DeviceHistory)| {
+        memory.conditions.brake.is_some() && !braked.contains(id) && !steady_power.contains(id)
+    };
+    let too_few = braked.len().saturating_add(history.devices.iter().filter(perhaps).count()) < limit;
     for (id, memory) in &mut history.devices {
         if enough && braked.contains(id) {
             take(memory, Cause::NodePower, rules::node_power(), inputs, tick);
-        } else if steady_power.contains(id) || braked.contains(id) {
+        } else if steady_power.contains(id) || (too_few && braked.contains(id)) {
             take(memory, Cause::NodePower, Observed::Clear, inputs, tick);
         }
     }

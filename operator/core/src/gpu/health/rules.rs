@@ -226,11 +226,12 @@ fn brake(device: &Device, conditions: &mut Conditions, limits: &Limits, now: Ste
     lasting(&mut conditions.brake, held, limits.survey_gap, now);
 }
 
-/// The second half of R9: whether the brake is on for long enough here, by the reading of this survey.
+/// The second half of R9: whether the brake is on for long enough here, by the reading of this survey. One that is on, and not
+/// for so long, is neither: while nobody could read it, it may have been on all the time.
 pub(super) fn is_braked(device: &Device, conditions: &Conditions, limits: &Limits, now: Steady) -> Option<bool> {
     match &device.clocks.throttle {
         Reading::Known(bits) if bits.has(Throttle::HW_POWER_BRAKE) => {
-            Some(conditions.brake.is_some_and(|span| now.is_after(span.since, limits.brake_period)))
+            conditions.brake.is_some_and(|span| now.is_after(span.since, limits.brake_period)).then_some(true)
         }
         Reading::Known(_) | Reading::Unsupported => Some(false),
         Reading::Unknown(_) => None,

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{Names, ids_of, is_uuid};
+use super::names::{Meant, Names, ids_of, is_uuid};
 use super::{
     Attribution, ClaimRef, Clean, DeviceUse, Evidence, Found, Holding, Kubelet, NodeUse, Owner, PodRef, Pods, Standing,
     Use, Why, in_steps,
 };
 use crate::gpu::device::{Device, Memory, Process, ProcessKind};
-use crate::gpu::reading::Reading;
+use crate::gpu::reading::{Gap, Reading};
 use crate::ids::{Bytes, DeviceId, ObjectUid};
 
 /// A driver that makes up new ids with every survey must not make the agent's memory grow.
@@ -26,7 +26,8 @@ pub fn judge(evidence: &Evidence<'_>, previous: Option<&Standing>) -> NodeUse {
         }
     }
     view.carry_over(&devices, &mut standing);
-    NodeUse { devices, unnamed: view.unnamed, allocatable: view.allocatable, standing }
+    let allocatable = view.allocatable.map(|given_out| given_out.into_keys().collect());
+    NodeUse { devices, unnamed: view.unnamed, allocatable, standing }
 }
 
 /// A device or an instance, with what the driver says of it.
@@ -104,7 +105,8 @@ struct View<'a> {
     holders: BTreeMap<DeviceId, BTreeSet<Holder>>,
     shared: BTreeSet<DeviceId>,
     unnamed: BTreeSet<Holding>,
-    allocatable: Option<BTreeSet<DeviceId>>,
+    /// What the kubelet gives out, and as how many devices each.
+    allocatable: Option<BTreeMap<DeviceId, u32>>,
     /// The pods that live by both the kubelet and the API server. None: one of them did not say.
     living: Option<BTreeMap<&'a ObjectUid, &'a PodRef>>,
 }
@@ -148,7 +150,11 @@ impl<'a> View<'a> {
         if let Some(allocatable) = &allocation.allocatable {
             let meant: Vec<_> = allocatable.iter().filter_map(|name| names.meant(name)).collect();
             view.shared.extend(meant.iter().filter(|meant| meant.share).map(|meant| meant.device.clone()));
-            view.allocatable = Some(meant.into_iter().map(|meant| meant.device).collect());
+            let given_out = view.allocatable.get_or_insert_default();
+            for Meant { device, .. } in meant {
+                let count = given_out.entry(device).or_insert(0);
+                *count = count.saturating_add(1);
+            }
         }
         if let Pods::Known(pods) = evidence.pods {
             let active = pods.iter().filter(|(pod, _)| allocation.pods.contains(*pod));
@@ -195,6 +201,7 @@ impl<'a> View<'a> {
             holders: matches!(self.evidence.kubelet, Kubelet::Said(_))
                 .then(|| holders.iter().map(|holder| holder.pod.clone()).collect()),
             shared,
+            replicas: self.allocatable.as_ref().map(|given_out| given_out.get(unit.id).copied().unwrap_or(0)),
             oldest_unattributed_seconds: census
                 .as_ref()
                 .and_then(|census| census.oldest)
@@ -224,7 +231,7 @@ impl<'a> View<'a> {
             return Use::Unknown(Why::DuplicateId);
         }
         if matches!(self.evidence.kubelet, Kubelet::Unknown) {
-            return Use::Unknown(Why::KubeletUnknown);
+            return Use::Unknown(self.without_the_kubelet(unit));
         }
         if let Some(census) = census.filter(|census| !census.intruders.is_empty()) {
             return Use::Intruder { pods: census.intruders.clone() };
@@ -263,6 +270,26 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Pods are counted by the operator then. What may be no pod's is in the way, also where only that it may be is known. Where
+    /// nobody is ever shown the node's processes, memory tells whether there is anything.
+    fn without_the_kubelet(&self, unit: &Unit<'_>) -> Why {
+        let of_no_pod = |process: &&Process| {
+            let owner = self.evidence.processes.get(&process.pid).map(|found| &found.owner);
+            !matches!(owner, Some(Owner::Pod { .. }))
+        };
+        let unread = |process: &&Process| {
+            let owner = self.evidence.processes.get(&process.pid).map(|found| &found.owner);
+            matches!(owner, None | Some(Owner::Unreadable))
+        };
+        match &unit.processes {
+            Reading::Unknown(gap) if *gap != Gap::NoPermission => Why::Processes(*gap),
+            _ if unit.unplaced.iter().any(of_no_pod) => Why::Unplaced,
+            Reading::Known(processes) if processes.iter().any(unread) => Why::ProcessOwner,
+            _ if unit.memory.used.get().is_none() && !unit.memory_is_the_nodes => Why::Memory,
+            _ => Why::KubeletUnknown,
+        }
+    }
+
     /// What was found before, where less is known now: to know less makes no device better. Without the kubelet's word one
     /// that was not free is not taken for free, and without a view of the processes no intruder is taken for gone.
     fn unless_worse(&self, id: &DeviceId, state: Use, census: Option<&Census>) -> Use {
@@ -273,7 +300,12 @@ impl<'a> View<'a> {
             (Use::Free | Use::Held { .. } | Use::Unknown(Why::KubeletUnknown), _) => state,
             // Which of the two it was nobody can tell.
             (_, Use::Unknown(Why::DuplicateId)) => state,
-            (_, Use::Unknown(Why::KubeletUnknown)) => before.clone(),
+            // What was missing then is known now.
+            (
+                Use::Unknown(Why::Processes(_) | Why::ProcessOwner | Why::Unplaced | Why::Memory),
+                Use::Unknown(Why::KubeletUnknown),
+            ) => state,
+            (_, Use::Unknown(_)) if silent => before.clone(),
             (Use::Intruder { .. }, Use::Free | Use::Held { .. } | Use::Unknown(_)) if blind => before.clone(),
             _ => state,
         }

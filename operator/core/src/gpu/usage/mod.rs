@@ -206,6 +206,8 @@ pub struct DeviceUse {
     pub holders: Option<BTreeSet<PodRef>>,
     /// Whether several pods may hold it.
     pub shared: bool,
+    /// As how many devices the kubelet gives it out. None while the kubelet does not say.
+    pub replicas: Option<u32>,
     /// Its processes by kind and by whose they are. None where the list could not be had.
     pub processes: Option<BTreeMap<(ProcessKind, Attribution), u32>>,
     /// How long the oldest process that nobody holding the device accounts for has stood, in whole seconds.
@@ -242,8 +244,12 @@ impl DeviceUse {
             Use::Intruder { .. } => Some(Dirt::Intruder),
             Use::Orphaned { .. } => Some(Dirt::Orphan),
             Use::Leaked { .. } => Some(Dirt::Leak),
-            // Pods are counted by the operator then; what belongs to none of them is in the way whoever holds the device.
-            Use::Unknown(Why::KubeletUnknown) => self.has_remains().then_some(Dirt::Unknown),
+            // Pods are counted by the operator then; what belongs to none of them is in the way whoever holds the device. So is
+            // memory of which nobody can say whose it is.
+            Use::Unknown(Why::KubeletUnknown) => {
+                let unseen = self.processes.is_none() && self.quiet != Some(true);
+                (unseen || self.has_remains()).then_some(Dirt::Unknown)
+            }
             // Without a view of the node's processes, memory tells whether a device that nobody holds is in use. A list that
             // could not be read this time tells nothing: what stood on the device may still stand there.
             Use::Unknown(Why::Processes(Gap::NoPermission) | Why::ProcessesUnsupported) if self.holders.is_some() => {

@@ -438,6 +438,51 @@ fn without_the_kubelets_word_from_the_first_a_process_of_nobody_is_in_the_way_an
     assert_eq!(idle.first().dirt(), None);
 }
 
+/// Pods are counted then, whose processes may use any device. What could be nobody's must not be taken for theirs.
+#[test]
+fn without_the_kubelets_word_what_may_be_nobodys_is_in_the_way_like_what_is() {
+    let silent = |mut node: Node| {
+        node.kubelet = Kubelet::Unknown;
+        node
+    };
+    assert_eq!(silent(Node::new().running(7, of_pod("one"))).first().dirt(), None, "that is counted by its pod");
+    let unread = || silent(Node::new().running(7, Owner::Unreadable));
+    assert_eq!(unread().first().dirt(), Some(Dirt::Unknown));
+    let mut forgotten = unread();
+    forgotten.processes.clear();
+    assert_eq!(forgotten.first().dirt(), Some(Dirt::Unknown));
+    let mut unlisted = silent(Node::new());
+    unlisted.devices[0].processes = Reading::Unknown(Gap::Unstable);
+    assert_eq!(unlisted.first().dirt(), Some(Dirt::Unknown));
+    let mut unmeasured = silent(Node::new());
+    unmeasured.devices[0].memory = memory(Reading::Unknown(Gap::Unstable));
+    assert_eq!(unmeasured.first().dirt(), Some(Dirt::Unknown));
+    // Where the driver never shows processes, memory says whether there is anything.
+    for never in [Reading::Unknown(Gap::NoPermission), Reading::Unsupported] {
+        for (used, dirt) in [(Known(0), None), (Known(GIB), Some(Dirt::Unknown))] {
+            let mut hidden = silent(Node::new());
+            hidden.devices[0].processes = never.clone();
+            hidden.devices[0].memory = memory(used);
+            assert_eq!(hidden.first().dirt(), dirt);
+        }
+    }
+    // What was missing comes back before the kubelet does.
+    let mut back = unread();
+    back.first();
+    let mut back = back.later(10).ended();
+    assert_eq!(back.first().dirt(), None);
+}
+
+#[test]
+fn without_the_kubelets_word_a_process_of_some_instance_is_in_the_way_of_each_unless_it_is_a_pods() {
+    for (owner, dirt) in [(of_pod("one"), None), (Owner::Host, Some(Dirt::Unknown))] {
+        let mut node = divided();
+        on_instance(&mut node, 7, None, owner);
+        node.kubelet = Kubelet::Unknown;
+        assert_eq!((node.of("MIG-b1").dirt(), node.of("MIG-b2").dirt()), (dirt.clone(), dirt));
+    }
+}
+
 #[test]
 fn an_intruder_that_cannot_be_seen_any_more_has_not_left() {
     let mut node = Node::new().held(&[("one", "GPU-a")]).running(7, Owner::Pod { uid: uid("two"), container: None });

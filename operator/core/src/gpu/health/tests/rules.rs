@@ -232,6 +232,56 @@ fn r9_ends_with_the_brake_of_the_last_but_one() {
 }
 
 #[test]
+fn r9_is_not_taken_back_because_the_others_could_not_be_read() {
+    let braked = || {
+        let mut node = Node::of(3);
+        throttled(&mut node, 0, Throttle::HW_POWER_BRAKE);
+        throttled(&mut node, 1, Throttle::HW_POWER_BRAKE);
+        node.judge();
+        assert_eq!(node.over(300, 60).state("GPU-0"), Health::Degraded);
+        node
+    };
+    let degraded = |node: &mut Node| {
+        let judgement = node.after(10);
+        (judgement.of("GPU-0").says(Why::NodePower), judgement.state("GPU-2"))
+    };
+    // The value, the device, or which of two devices it is.
+    let mut unread = braked();
+    unread.devices[1].clocks.throttle = Reading::Unknown(Gap::Unstable);
+    assert_eq!(degraded(&mut unread), (true, Health::Healthy));
+    let mut gone = braked();
+    gone.devices.remove(1);
+    assert_eq!(degraded(&mut gone), (true, Health::Healthy));
+    let mut twice = braked();
+    let twin = twice.devices[1].clone();
+    twice.devices.push(twin);
+    assert_eq!(degraded(&mut twice), (true, Health::Healthy));
+    // One that was never braked says nothing by not being read.
+    let mut other = braked();
+    throttled(&mut other, 1, 0);
+    other.devices[2].clocks.throttle = Reading::Unknown(Gap::Unstable);
+    assert_eq!(degraded(&mut other), (false, Health::Unknown));
+}
+
+#[test]
+fn r9_begins_anew_after_a_silence_without_giving_the_devices_back_in_between() {
+    let mut node = Node::of(2);
+    for at in 0..2 {
+        throttled(&mut node, at, Throttle::HW_POWER_BRAKE);
+    }
+    node.judge();
+    node.over(300, 60);
+    node.devices[1].clocks.throttle = Reading::Unknown(Gap::Unstable);
+    node.over(240, 60);
+    throttled(&mut node, 1, Throttle::HW_POWER_BRAKE);
+    let judgement = node.after(10);
+    assert_eq!((judgement.state("GPU-0"), judgement.state("GPU-1")), (Health::Degraded, Health::Degraded));
+    throttled(&mut node, 1, 0);
+    let judgement = node.after(10);
+    assert_eq!((judgement.state("GPU-0"), judgement.state("GPU-1")), (Health::Healthy, Health::Healthy));
+}
+
+#[test]
 fn r10_a_slow_host_link_counts_under_load_for_ten_minutes() {
     let mut node = Node::of(1);
     node.devices[0].pcie.width = Known(8);
