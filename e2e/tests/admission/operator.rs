@@ -12,13 +12,13 @@ use crate::server::{GUEST, JOBS, RELEASE, Server, all_held, documents, installed
 
 const ACCOUNT: &str = "koinon-operator";
 
-async fn token(datacenter: &Datacenter, namespace: &str, account: &str, more: &[&str]) -> Result<String> {
+pub async fn token(datacenter: &Datacenter, namespace: &str, account: &str, more: &[&str]) -> Result<String> {
     let mut args = vec!["--namespace", namespace, "create", "token", account];
     args.extend(more);
     Ok(datacenter.kubectl(args).await?.trim().to_owned())
 }
 
-async fn as_operator(datacenter: &Datacenter) -> Result<Server> {
+pub async fn as_operator(datacenter: &Datacenter) -> Result<Server> {
     Server::bearing(datacenter, &token(datacenter, RELEASE, ACCOUNT, &[]).await?).await
 }
 
@@ -230,6 +230,8 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
         ("operator", &operator, "get", "secrets", "x", "kube-system", false),
         ("operator", &operator, "list", "secrets", "", GUEST, false),
         ("operator", &operator, "create", "configmaps", "x", GUEST, false),
+        ("operator", &operator, "patch", "nodes", "node-1", "", false),
+        ("operator", &operator, "create", "devicetaintrules.resource.k8s.io", "x", "", false),
         ("gateway", &gateway, "get", "secrets", "koinon-gateway-tls", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-apikeys", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-operator-key", RELEASE, false),
@@ -245,11 +247,13 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
 }
 
 async fn may(server: &Server, verb: &str, resource: &str, name: &str, namespace: &str) -> Result<bool> {
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 verb: Some(verb.into()),
                 resource: Some(resource.into()),
+                group: Some(group.into()),
                 name: Some(name.into()),
                 namespace: Some(namespace.into()),
                 ..ResourceAttributes::default()

@@ -29,6 +29,7 @@ pub mod rules;
 pub mod stores;
 pub mod stores_dra;
 pub mod survey;
+pub mod taints;
 pub mod wake;
 pub mod weights;
 pub mod writer;
