@@ -1,6 +1,7 @@
 //! `kubectl koinon gpus`: every device of this cluster, who holds it, how it does, and what keeps it from being shared.
 
 mod breaker;
+mod clear;
 mod obstacles;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,8 @@ use obstacles::{Obstacle, Site};
   kubectl koinon gpus -o wide               with their names, drivers, errors and what to do
   kubectl koinon gpus --why                 only those that are not shared, with everything that keeps them from it
   kubectl koinon gpus --why GPU-5ab1c3e2    the same of one device, by the beginning of its name
-  kubectl koinon gpus --member cork         what another member offers, and how old that is"
+  kubectl koinon gpus --member cork         what another member offers, and how old that is
+  kubectl koinon gpus clear n1/GPU-5ab1c3e2 --reason 'passed dcgmi diag -r 3'"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -58,6 +60,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     ResetBreaker(breaker::ResetBreaker),
+    Clear(clear::Clear),
 }
 
 /// How to print devices.
@@ -91,8 +94,10 @@ struct Row {
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        if let Some(Action::ResetBreaker(reset)) = self.action {
-            return reset.run(access).await;
+        match self.action {
+            Some(Action::ResetBreaker(reset)) => return reset.run(access).await,
+            Some(Action::Clear(clear)) => return clear.run(access).await,
+            None => {}
         }
         let cluster = Cluster::connect(access).await?;
         if let Some(member) = &self.member {
