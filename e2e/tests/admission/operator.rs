@@ -224,6 +224,7 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
     let datacenter = fleet.get("aarhus")?;
     let operator = as_operator(datacenter).await?;
     let gateway = Server::bearing(datacenter, &token(datacenter, RELEASE, "koinon-gateway", &[]).await?).await?;
+    let agent = Server::bearing(datacenter, &token(datacenter, "koinon-agent", "koinon-agent", &[]).await?).await?;
     let mut asked = 0;
     for (who, server, verb, resource, name, namespace, wanted) in [
         ("operator", &operator, "get", "secrets", "koinon-operator-key", RELEASE, true),
@@ -232,6 +233,10 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
         ("operator", &operator, "create", "configmaps", "x", GUEST, false),
         ("operator", &operator, "patch", "nodes", "node-1", "", false),
         ("operator", &operator, "create", "devicetaintrules.resource.k8s.io", "x", "", false),
+        ("agent", &agent, "get", "configmaps", "koinon-xids", RELEASE, true),
+        ("agent", &agent, "get", "configmaps", "koinon-settled", RELEASE, false),
+        ("agent", &agent, "list", "configmaps", "", RELEASE, false),
+        ("agent", &agent, "get", "secrets", "koinon-operator-key", RELEASE, false),
         ("gateway", &gateway, "get", "secrets", "koinon-gateway-tls", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-apikeys", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-operator-key", RELEASE, false),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use koinon_api::gpu_node::Device;
-use koinon_core::gpu::health::{BootId, Judgement};
+use koinon_core::gpu::health::{BootId, Judgement, Limits};
 use koinon_core::gpu::usage::NodeUse;
 use koinon_core::gpu::xid::{Xid, XidClass};
 use koinon_core::ids::DeviceId;
@@ -19,6 +19,7 @@ use crate::publish::{PublishError, Publisher, Standing};
 use crate::status::{self, Found, Observer};
 use crate::survey::{Failure, Survey};
 use crate::usage::{self, Observed};
+use crate::xid_table::Voted;
 
 /// A driver that crashes or hangs is asked ever less often: each try may make it worse.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -31,7 +32,9 @@ pub struct Rounds {
     publisher: Publisher,
     observer: Observer,
     judge: Judge,
+    boot: BootId,
     usage: usage::Observer,
+    voted: Option<watch::Receiver<Option<Voted>>>,
     /// Harmful failures in a row.
     failures: u32,
 }
@@ -98,11 +101,34 @@ impl Rounds {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 boot_id: boot.to_string(),
                 library: library.display().to_string(),
+                limits: Default::default(),
+                xid_table: None,
             },
-            judge: Judge::new(boot),
+            judge: Judge::new(boot.clone()),
+            boot,
             usage,
+            voted: None,
             failures: 0,
         }
+    }
+
+    /// Judged by what the owner has set, and by the voted table of XIDs that is heard there.
+    #[must_use]
+    pub fn by(self, limits: Limits, voted: Option<watch::Receiver<Option<Voted>>>) -> Self {
+        let set = limits.set().map(|(bound, here)| (bound.name.to_owned(), here)).collect();
+        let observer = Observer { limits: set, ..self.observer };
+        Self { judge: Judge::by(self.boot.clone(), limits), observer, voted, ..self }.updated()
+    }
+
+    fn updated(mut self) -> Self {
+        self.follow();
+        self
+    }
+
+    fn follow(&mut self) {
+        let Some(voted) = self.voted.as_mut().and_then(|voted| voted.borrow_and_update().clone()) else { return };
+        self.observer.xid_table = voted.digest;
+        self.judge.follow(voted.policy);
     }
 
     /// The devices that there are to watch; none before the first survey.
@@ -155,6 +181,9 @@ impl Rounds {
         let Standing { owner, generation, clears, status: before } =
             self.publisher.gpu_node().await.map_err(Unsaid::Unread)?;
         let Round { survey, observed, judgement } = round;
+        if self.voted.as_ref().is_some_and(|voted| voted.has_changed().unwrap_or(false)) {
+            self.follow();
+        }
         // Judged once, and not before what stands against the devices was read.
         let judgement = judgement.get_or_insert_with(|| self.judge.judge(survey, &clears, &before));
         let found = Found { survey, judgement, observed: observed.as_ref() };

@@ -133,6 +133,10 @@ pub const SETTLED_PARTS: &str = "parts";
 pub const PART_SETTLED: &str = "settled";
 /// The entry of a reservation ConfigMap.
 pub const RESERVATIONS_ENTRY: &str = "reservations.json";
+/// The ConfigMap in which the operator passes on to the agents what the cooperative voted about XIDs.
+pub const XIDS_CONFIG_MAP: &str = "koinon-xids";
+/// Its entry.
+pub const XIDS_ENTRY: &str = "xids.json";
 /// The extended resource that NVIDIA's device plugin registers.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
 

@@ -7,6 +7,8 @@ mod obstacles;
 mod tests;
 mod text;
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
@@ -86,6 +88,12 @@ struct Row {
     device: Device,
     /// The driver of its node.
     driver: Option<String>,
+    /// Limits of the health rules that its owner has set, by which it is judged.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    limits: BTreeMap<String, i64>,
+    /// The voted table of XIDs by which it is judged, beside the built-in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xid_table: Option<String>,
     /// Whether others could be given it now.
     shared: bool,
     /// Everything that keeps it from that.

@@ -33,6 +33,7 @@ pub mod taints;
 pub mod wake;
 pub mod weights;
 pub mod writer;
+pub mod xids;
 
 use std::time::Duration;
 

@@ -29,6 +29,7 @@ use super::taints::apply::Tainter;
 use super::taints::{self, Plan};
 use super::wake::Bell;
 use super::writer::Writer;
+use super::xids::Xids;
 use crate::context::Context;
 use crate::kinds::gpupool::Leaving;
 use crate::kinds::gpupool_offer::{self, Eyes};
@@ -71,6 +72,7 @@ pub struct Surveyor {
     disagreements: Disagreements,
     quarantine: Quarantine,
     tainter: Tainter,
+    xids: Xids,
     findings: watch::Receiver<Option<Found>>,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
@@ -88,7 +90,7 @@ impl Surveyor {
         findings: watch::Receiver<Option<Found>>,
     ) -> (Self, watch::Receiver<Option<Arc<Survey>>>) {
         let (found, survey) = watch::channel(None);
-        let (writer, tainter) = (Writer::new(&ctx, "gpupool"), Tainter::new(&ctx));
+        let (writer, tainter, xids) = (Writer::new(&ctx, "gpupool"), Tainter::new(&ctx), Xids::new(&ctx));
         let surveyor = Self {
             ctx,
             stores,
@@ -99,6 +101,7 @@ impl Surveyor {
             disagreements: Disagreements::default(),
             quarantine: Quarantine::default(),
             tainter,
+            xids,
             findings,
             shown: BTreeSet::new(),
             found,
@@ -183,6 +186,11 @@ impl Surveyor {
         self.show(&inventory, &reclaiming.unwrap_or_default(), verdict, &taints, now).await;
         if let Some(view) = &view {
             self.offer(&inventory, &view.spec);
+            let rows = &view.state.norms().placement.xids;
+            if let Err(error) = self.xids.pass_on(&self.ctx, rows, now.monotonic).await {
+                self.metrics.failed(Part::Pools);
+                tracing::warn!(%error, "agents may not know what was voted about XIDs");
+            }
         }
         // Last: what the cooperative is told waits for no taint.
         self.tainter.apply(&self.ctx, &self.metrics, &inventory.pools, &taints, now.monotonic).await;
