@@ -107,7 +107,23 @@ def engine_holds(engine):
     )
 
 
-MOST_LISTED, MOST_PRICE = 128, 1_000_000_000
+MOST_LISTED, MOST_PRICE, MOST_XIDS = 128, 1_000_000_000, 64
+
+
+def xid_holds(row):
+    if not 1 <= row["code"] <= 9_999:
+        return False
+    if row["state"] == "Healthy":
+        return row["offer"] == "Any" and row["work"] in ("Keep", "RestartWorkload")
+    if row["state"] == "Degraded":
+        return row["offer"] != "Any" and 60 <= row["holdSeconds"] <= 30 * DAY
+    return row["state"] == "Unhealthy" and row["offer"] == "Nothing" and row["work"] in ("Drain", "DrainNode")
+
+
+def xids_hold(rows):
+    """Whether rows about errors of GPUs are few, ordered by their codes, and each says one thing."""
+    codes = [row["code"] for row in rows]
+    return len(rows) <= MOST_XIDS and codes == sorted(set(codes)) and all(map(xid_holds, rows))
 
 
 def norm_holds(name, change):
@@ -115,7 +131,8 @@ def norm_holds(name, change):
     if name == "setPlacementRules":
         residency = change["residency"].values()
         listed = max(len(change["jurisdictions"]), len(residency)) <= MOST_LISTED
-        return listed and all(1 <= len(of_model) <= MOST_LISTED for of_model in residency)
+        residency_holds = all(1 <= len(of_model) <= MOST_LISTED for of_model in residency)
+        return listed and residency_holds and xids_hold(change["xids"])
     if name == "setShares":
         share = change["hostShare"]
         return 1 <= share["num"] <= share["den"] <= 1000

@@ -252,6 +252,31 @@ of_member = closed({"member": label30})
 # What is decided about all work
 
 jurisdictions = collection(matching(r"[A-Z]{2}"))
+xid_row = closed(
+    {
+        "code": u32,
+        "class": word("info", "app", "unknown", "workflow", "reset", "reboot"),
+        "state": word("Healthy", "Degraded", "Unhealthy", "Unknown"),
+        "reason": matching("(?=[A-Z])" + r"[A-Za-z0-9]{1,63}"),
+        "action": word(
+            "None",
+            "Watch",
+            "RestartWorkload",
+            "ApplyConfig",
+            "CheckCooling",
+            "Investigate",
+            "DrainP2P",
+            "ResetWhenIdle",
+            "RestartVM",
+            "ResetGPU",
+            "RebootNode",
+            "Replace",
+        ),
+        "offer": word("Any", "SingleOnly", "Nothing"),
+        "work": word("Keep", "RestartWorkload", "Drain", "DrainNode"),
+    },
+    defaults={"holdSeconds": (u32, lambda: 0)},
+)
 placement_rules = closed(
     {},
     {"maxReplicasPerMember": u32},
@@ -259,6 +284,7 @@ placement_rules = closed(
         "jurisdictions": (jurisdictions, frozenset),
         "residency": (mapping(digest, jurisdictions), dict),
         "minEvidence": (word("Claimed", "SchedulerConsistent", "Challenged", "Attested"), lambda: "Claimed"),
+        "xids": (sequence(xid_row), list),
     },
 )
 head = closed({"seq": u64, "id": digest})

@@ -50,6 +50,19 @@ def proposal(action: dict, scope: str) -> dict:
     }
 
 
+def placement_rules() -> dict:
+    row = {"class": "reset", "reason": "VotedReason", "action": "ResetGPU", "offer": "Nothing", "work": "Drain"}
+    return {
+        "jurisdictions": ["ES"],
+        "residency": {},
+        "minEvidence": "Claimed",
+        "xids": [
+            {"code": 94, "state": "Unhealthy", **row, "holdSeconds": 0},
+            {"code": 200, "state": "Degraded", **row, "work": "Keep", "holdSeconds": 3600},
+        ],
+    }
+
+
 def engine() -> dict:
     arguments = "--model {modelPath} --served-name {servedName} --host 0.0.0.0 --port {port} --ctx {maxModelLen} --parallel {maxConcurrency}"
     return {
@@ -89,6 +102,9 @@ def good_statements():
     )
     yield "a proposal to remove one", aarhus.human(
         COOP, "proposal", proposal({"removeEngine": {"name": "llama-cpp"}}, "engines")
+    )
+    yield "a proposal about errors of GPUs", aarhus.human(
+        COOP, "proposal", proposal({"setPlacementRules": placement_rules()}, "placement"), rules=2
     )
     admit = proposal({"admit": {"application": cork.application(COOP)}}, "membership")
     yield "a proposal to admit a member, co-signed", aarhus.human(COOP, "proposal", admit, T0, (bilbao.governance,))

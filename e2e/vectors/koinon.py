@@ -99,19 +99,19 @@ class Person:
             },
         }
 
-    def header(self, coop: str, key: Key, kind: str, at: int) -> dict:
+    def header(self, coop: str, key: Key, kind: str, at: int, rules: int = 1) -> dict:
         return {
             "coop": coop,
             "author": self.name,
             "site": "main",
             "key": key.id,
             "kind": kind,
-            "rules": 1,
+            "rules": rules,
             "issuedAt": at,
         }
 
-    def human(self, coop: str, kind: str, body: dict, at: int = T0, co: tuple = ()) -> dict:
-        payload = compact({**self.header(coop, self.governance, kind, at), "body": body})
+    def human(self, coop: str, kind: str, body: dict, at: int = T0, co: tuple = (), rules: int = 1) -> dict:
+        payload = compact({**self.header(coop, self.governance, kind, at, rules), "body": body})
         return envelope(kind, payload, self.governance, *co)
 
     def application(self, coop: str, at: int = T0) -> dict:

@@ -25,6 +25,16 @@ async fn helm(datacenter: &Datacenter, verb: &str, chart: &str) -> Result<String
     }
 }
 
+/// Lets the operator taint nodes and devices.
+pub async fn permit_taints(datacenter: &Datacenter) -> Result<()> {
+    let folder = checkout().join("charts/koinon");
+    let folder = folder.to_str().context("the checkout's path is not text")?;
+    let upgrade = ["upgrade", "koinon", folder, "--namespace", RELEASE, "--reuse-values"];
+    let values = ["--set", "operator.taints.nodes=true,operator.taints.devices=true"];
+    datacenter.helm(upgrade.into_iter().chain(values)).await?;
+    no_warnings(datacenter).await
+}
+
 /// A namespace that still ends takes nothing new.
 async fn agents_are_gone(datacenter: &Datacenter) -> Result<()> {
     let ended = ["wait", "--for=delete", "namespace/koinon-agent", "--timeout=60s"];

@@ -9,6 +9,7 @@ mod lifecycle;
 mod operator;
 mod rules;
 mod server;
+mod taints;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .case("the_operators_token_opens_no_namespace", operator::namespaces)
         .case("no_part_has_more_rights_than_it_needs", operator::rights)
         .case("an_agent_speaks_for_its_own_node_only", operator::agent)
+        .case("the_operators_token_taints_nodes_and_devices_with_its_own_taint_alone", taints::own_alone)
         .case("uninstalling_keeps_definitions_objects_and_guest_gates", lifecycle::uninstall)
         .main()
 }

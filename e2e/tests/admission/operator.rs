@@ -12,13 +12,13 @@ use crate::server::{GUEST, JOBS, RELEASE, Server, all_held, documents, installed
 
 const ACCOUNT: &str = "koinon-operator";
 
-async fn token(datacenter: &Datacenter, namespace: &str, account: &str, more: &[&str]) -> Result<String> {
+pub async fn token(datacenter: &Datacenter, namespace: &str, account: &str, more: &[&str]) -> Result<String> {
     let mut args = vec!["--namespace", namespace, "create", "token", account];
     args.extend(more);
     Ok(datacenter.kubectl(args).await?.trim().to_owned())
 }
 
-async fn as_operator(datacenter: &Datacenter) -> Result<Server> {
+pub async fn as_operator(datacenter: &Datacenter) -> Result<Server> {
     Server::bearing(datacenter, &token(datacenter, RELEASE, ACCOUNT, &[]).await?).await
 }
 
@@ -224,12 +224,19 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
     let datacenter = fleet.get("aarhus")?;
     let operator = as_operator(datacenter).await?;
     let gateway = Server::bearing(datacenter, &token(datacenter, RELEASE, "koinon-gateway", &[]).await?).await?;
+    let agent = Server::bearing(datacenter, &token(datacenter, "koinon-agent", "koinon-agent", &[]).await?).await?;
     let mut asked = 0;
     for (who, server, verb, resource, name, namespace, wanted) in [
         ("operator", &operator, "get", "secrets", "koinon-operator-key", RELEASE, true),
         ("operator", &operator, "get", "secrets", "x", "kube-system", false),
         ("operator", &operator, "list", "secrets", "", GUEST, false),
         ("operator", &operator, "create", "configmaps", "x", GUEST, false),
+        ("operator", &operator, "patch", "nodes", "node-1", "", false),
+        ("operator", &operator, "create", "devicetaintrules.resource.k8s.io", "x", "", false),
+        ("agent", &agent, "get", "configmaps", "koinon-xids", RELEASE, true),
+        ("agent", &agent, "get", "configmaps", "koinon-settled", RELEASE, false),
+        ("agent", &agent, "list", "configmaps", "", RELEASE, false),
+        ("agent", &agent, "get", "secrets", "koinon-operator-key", RELEASE, false),
         ("gateway", &gateway, "get", "secrets", "koinon-gateway-tls", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-apikeys", RELEASE, true),
         ("gateway", &gateway, "get", "secrets", "koinon-operator-key", RELEASE, false),
@@ -245,11 +252,13 @@ pub async fn rights(fleet: Arc<Fleet>) -> Result<()> {
 }
 
 async fn may(server: &Server, verb: &str, resource: &str, name: &str, namespace: &str) -> Result<bool> {
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 verb: Some(verb.into()),
                 resource: Some(resource.into()),
+                group: Some(group.into()),
                 name: Some(name.into()),
                 namespace: Some(namespace.into()),
                 ..ResourceAttributes::default()

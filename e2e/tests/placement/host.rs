@@ -150,6 +150,24 @@ impl Host {
         Ok(())
     }
 
+    /// The taints of its node, each as its key, its value and its effect.
+    pub async fn taints(&self) -> Result<Vec<String>> {
+        let node = Api::<Node>::all(self.client.clone()).get(&self.name).await?;
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let text = |taint: k8s_openapi::api::core::v1::Taint| {
+            format!("{}={}:{}", taint.key, taint.value.unwrap_or_default(), taint.effect)
+        };
+        Ok(taints.into_iter().map(text).collect())
+    }
+
+    /// Somebody else taints its node, which has no other taint yet.
+    pub async fn admin_taints(&self, key: &str) -> Result<()> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let patch = json!({"spec": {"taints": [{"key": key, "effect": "PreferNoSchedule"}]}});
+        nodes.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        Ok(())
+    }
+
     /// How many GPUs are reserved.
     pub async fn reserved(&self) -> Result<u32> {
         Ok(self.record().await?.map_or(0, |record| record.reserved()))
@@ -186,7 +204,14 @@ async fn beat(client: &Client, name: &str, gpus: usize) -> Result<()> {
     let status = json!({"status": {"capacity": amounts, "allocatable": amounts, "conditions": [ready]}});
     nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await?;
     // Nobody takes this taint away where no node controller believes in the kubelet.
-    nodes.patch(name, &PatchParams::default(), &Patch::Merge(&json!({"spec": {"taints": null}}))).await?;
+    let node = nodes.get(name).await?;
+    let mut taints = node.spec.clone().and_then(|spec| spec.taints).unwrap_or_default();
+    let all = taints.len();
+    taints.retain(|taint| !taint.key.starts_with("node.kubernetes.io/"));
+    if taints.len() < all {
+        let taints = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": taints}});
+        nodes.patch(name, &PatchParams::default(), &Patch::Merge(&taints)).await?;
+    }
     kill_overdue(client, name).await
 }
 

@@ -7,14 +7,15 @@ mod cases;
 mod host;
 mod operator;
 mod reclaim;
+mod taints;
 
 use std::process::ExitCode;
 
-use koinon_e2e::Suite;
+use koinon_e2e::{DatacenterSpec, Suite};
 
 fn main() -> ExitCode {
     Suite::over(&["bilbao"])
-        .without_nodes()
+        .with(|spec: DatacenterSpec| spec.without_node().with_device_taints())
         .case("two_members_that_ask_for_the_last_gpus_at_once_get_them_once", cases::last_gpus)
         .case("two_operators_of_one_member_that_both_lead_grant_a_request_once", cases::two_leaders)
         .case("an_operator_killed_at_any_moment_of_a_grant_leaves_one_reservation_and_one_placement", cases::killed)
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         .case("a_home_that_raises_its_epoch_again_and_again_keeps_nothing_that_is_reclaimed", reclaim::raised)
         .case("a_device_that_fails_ends_its_copy_alone_and_what_a_silent_agent_says_ends_nothing", reclaim::sick)
         .case("where_many_devices_fail_at_once_nothing_is_drained_for_them", reclaim::breaker)
+        .case("a_node_is_tainted_while_a_device_needs_its_restart_and_others_taints_stay", taints::comes_and_goes)
+        .case("a_taint_goes_with_the_wish_and_with_the_pool", taints::undone)
+        .case("a_device_that_is_given_out_by_name_is_tainted_by_a_rule_of_its_own", taints::by_name)
         .measurement("how_long_reclaims_take", reclaim::measured)
         .main()
 }

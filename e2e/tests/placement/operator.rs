@@ -159,6 +159,8 @@ impl Operator {
                 image: format!("koinon.test/koinon@sha256:{}", "01".repeat(32)),
                 // Nothing is fetched here: what these tests are about happens before.
                 weights_url: "http://127.0.0.1:1".to_owned(),
+                taint_nodes: true,
+                taint_devices: true,
                 lease_seconds: 30,
                 author_cap_bytes: 1 << 20,
             }),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use koinon_core::gpu::health::Limits;
 use koinon_core::ids::NodeName;
 
 use crate::survey::{SurveyArgs, WatchArgs, survey_main, watch_main};
@@ -39,10 +40,25 @@ pub struct AgentArgs {
     /// Show the values of devices under the names of dcgm-exporter too. Not where that runs itself: figures would count twice.
     #[arg(long, env = "KOINON_DCGM_METRICS")]
     pub dcgm_metrics: bool,
+    /// Limits of the health rules for this owner's hardware, as JSON by name, such as {"hotPeriod": 600}: seconds, thousandths or
+    /// counts. What is not given is as the rules have it.
+    #[arg(long, env = "KOINON_LIMITS", value_name = "JSON", value_parser = limits)]
+    pub limits: Option<OwnerLimits>,
+    /// The namespace of the operator, which passes on there what the cooperative voted about XIDs. Without it the built-in table
+    /// alone counts.
+    #[arg(long, env = "KOINON_XID_TABLE", value_name = "NAMESPACE")]
+    pub xid_table: Option<String>,
+    /// Seconds from one look at that to the next.
+    #[arg(long, env = "KOINON_XID_TABLE_INTERVAL", default_value = "120", value_parser = interval)]
+    pub xid_table_interval: Duration,
     /// What to do instead of running the agent.
     #[command(subcommand)]
     pub command: Option<AgentCommand>,
 }
+
+/// Limits that an owner has set; they are within their bounds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnerLimits(pub(crate) Limits);
 
 /// What `koinon agent` does when it is not the agent.
 #[derive(Debug, Clone, Subcommand)]
@@ -62,6 +78,19 @@ impl AgentCommand {
             Self::Survey(args) => survey_main(args),
             Self::Watch(args) => watch_main(args),
         }
+    }
+}
+
+fn limits(text: &str) -> Result<OwnerLimits, String> {
+    let limits: Limits = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    limits.validate().map_err(|error| error.to_string())?;
+    Ok(OwnerLimits(limits))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=3_600) => Ok(Duration::from_secs(seconds)),
+        _ => Err("must be a whole number of seconds from 1 to 3600".to_owned()),
     }
 }
 
@@ -112,6 +141,20 @@ mod tests {
         for wrong in ["0", "16", "-1", "ten"] {
             assert!(parse(&["--node-name", "n", "--survey-interval", wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn limits_are_read_by_name_and_refused_beyond_their_bounds() {
+        let given = |json: &str| parse(&["--node-name", "n", "--limits", json]);
+        let set = given(r#"{"hotPeriod": 600}"#).unwrap().limits.unwrap_or_default().0;
+        assert_eq!(set.hot_period, koinon_core::ids::Seconds(600));
+        for (wrong, said) in
+            [(r#"{"hotPeriod": 7200}"#, "60 to 3600"), (r#"{"hot": 1}"#, "unknown field"), ("5", "invalid type")]
+        {
+            let error = given(wrong).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(parse(&["--node-name", "n"]).unwrap().limits.is_none());
     }
 
     #[test]

@@ -42,10 +42,15 @@ pub struct Judge {
 impl Judge {
     /// One for this boot of the node.
     pub fn new(boot: BootId) -> Self {
+        Self::by(boot, Limits::default())
+    }
+
+    /// One that judges by what its owner has set.
+    pub fn by(boot: BootId, limits: Limits) -> Self {
         Self {
             boot,
             policy: XidPolicy::builtin(),
-            limits: Limits::default(),
+            limits,
             history: None,
             events: Vec::new(),
             log_judged: 0,
@@ -53,6 +58,16 @@ impl Judge {
             failed: 0,
             energy: BTreeMap::new(),
         }
+    }
+
+    /// From now on reports mean this.
+    pub fn follow(&mut self, policy: XidPolicy) {
+        self.policy = policy;
+    }
+
+    /// From where on something counts.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Keeps what was reported for the next judgement. Of a storm the first few tell as much as all of them.

@@ -22,8 +22,10 @@ mod run;
 mod status;
 pub mod survey;
 pub mod usage;
+mod xid_table;
 
-pub use args::{AgentArgs, AgentCommand};
+pub use args::{AgentArgs, AgentCommand, OwnerLimits};
 pub use publish::{PublishError, Publisher};
 pub use run::{Error, run, run_with};
 pub use usage::UsageArgs;
+pub use xid_table::{Voted, XidTable};

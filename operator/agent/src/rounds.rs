@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use koinon_api::gpu_node::Device;
-use koinon_core::gpu::health::{BootId, Judgement};
+use koinon_core::gpu::health::{BootId, Judgement, Limits};
 use koinon_core::gpu::usage::NodeUse;
 use koinon_core::gpu::xid::{Xid, XidClass};
 use koinon_core::ids::DeviceId;
@@ -19,6 +19,7 @@ use crate::publish::{PublishError, Publisher, Standing};
 use crate::status::{self, Found, Observer};
 use crate::survey::{Failure, Survey};
 use crate::usage::{self, Observed};
+use crate::xid_table::Voted;
 
 /// A driver that crashes or hangs is asked ever less often: each try may make it worse.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -31,11 +32,13 @@ pub struct Rounds {
     publisher: Publisher,
     observer: Observer,
     judge: Judge,
+    boot: BootId,
     usage: usage::Observer,
     /// The record of the kernel's log after the last one that was judged in this boot; none before what was judged is known.
     log_judged: watch::Sender<Option<u64>>,
     /// Whether the kernel's log is read; none if nobody was asked to.
     kernel_log: Option<watch::Receiver<KernelLogState>>,
+    voted: Option<watch::Receiver<Option<Voted>>>,
     /// Harmful failures in a row.
     failures: u32,
 }
@@ -102,11 +105,15 @@ impl Rounds {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 boot_id: boot.to_string(),
                 library: library.display().to_string(),
+                limits: Default::default(),
+                xid_table: None,
             },
-            judge: Judge::new(boot),
+            judge: Judge::new(boot.clone()),
+            boot,
             usage,
             log_judged: watch::Sender::new(None),
             kernel_log: None,
+            voted: None,
             failures: 0,
         }
     }
@@ -119,6 +126,22 @@ impl Rounds {
     /// From which record the kernel's log is to be read: none before it is known what an earlier agent has judged.
     pub fn log_judged(&self) -> watch::Receiver<Option<u64>> {
         self.log_judged.subscribe()
+    }
+
+    /// Judged by what the owner has set, and by the voted table of XIDs that is heard there.
+    #[must_use]
+    pub fn by(self, limits: Limits, voted: Option<watch::Receiver<Option<Voted>>>) -> Self {
+        let set = limits.set().map(|(bound, here)| (bound.name.to_owned(), here)).collect();
+        let observer = Observer { limits: set, ..self.observer };
+        let mut rounds = Self { judge: Judge::by(self.boot.clone(), limits), observer, voted, ..self };
+        rounds.follow();
+        rounds
+    }
+
+    fn follow(&mut self) {
+        let Some(voted) = self.voted.as_mut().and_then(|voted| voted.borrow_and_update().clone()) else { return };
+        self.observer.xid_table = voted.digest;
+        self.judge.follow(voted.policy);
     }
 
     /// The devices that there are to watch; none before the first survey.
@@ -172,6 +195,9 @@ impl Rounds {
         self.judge.resume(&before);
         if self.log_judged.borrow().is_none() {
             self.log_judged.send_replace(Some(self.judge.log_judged()));
+        }
+        if self.voted.as_ref().is_some_and(|voted| voted.has_changed().unwrap_or(false)) {
+            self.follow();
         }
         // Judged once, and not before what stands against the devices was read.
         let judgement = judgement.get_or_insert_with(|| self.judge.judge(survey, &clears, &before));

@@ -20,6 +20,7 @@ use crate::rounds::{Round, Rounds, Unsaid};
 use crate::status::memory::UNKNOWN_BOOT;
 use crate::survey::{Survey, SurveyCommand, Surveyor, Watch, WatchState, Watcher};
 use crate::usage;
+use crate::xid_table::XidTable;
 
 /// Errors come by the thousand; so often at most the node is surveyed for them.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -92,6 +93,9 @@ pub async fn run_with(
         kernel_log,
         usage,
         dcgm_metrics,
+        limits,
+        xid_table,
+        xid_table_interval,
         command: _,
     } = args;
     let node = node_name.ok_or(Error::NoNode)?;
@@ -100,8 +104,14 @@ pub async fn run_with(
     let publisher = Publisher::new(client.clone(), &namespace, node.clone());
     let (vouch, vouched) = watch::channel(None);
     let mailbox = Mailbox::default();
-    let usage = usage::Observer::new(&usage, node.clone(), client);
-    let mut rounds = Rounds::new(publisher.clone(), &nvml_lib, boot()?, usage, mailbox.clone());
+    let usage = usage::Observer::new(&usage, node.clone(), client.clone());
+    let rounds = Rounds::new(publisher.clone(), &nvml_lib, boot()?, usage, mailbox.clone());
+    let mut xid_table = xid_table.map(|namespace| XidTable::new(client, namespace, xid_table_interval));
+    // Before the first judgement: a report that comes right at the start is to mean what was voted.
+    if let Some(table) = &mut xid_table {
+        table.look().await;
+    }
+    let mut rounds = rounds.by(limits.unwrap_or_default().0, xid_table.as_ref().map(XidTable::voted));
     let devices = rounds.devices();
     let kernel_log = kernel_log.map(|path| KernelLog::new(path, mailbox.clone()).from(rounds.log_judged()));
     if let Some(kernel_log) = &kernel_log {
@@ -143,6 +153,9 @@ pub async fn run_with(
     tasks.spawn("survey", survey.run(process.stop.clone()));
     tasks.spawn("heartbeat", heartbeat.run(process.stop.clone()));
     tasks.spawn("watch", until_stopped(process.stop.clone(), watcher.run()));
+    if let Some(table) = xid_table {
+        tasks.spawn("voted XIDs", until_stopped(process.stop.clone(), table.run()));
+    }
     if let Some(kernel_log) = kernel_log {
         tasks.spawn("kernel log", until_stopped(process.stop.clone(), read(kernel_log, devices)));
     }
@@ -346,7 +359,7 @@ impl HeartbeatTask {
 }
 
 /// Up to a tenth shorter, so that the agents of a thousand nodes that started together do not stay in step.
-fn jittered(interval: Duration) -> Duration {
+pub(crate) fn jittered(interval: Duration) -> Duration {
     // Without randomness they stay in step, which is only less well.
     let share = getrandom::u32().unwrap_or(0) % 1000;
     interval - interval / 10 * share / 1000

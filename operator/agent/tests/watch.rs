@@ -285,6 +285,11 @@ struct Agent {
 
 /// An agent that surveys by itself only every fifteen seconds.
 fn agent(api: &FakeApi, node: &Node, kernel_log: Option<PathBuf>) -> Agent {
+    agent_with(api, node, kernel_log, None)
+}
+
+/// The same, that looks every second for a voted table of XIDs in this namespace.
+fn agent_with(api: &FakeApi, node: &Node, kernel_log: Option<PathBuf>, xid_table: Option<String>) -> Agent {
     let args = AgentArgs {
         node_name: Some("bilbao-1".parse().unwrap()),
         namespace: "koinon-agent".to_owned(),
@@ -294,6 +299,9 @@ fn agent(api: &FakeApi, node: &Node, kernel_log: Option<PathBuf>) -> Agent {
         kernel_log,
         usage: koinon_agent::UsageArgs::default(),
         dcgm_metrics: false,
+        limits: None,
+        xid_table,
+        xid_table_interval: Duration::from_secs(1),
         command: None,
     };
     let health = HealthArgs { health_listen: Some(([127, 0, 0, 1], 0).into()) };
@@ -424,5 +432,58 @@ async fn a_changed_recovery_action_is_an_error_of_its_own() {
     let counted =
         format!("koinon_gpu_xid_events_total{{uuid=\"{SECOND}\",xid=\"154\",class=\"workflow\",source=\"field230\"}}");
     until("the error", Duration::from_secs(8), || agent.metric(&counted) == Some(1.0)).await;
+    agent.stop().await;
+}
+
+const TABLE: &str = "/api/v1/namespaces/koinon-system/configmaps/koinon-xids";
+
+fn table(text: &str) -> serde_json::Value {
+    serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "koinon-xids"}, "data": {"xids.json": text}})
+}
+
+/// A field of the GPUNode's status.
+fn says(api: &FakeApi, pointer: &str) -> Option<serde_json::Value> {
+    api.object(GPU_NODE)?["status"].pointer(pointer).cloned()
+}
+
+#[tokio::test]
+async fn an_error_that_the_release_only_notes_condemns_a_device_once_it_was_voted_to() {
+    let node = Node::with(&two_gpus());
+    let api = FakeApi::with_node();
+    let agent = agent_with(&api, &node, None, Some("koinon-system".to_owned()));
+    until("a sound node", PATIENT, || healthy(&api)).await;
+    until("the watch", PATIENT, || node.trace().contains("RegisterEvents 1")).await;
+    let reported = |class: &str| {
+        let line =
+            format!("koinon_gpu_xid_events_total{{uuid=\"{FIRST}\",xid=\"43\",class=\"{class}\",source=\"nvml\"}}");
+        agent.metric(&line)
+    };
+    node.becomes(&two_gpus().but(|scenario| scenario.events = vec![Event::xid(0, 43)]));
+    until("the first report", PATIENT, || reported("info") == Some(1.0)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(says(&api, "/devices/0/health/state"), Some("Healthy".into()), "the built-in table only notes it");
+    assert_eq!(says(&api, "/agent/xidTable"), None);
+    // A table that is no table changes nothing.
+    api.put(TABLE, table("{"));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let row = serde_json::json!({"code": 43, "class": "reset", "state": "Unhealthy", "reason": "VotedReason", "action": "ResetGPU",
+        "offer": "Nothing", "work": "Drain"});
+    api.put(TABLE, table(&serde_json::json!({"rows": [row]}).to_string()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    node.becomes(&two_gpus().but(|scenario| {
+        scenario.events = vec![Event { after_milliseconds: 100, ..Event::xid(0, 43) }];
+    }));
+    let condemned = || says(&api, "/devices/0/health/state") == Some("Unhealthy".into());
+    until("the vote to count", PATIENT, condemned).await;
+    assert_eq!(reported("reset"), Some(1.0));
+    assert_eq!(says(&api, "/devices/0/health/reasons/0"), Some("VotedReason".into()));
+    assert_eq!(says(&api, "/devices/1/health/state"), Some("Healthy".into()));
+    let digest =
+        says(&api, "/agent/xidTable").and_then(|digest| digest.as_str().map(str::to_owned)).unwrap_or_default();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    // The last good table holds when it is gone, and when nobody answers.
+    api.delete(TABLE);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(says(&api, "/agent/xidTable"), Some(digest.into()));
     agent.stop().await;
 }

@@ -35,6 +35,7 @@ use crate::common::Evidence;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.taint) || !has(self.taint.devices) || (has(self.pod) && has(self.pod.deviceClassName))").message("single devices are tainted where DRA gives them out: set pod.deviceClassName, or taint.nodes instead of taint.devices"))]
 pub struct GPUPoolSpec {
     /// Labels of the nodes whose GPUs are shared. Empty: every node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -66,6 +67,9 @@ pub struct GPUPoolSpec {
     /// What is to become empty.
     #[serde(default, skip_serializing_if = "PoolDrain::is_empty")]
     pub drain: PoolDrain,
+    /// What is tainted where a device must not be used, so that nobody's pods come there. Empty: nothing ever is.
+    #[serde(default, skip_serializing_if = "PoolTaint::is_off")]
+    pub taint: PoolTaint,
     /// Whom they are shared with.
     #[serde(default)]
     pub members: PoolMembers,
@@ -106,6 +110,78 @@ impl PoolDrain {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
+}
+
+/// What is tainted where a device must not be used. The chart's `operator.taints` must allow it. A taint has the key
+/// `koinon.dev/gpu-unhealthy`, comes while the agent says so and the fleet breaker is closed, on at most a fifth of the pool's nodes
+/// or devices (one of fewer than ten), and goes when the rules call the device well again, or with this setting.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolTaint {
+    /// Nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeTaint>,
+    /// Single devices, where dynamic resource allocation gives them out and the cluster serves DeviceTaintRules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<DeviceTaint>,
+}
+
+impl PoolTaint {
+    /// Whether nothing is.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.nodes.is_none() && self.devices.is_none()
+    }
+}
+
+/// How nodes are tainted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTaint {
+    /// What it does.
+    pub effect: TaintEffect,
+    /// What it takes. A tainted node keeps its other devices from everybody too.
+    #[serde(default)]
+    pub when: TaintWhen,
+}
+
+/// How devices are tainted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceTaint {
+    /// What it does.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does, the mildest first.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum TaintEffect {
+    /// Nothing new comes.
+    NoSchedule,
+    /// And what is there is evicted at once unless it tolerates it, the owner's own and what serves the node included.
+    NoExecute,
+}
+
+impl TaintEffect {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSchedule => "NoSchedule",
+            Self::NoExecute => "NoExecute",
+        }
+    }
+}
+
+/// What it takes to taint a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TaintWhen {
+    /// An Unhealthy device whose fault is the node's: its remedy restarts the node or its virtual machine, or by its rule all
+    /// work of others leaves the node.
+    #[default]
+    NodeFault,
+    /// Any Unhealthy device.
+    AnyDevice,
 }
 
 /// A span of time in the week, in UTC.
@@ -262,7 +338,7 @@ pub struct GPUPoolStatus {
     /// When the oldest figure in here was true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of_time: Option<Time>,
-    /// Exclusive, Fresh, Quarantining, Reclaiming, SchedulerConsistent, Ready.
+    /// Exclusive, Fresh, Quarantining, Reclaiming, SchedulerConsistent, Ready; and Tainting, where the owner asks for taints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

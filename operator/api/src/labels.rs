@@ -85,6 +85,15 @@ pub const RECLAIM_WHY: &str = "koinon.dev/reclaim-why";
 /// On a GPUNode, followed by a device's UUID: its owner's word that it is well again, as a time and a reason.
 pub const CLEAR: &str = "clear.koinon.dev/";
 
+/// On a DeviceTaintRule of the operator: the node and the UUID of the device that it is about, with a slash between.
+pub const TAINTED_DEVICE: &str = "koinon.dev/tainted-device";
+
+// ---- taints
+
+/// The key of the taints of nodes and devices that must not be used. Their value is the release namespace whose operator set
+/// them, which alone takes them off again.
+pub const UNHEALTHY_TAINT: &str = "koinon.dev/gpu-unhealthy";
+
 // ---- fixed names
 
 /// The release's name, which begins the names of its parts.
@@ -124,6 +133,10 @@ pub const SETTLED_PARTS: &str = "parts";
 pub const PART_SETTLED: &str = "settled";
 /// The entry of a reservation ConfigMap.
 pub const RESERVATIONS_ENTRY: &str = "reservations.json";
+/// The ConfigMap in which the operator passes on to the agents what the cooperative voted about XIDs.
+pub const XIDS_CONFIG_MAP: &str = "koinon-xids";
+/// Its entry.
+pub const XIDS_ENTRY: &str = "xids.json";
 /// The extended resource that NVIDIA's device plugin registers.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
 

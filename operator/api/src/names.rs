@@ -93,6 +93,12 @@ pub fn invite(member: &str) -> String {
     format!("koinon-invite-{member}")
 }
 
+/// The DeviceTaintRule of a release about the device that `digest` stands for.
+#[must_use]
+pub fn device_taint(release_namespace: &str, digest: &str) -> String {
+    format!("{release_namespace}.gpu-unhealthy.{}", cut(digest, DIGEST_CHARS))
+}
+
 /// The field manager of one controller.
 #[must_use]
 pub fn field_manager(controller: &str) -> String {

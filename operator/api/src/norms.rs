@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::charter::Fraction;
 use crate::common::Evidence;
+use crate::gpu_node::{GuestWork, HealthState};
 
 /// Where work for other members may run.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
@@ -28,6 +29,84 @@ pub struct PlacementRules {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub max_replicas_per_member: Option<i64>,
+    /// What errors of GPUs mean beyond the table of each release, in the order of their codes. A row only ever makes a code that a
+    /// release knows stricter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub xids: Vec<XidRow>,
+}
+
+/// What one error of a GPU means.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XidRow {
+    /// Its number in NVIDIA's catalogue of XIDs.
+    #[schemars(range(min = 1, max = 9999))]
+    pub code: i32,
+    /// Its sort.
+    pub class: XidClass,
+    /// What becomes of the device.
+    pub state: HealthState,
+    /// Why, as one word.
+    #[schemars(schema_with = "word")]
+    pub reason: String,
+    /// What the owner should do.
+    pub action: XidAction,
+    /// What new work the device may take.
+    pub offer: XidOffer,
+    /// What becomes of work of others on it.
+    pub work: GuestWork,
+    /// How long without another report until a degraded device is no longer so.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 2_592_000))]
+    pub hold_seconds: i64,
+}
+
+/// The sort of an error, the mildest first.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XidClass {
+    /// Worth a line, no more.
+    Info,
+    /// An application's fault.
+    App,
+    /// Nobody knows the code.
+    Unknown,
+    /// What follows depends on more than the code.
+    Workflow,
+    /// The device needs a reset.
+    Reset,
+    /// The node needs a restart.
+    Reboot,
+}
+
+/// What the owner should do, the mildest first.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub enum XidAction {
+    None,
+    Watch,
+    RestartWorkload,
+    ApplyConfig,
+    CheckCooling,
+    Investigate,
+    DrainP2P,
+    ResetWhenIdle,
+    RestartVM,
+    ResetGPU,
+    RebootNode,
+    Replace,
+}
+
+/// What new work a device may take.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum XidOffer {
+    /// All.
+    Any,
+    /// Only work of one GPU, of its owner.
+    SingleOnly,
+    /// None.
+    Nothing,
 }
 
 /// How much of the others' GPUs one member may hold.
@@ -94,6 +173,10 @@ pub struct LogHead {
     /// Its id.
     #[schemars(schema_with = "crate::schema::digest")]
     pub id: String,
+}
+
+fn word(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": "^[A-Z][A-Za-z0-9]*$", "maxLength": 63})
 }
 
 fn jurisdictions(_: &mut SchemaGenerator) -> Schema {

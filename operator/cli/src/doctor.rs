@@ -2,6 +2,7 @@
 
 mod definitions;
 mod reported;
+mod taints;
 
 use std::time::Duration;
 
@@ -97,6 +98,7 @@ impl Args {
             && match cluster.list::<GPUPool>("pools").await {
                 Ok(pools) => {
                     reported::pools(&pools, &mut findings);
+                    taints::look(&cluster, &pools, &mut findings).await;
                     !pools.is_empty()
                 }
                 Err(error) => {

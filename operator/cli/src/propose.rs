@@ -4,6 +4,7 @@ mod action;
 mod member;
 mod norms;
 mod reset;
+mod xids;
 
 use std::path::{Path, PathBuf};
 

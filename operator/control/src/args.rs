@@ -37,6 +37,14 @@ pub struct OperatorArgs {
     #[arg(long, env = "KOINON_WEIGHTS_URL", default_value = "http://koinon-weights:8081")]
     pub weights_url: String,
 
+    /// Taint nodes with GPUs that must not be used, where a pool asks for it. The chart sets it together with the right to.
+    #[arg(long, env = "KOINON_TAINT_NODES")]
+    pub taint_nodes: bool,
+
+    /// Taint single GPUs that must not be used, where a pool asks for it. The chart sets it together with the right to.
+    #[arg(long, env = "KOINON_TAINT_DEVICES")]
+    pub taint_devices: bool,
+
     /// Seconds for which the leader lease holds without a renewal.
     #[arg(long, env = "KOINON_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=300))]
     pub lease_seconds: u32,

@@ -10,6 +10,8 @@ pub mod memory;
 mod pace;
 mod sight;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koinon_api::conditions::{self, ConditionStatus, ConditionType, Reason, Verdict};
 use koinon_api::gpu_node::{
@@ -17,6 +19,7 @@ use koinon_api::gpu_node::{
     SchedulerSource,
 };
 use koinon_core::gpu::health::Judgement;
+use koinon_core::ids::Digest;
 
 use crate::events::KernelLogState;
 use crate::survey::{self, Failure, Survey};
@@ -34,6 +37,10 @@ pub struct Observer {
     pub boot_id: String,
     /// The NVML library that is loaded.
     pub library: String,
+    /// What the owner has set by which devices are judged.
+    pub limits: BTreeMap<String, i64>,
+    /// The voted table of XIDs by which they are.
+    pub xid_table: Option<Digest>,
 }
 
 /// What was found out of a node in one round.
@@ -72,6 +79,8 @@ pub fn next(
             boot_id: observer.boot_id.clone(),
             sequence: before.map_or(0, |agent| agent.sequence).saturating_add(1),
             memory: memory::of_node(&found.judgement.history, found.log_judged),
+            limits: observer.limits.clone(),
+            xid_table: observer.xid_table.map(|digest| digest.to_string()),
         }),
         nvml: Some(nvml(survey, observer)),
         driver: survey.driver.known().map(|version| Driver {

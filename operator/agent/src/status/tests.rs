@@ -12,7 +12,13 @@ use std::collections::BTreeMap;
 const DAY: i64 = 24 * 3600;
 
 fn observer() -> Observer {
-    Observer { version: "0.1.0".into(), boot_id: "b".into(), library: "/lib/libnvidia-ml.so.1".into() }
+    Observer {
+        version: "0.1.0".into(),
+        boot_id: "b".into(),
+        library: "/lib/libnvidia-ml.so.1".into(),
+        limits: BTreeMap::new(),
+        xid_table: None,
+    }
 }
 
 fn uuid(number: u32) -> String {

@@ -228,6 +228,18 @@ super::closed_set! {
         BreakerOpen,
         /// No more devices failed than do by themselves.
         BreakerClosed,
+        /// What must not be used is tainted, as the owner asks.
+        Tainted,
+        /// There is nothing to taint.
+        NothingTainted,
+        /// It is well again by the rules, or the owner asks for no taint any more.
+        Untainted,
+        /// The chart's `operator.taints` does not let the operator set or remove what the pool asks for.
+        TaintsNotPermitted,
+        /// This cluster serves no DeviceTaintRules.
+        TaintsNotServed,
+        /// Another taint would be on more of the pool than may be.
+        TaintLimit,
         /// The offer is past its `notAfterTime`.
         Expired,
         /// The offer's member is not Active, or is cordoned here.

@@ -54,6 +54,8 @@ super::closed_set! {
 
         /// `GPUPool`: work of others leaves devices that fail. Not while so many failed at once that the owner has to look first.
         Quarantining,
+        /// `GPUPool`: nodes or devices that must not be used are tainted as the owner asks; only where it does.
+        Tainting,
         /// `GPUPool`, `Placement`, `InferenceJob`: GPUs that somebody works on are to be given back, and by when.
         Reclaiming,
 

@@ -58,6 +58,11 @@ fn an_action_survives_the_way_there_and_back() {
         json!({"setPlacementRules": {"jurisdictions": ["DE", "DK"], "residency": {(digest("a")): ["DE"]},
             "minEvidence": "Challenged", "maxReplicasPerMember": 2}}),
         json!({"setPlacementRules": {"minEvidence": "Claimed"}}),
+        json!({"setPlacementRules": {"minEvidence": "Claimed", "xids": [
+            {"code": 94, "class": "reset", "state": "Unhealthy", "reason": "VotedReason", "action": "ResetGPU",
+                "offer": "Nothing", "work": "Drain", "holdSeconds": 0},
+            {"code": 200, "class": "app", "state": "Healthy", "reason": "Notice", "action": "DrainP2P", "offer": "Any",
+                "work": "RestartWorkload", "holdSeconds": 0}]}}),
         json!({"setShares": {"hostShare": {"num": 1, "den": 3}, "mostGpus": 4}}),
         json!({"setPrices": {"gpuSecondMicros": {"h100-80": 1200}}}),
         json!({"setAuditRate": {"perTenThousand": 5}}),

@@ -2,6 +2,8 @@
 
 mod device;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -96,6 +98,14 @@ pub struct AgentInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub memory: Option<String>,
+    /// Limits of the health rules that its owner has set to something else than the rules have: seconds, thousandths or counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub limits: BTreeMap<String, i64>,
+    /// The digest of the voted table of XIDs by which it judges, beside the built-in one. Absent: that alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub xid_table: Option<String>,
 }
 
 /// How NVML answered.

@@ -1,10 +1,13 @@
 //! `kubectl koinon gpus`: every device of this cluster, who holds it, how it does, and what keeps it from being shared.
 
 mod breaker;
+mod clear;
 mod obstacles;
 #[cfg(test)]
 mod tests;
 mod text;
+
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -33,7 +36,8 @@ use obstacles::{Obstacle, Site};
   kubectl koinon gpus -o wide               with their names, drivers, errors and what to do
   kubectl koinon gpus --why                 only those that are not shared, with everything that keeps them from it
   kubectl koinon gpus --why GPU-5ab1c3e2    the same of one device, by the beginning of its name
-  kubectl koinon gpus --member cork         what another member offers, and how old that is"
+  kubectl koinon gpus --member cork         what another member offers, and how old that is
+  kubectl koinon gpus clear n1/GPU-5ab1c3e2 --reason 'passed dcgmi diag -r 3'"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -58,6 +62,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     ResetBreaker(breaker::ResetBreaker),
+    Clear(clear::Clear),
 }
 
 /// How to print devices.
@@ -83,6 +88,12 @@ struct Row {
     device: Device,
     /// The driver of its node.
     driver: Option<String>,
+    /// Limits of the health rules that its owner has set, by which it is judged.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    limits: BTreeMap<String, i64>,
+    /// The voted table of XIDs by which it is judged, beside the built-in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xid_table: Option<String>,
     /// Whether others could be given it now.
     shared: bool,
     /// Everything that keeps it from that.
@@ -91,8 +102,10 @@ struct Row {
 
 impl Args {
     pub async fn run(self, access: &Access) -> anyhow::Result<()> {
-        if let Some(Action::ResetBreaker(reset)) = self.action {
-            return reset.run(access).await;
+        match self.action {
+            Some(Action::ResetBreaker(reset)) => return reset.run(access).await,
+            Some(Action::Clear(clear)) => return clear.run(access).await,
+            None => {}
         }
         let cluster = Cluster::connect(access).await?;
         if let Some(member) = &self.member {

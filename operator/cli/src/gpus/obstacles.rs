@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use koinon_api::conditions::{self, ConditionType};
 use koinon_api::gpu_node::{Device, HealthAction, HealthState, NotShareableReason, NvmlState};
-use koinon_api::{GPUNode, GPUPool};
+use koinon_api::{GPUNode, GPUPool, labels};
 use koinon_core::capacity::FRESH;
 use koinon_core::ids::UnixSeconds;
 use kube::ResourceExt as _;
@@ -88,6 +88,8 @@ pub(super) fn rows(site: &Site) -> Vec<Row> {
                 node: name.clone(),
                 pool: pool.map(|pool| pool.name_any()),
                 device: device.clone(),
+                limits: status.agent.as_ref().map(|agent| agent.limits.clone()).unwrap_or_default(),
+                xid_table: status.agent.as_ref().and_then(|agent| agent.xid_table.clone()),
                 driver: status.driver.as_ref().map(|driver| driver.version.clone()),
                 shared: obstacles.is_empty(),
                 obstacles,
@@ -127,6 +129,12 @@ fn node_obstacles(site: &Site, gpu_node: &GPUNode) -> Vec<Obstacle> {
     if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
         let remedy = format!("kubectl uncordon {name}, if whoever cordoned it agrees");
         obstacles.push(Obstacle::new(format!("{name} is cordoned"), remedy));
+    }
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    if taints.iter().any(|taint| taint.key == labels::UNHEALTHY_TAINT) {
+        let what =
+            format!("{name} is tainted, as one of its GPUs must not be used and spec.taint of its pool asks for it");
+        obstacles.push(Obstacle::new(what, "mend that GPU; the taint goes once a survey calls it well"));
     }
     obstacles
 }

@@ -160,3 +160,26 @@ fn an_offer_past_its_time_offers_nothing_and_says_how_old_it_is() {
     assert!(stale.contains("80 GiB   0         4"), "{stale}");
     assert!(stale.contains("past its time, so it offers nothing"), "{stale}");
 }
+
+#[test]
+fn what_owner_and_vote_have_set_stands_below_the_device_that_is_judged_by_it() {
+    let sick = json!({"shareable": false, "health": {"state": "Degraded", "reasons": ["Thermal"]}});
+    let mut objects = Objects::of(json!([device(0, sick)]));
+    assert!(!text::why(&objects.rows(), NOW).contains("limits of its owner"));
+    let digest = format!("sha256:{}", "1".repeat(64));
+    objects.gpu_node["status"]["agent"] =
+        json!({"version": "0", "bootID": "b", "limits": {"hotPeriod": 600, "later": 7}, "xidTable": digest});
+    let text = text::why(&objects.rows(), NOW);
+    assert!(text.contains("  limits of its owner: hotPeriod 600 (300 by the rules, R8), later 7\n"), "{text}");
+    assert!(text.contains(&format!("  voted table of XIDs: {digest}\n")), "{text}");
+}
+
+#[test]
+fn a_taint_keeps_every_device_of_its_node() {
+    let mut objects = Objects::of(json!([device(0, json!({}))]));
+    assert_eq!(objects.told(), Vec::<String>::new());
+    objects.node["spec"] =
+        json!({"taints": [{"key": "koinon.dev/gpu-unhealthy", "value": "koinon-system", "effect": "NoSchedule"}]});
+    assert_eq!(objects.told().len(), 1);
+    assert!(objects.told()[0].starts_with("n1 is tainted"), "{:?}", objects.told());
+}

@@ -2,6 +2,7 @@
 
 use koinon_api::gpu_node::{AllocationState, Device, MigMode, Sharing};
 use koinon_api::{GPUOffer, time};
+use koinon_core::gpu::health::{BOUNDS, Limits};
 use koinon_core::ids::{MemberId, UnixSeconds};
 
 use super::obstacles::holders;
@@ -61,9 +62,27 @@ pub(super) fn why(rows: &[Row], now: UnixSeconds) -> String {
         for obstacle in &row.obstacles {
             text.push_str(&format!("  - {}\n    to do: {}\n", one_line(&obstacle.what), one_line(&obstacle.remedy)));
         }
+        text.push_str(&judged_by(row));
     }
     text.push_str(&summary(rows));
     text
+}
+
+/// What its owner and the cooperative have set by which a device is judged.
+fn judged_by(row: &Row) -> String {
+    let rules = Limits::default();
+    let limit = |(name, here): (&String, &i64)| {
+        let of_rule = BOUNDS.iter().find(|bound| bound.name == name).map(|bound| (bound.rule, bound.of(&rules)));
+        of_rule.map_or_else(
+            || format!("{} {here}", one_line(name)),
+            |(rule, usual)| format!("{name} {here} ({usual} by the rules, {rule})"),
+        )
+    };
+    let limits: Vec<String> = row.limits.iter().map(limit).collect();
+    let limits =
+        if limits.is_empty() { String::new() } else { format!("  limits of its owner: {}\n", limits.join(", ")) };
+    let table = row.xid_table.as_ref().map(|digest| format!("  voted table of XIDs: {}\n", one_line(digest)));
+    limits + &table.unwrap_or_default()
 }
 
 fn summary(rows: &[Row]) -> String {

@@ -12,6 +12,7 @@ use koinon_core::body::{Action, AuditRate, OperatorRelease, PlacementRules, Pric
 use koinon_core::ids::{Digest, GpuClass, Jurisdiction, Line, ManifestDigest, Seconds};
 use koinon_core::policy::Commons;
 
+use super::xids::{self, XidChange};
 use crate::cluster::now;
 
 /// A day, in which the ages of entries are given.
@@ -33,6 +34,10 @@ pub enum NormCommand {
         /// Most replicas of one job at one member, or none.
         #[arg(long, value_name = "N|none")]
         max_replicas_per_member: Option<Limit>,
+        /// What an error of GPUs means from now on, stricter than in the table of the release: 94=Unhealthy, or
+        /// 94=Degraded,hold=7200,reason=Contained,action=Investigate,work=Keep; 94=none takes the vote's word back.
+        #[arg(long, value_name = "CODE=STATE[,KEY=VALUE]|none")]
+        xid: Vec<XidChange>,
     },
     /// Set how much of the others' GPUs one member may hold; what is not given stays as it is.
     SetShares {
@@ -147,7 +152,7 @@ impl NormCommand {
     pub fn action(self, commons: &Commons) -> anyhow::Result<Action> {
         let norms = commons.state().norms();
         Ok(match self {
-            Self::SetPlacementRules { jurisdictions, residency, min_evidence, max_replicas_per_member } => {
+            Self::SetPlacementRules { jurisdictions, residency, min_evidence, max_replicas_per_member, xid } => {
                 let mut rules: PlacementRules = norms.placement.clone();
                 if let Some(Places(places)) = jurisdictions {
                     rules.jurisdictions = places;
@@ -163,6 +168,7 @@ impl NormCommand {
                 if let Some(Limit(most)) = max_replicas_per_member {
                     rules.max_replicas_per_member = most;
                 }
+                xids::apply(&mut rules.xids, xid)?;
                 Action::SetPlacementRules(rules)
             }
             Self::SetShares { host_share, most_gpus } => {

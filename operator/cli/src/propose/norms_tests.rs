@@ -34,6 +34,11 @@ fn a_flag_changes_its_own_part_of_what_is_in_force() {
     let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
     assert_eq!((rules.jurisdictions.len(), rules.residency.len()), (2, 0));
     assert_eq!((rules.min_evidence, rules.max_replicas_per_member), (EvidenceLevel::Challenged, Some(2)));
+    let args = ["set-placement-rules", "--xid", "43=Unhealthy"];
+    let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
+    assert_eq!((rules.jurisdictions.len(), rules.xids.len()), (2, 1));
+    let milder = action(&world, &["set-placement-rules", "--xid", "79=Degraded"]).unwrap_err().to_string();
+    assert!(milder.contains("a vote can only make a known code stricter"), "{milder}");
     let args = ["set-placement-rules", "--jurisdictions", "any"];
     let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
     assert!(rules.jurisdictions.is_empty() && rules.residency.len() == 1);

@@ -21,12 +21,14 @@ use crate::placement::writer::{WriteError, Writer};
 const REPEAT_SECONDS: i64 = 300;
 
 /// What of a pool's work ends, and whether devices that fail take work along.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Leaving {
     /// What the owner takes back.
     pub reclaiming: Reclaiming,
     /// What the fleet breaker says.
     pub breaker: Option<BreakerVerdict>,
+    /// What is said of taints; nothing where the owner asks for none.
+    pub tainting: Option<Verdict>,
 }
 
 /// After a restart of a kubelet its GPUs are gone until their plugin registers them anew: it offers nothing, and is no fault yet.
@@ -63,7 +65,9 @@ pub fn status(view: &PoolView, inventory: &Inventory, leaving: &Leaving, now: &T
         (ConditionType::SchedulerConsistent, consistent(view, inventory)),
         (ConditionType::Ready, ready(view, inventory, &next)),
     ];
-    for (type_, verdict) in verdicts {
+    next.conditions.retain(|one| leaving.tainting.is_some() || one.type_ != ConditionType::Tainting.as_str());
+    let tainting = leaving.tainting.clone().map(|verdict| (ConditionType::Tainting, verdict));
+    for (type_, verdict) in verdicts.into_iter().chain(tainting) {
         let _ = conditions::set(&mut next.conditions, type_, verdict, generation, now);
     }
     next

@@ -224,7 +224,7 @@ fn a_pool_says_how_many_of_how_many_gpus_come_back_and_by_when() {
     assert_eq!(told(&Leaving::default(), ConditionType::Reclaiming).0, "False");
     let until = Some(koinon_core::ids::UnixSeconds(1_795_219_200));
     let reclaiming = Reclaiming { copies: 2, gpus: 3, held: 5, until };
-    let (value, _, message) = told(&Leaving { reclaiming, breaker: None }, ConditionType::Reclaiming);
+    let (value, _, message) = told(&Leaving { reclaiming, ..Leaving::default() }, ConditionType::Reclaiming);
     assert_eq!(value, "True");
     assert_eq!(message, "3 of 5 GPUs that are held come back by 2026-11-21T00:00:00Z, as 2 copies end");
 }

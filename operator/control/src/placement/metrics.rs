@@ -12,6 +12,7 @@ use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::passes::Passes;
 use super::reclaim::metrics::ReclaimMetrics;
+use super::taints::PoolTaints;
 
 /// What a job waits for, or that it waits for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,7 @@ pub struct PlacementMetrics {
     jobs: IntGaugeVec,
     reconcile_errors: IntCounterVec,
     breaker: IntGauge,
+    taints: IntGaugeVec,
     /// Of what the owner takes back.
     pub reclaim: ReclaimMetrics,
 }
@@ -205,6 +207,12 @@ pub(crate) fn with(new: &Registrar<'_>) -> Result<PlacementMetrics, prometheus::
             "koinon_quarantine_breaker_open",
             "1 while so many devices failed at once that nothing more is drained for their sake.",
         )?,
+        taints: new.gauges(
+            "koinon_pool_taints",
+            "Nodes and devices of a pool that ask for a taint: those that have it (tainted), those that keep it until somebody \
+             says that they are well (kept), and those that must do without (held_back). Only of pools whose owner asks for taints.",
+            &["pool", "state"],
+        )?,
         devices: new.gauges(
             "koinon_pool_devices",
             "GPUs of a pool, by class and state.",
@@ -260,6 +268,18 @@ impl PlacementMetrics {
     /// Whether the fleet breaker is open.
     pub fn breaker(&self, open: bool) {
         self.breaker.set(open.into());
+    }
+
+    /// Forgets what is tainted, before it is counted anew.
+    pub fn forget_taints(&self) {
+        self.taints.reset();
+    }
+
+    /// What is tainted of a pool.
+    pub fn taints(&self, pool: &str, said: &PoolTaints) {
+        for (state, of) in [("tainted", &said.tainted), ("kept", &said.kept), ("held_back", &said.held_back)] {
+            self.taints.with_label_values(&[pool, state]).set(i64::try_from(of.len()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Forgets all devices, before they are counted anew: pools and classes go.
@@ -341,6 +361,7 @@ mod tests {
         assert_eq!((belief.stale_nodes, belief.nvml_only, belief.scheduler_only), (2, 2, 3));
         belief.evidence = BTreeMap::from([(Evidence::Claimed, 5)]);
         metrics.belief("shared", &belief);
+        metrics.taints("shared", &PoolTaints::default());
         let families = registry.gather();
         assert!(families.iter().all(|family| family.name().starts_with("koinon_")));
         let count =
@@ -348,6 +369,7 @@ mod tests {
         assert_eq!(count("koinon_placements"), Some(PLACEMENT_STATES.len()));
         assert_eq!((count("koinon_pool_evidence_devices"), count("koinon_pool_stale_nodes")), (Some(4), Some(1)));
         metrics.forget_devices();
+        metrics.forget_taints();
         assert!(!registry.gather().iter().any(|family| family.name().starts_with("koinon_pool_")));
         assert_eq!(count("koinon_jobs"), Some(JobState::ALL.len()));
         assert_eq!(count("koinon_placement_refusals_total"), Some(RefusalReason::ALL.len()));

@@ -29,9 +29,11 @@ pub mod rules;
 pub mod stores;
 pub mod stores_dra;
 pub mod survey;
+pub mod taints;
 pub mod wake;
 pub mod weights;
 pub mod writer;
+pub mod xids;
 
 use std::time::Duration;
 

@@ -95,7 +95,8 @@ where
     }
 }
 
-async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Result<bool, reader::ReadError> {
+/// Whether the cluster serves a kind.
+pub(super) async fn is_served<K: Resource<DynamicType = ()>>(client: &Client) -> Result<bool, reader::ReadError> {
     let version = K::api_version(&());
     match reader::read("the kinds that are served", client.list_api_group_resources(&version)).await {
         Ok(list) => Ok(list.resources.iter().any(|resource| resource.kind == K::kind(&()))),

@@ -25,8 +25,11 @@ use super::quarantine::Quarantine;
 use super::reclaim::{self, AllTerms, Reclaiming};
 use super::reservations;
 use super::stores::Stores;
+use super::taints::apply::Tainter;
+use super::taints::{self, Plan};
 use super::wake::Bell;
 use super::writer::Writer;
+use super::xids::Xids;
 use crate::context::Context;
 use crate::kinds::gpupool::Leaving;
 use crate::kinds::gpupool_offer::{self, Eyes};
@@ -68,6 +71,8 @@ pub struct Surveyor {
     heartbeats: Heartbeats,
     disagreements: Disagreements,
     quarantine: Quarantine,
+    tainter: Tainter,
+    xids: Xids,
     findings: watch::Receiver<Option<Found>>,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
@@ -85,7 +90,7 @@ impl Surveyor {
         findings: watch::Receiver<Option<Found>>,
     ) -> (Self, watch::Receiver<Option<Arc<Survey>>>) {
         let (found, survey) = watch::channel(None);
-        let writer = Writer::new(&ctx, "gpupool");
+        let (writer, tainter, xids) = (Writer::new(&ctx, "gpupool"), Tainter::new(&ctx), Xids::new(&ctx));
         let surveyor = Self {
             ctx,
             stores,
@@ -95,6 +100,8 @@ impl Surveyor {
             heartbeats: Heartbeats::default(),
             disagreements: Disagreements::default(),
             quarantine: Quarantine::default(),
+            tainter,
+            xids,
             findings,
             shown: BTreeSet::new(),
             found,
@@ -153,18 +160,40 @@ impl Surveyor {
         survey.terms = inventory.terms();
         // Before the first survey is told, upon which requests are decided: a refusal for want of this would stand.
         self.confinement();
+        let survey = Arc::new(survey);
         // Not a reason to wake anybody: whoever decides looks at it anyway.
         self.found.send_if_modified(|found| {
             let first = found.is_none();
-            *found = Some(Arc::new(survey));
+            *found = Some(survey.clone());
             first
         });
         let placements = self.stores.placements.all();
         let reclaiming = view.as_ref().map(|view| reclaim::reclaiming(&view.me, &placements, &inventory.terms()));
-        self.show(&inventory, &reclaiming.unwrap_or_default(), verdict, now).await;
-        if let Some(view) = view {
+        let cooperatives = &self.ctx.caches.cooperatives;
+        let left = cooperatives.is_synced() && Cooperative::chosen(&cooperatives.all()).is_none();
+        let facts = taints::Inputs {
+            release: &self.ctx.namespace,
+            inventory: &inventory,
+            pools_have_holes: !self.stores.pools.undecodable().is_empty(),
+            gpu_nodes: &gpu_nodes,
+            ages: &survey.ages,
+            nodes: &nodes,
+            dra: named.objects(),
+            breaker: verdict,
+            ending: left || self.ctx.ending.requested(),
+        };
+        let taints = taints::plan(&facts);
+        self.show(&inventory, &reclaiming.unwrap_or_default(), verdict, &taints, now).await;
+        if let Some(view) = &view {
             self.offer(&inventory, &view.spec);
+            let rows = &view.state.norms().placement.xids;
+            if let Err(error) = self.xids.pass_on(&self.ctx, rows, now.monotonic).await {
+                self.metrics.failed(Part::Pools);
+                tracing::warn!(%error, "agents may not know what was voted about XIDs");
+            }
         }
+        // Last: what the cooperative is told waits for no taint.
+        self.tainter.apply(&self.ctx, &self.metrics, &inventory.pools, &taints, now.monotonic).await;
     }
 
     fn records(&self) -> (BTreeMap<NodeName, NodeReservations>, bool) {
@@ -187,6 +216,7 @@ impl Surveyor {
         inventory: &Inventory,
         reclaiming: &BTreeMap<String, Reclaiming>,
         breaker: Option<BreakerVerdict>,
+        taints: &Plan,
         now: Now,
     ) {
         let classes = |(name, view): (&String, &inventory::PoolView)| -> Vec<(String, GpuClass)> {
@@ -224,7 +254,8 @@ impl Surveyor {
                 *belief.evidence.entry(gpupool::evidence(view, inventory, class)).or_default() += works;
             }
             self.metrics.belief(name, &belief);
-            let leaving = Leaving { reclaiming: reclaiming.get(name).copied().unwrap_or_default(), breaker };
+            let reclaiming = reclaiming.get(name).copied().unwrap_or_default();
+            let leaving = Leaving { reclaiming, breaker, tainting: self.tainter.verdict(taints, &view.pool) };
             let status = gpupool::status(view, inventory, &leaving, &now.time());
             match gpupool::write(&self.writer, &api, &view.pool, status).await {
                 Err(error) if !error.is_conflict() && !error.is_not_found() => {

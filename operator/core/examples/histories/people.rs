@@ -95,7 +95,7 @@ fn norm(world: &mut World) -> Option<Action> {
     let action = match random.below(5) {
         0 => serde_json::json!({ "setPlacementRules": { "jurisdictions": ["ES", "PT"],
             "residency": { (Digest::of(b"model").to_string()): if odd { vec![] } else { vec!["ES"] } },
-            "minEvidence": "Challenged", "maxReplicasPerMember": 3 } }),
+            "minEvidence": "Challenged", "maxReplicasPerMember": 3, "xids": xids(random.below(8)) } }),
         1 => serde_json::json!({ "setShares": { "hostShare": { "num": some(1), "den": 2 }, "mostGpus": null } }),
         2 => {
             serde_json::json!({ "setPrices": { "gpuSecondMicros": { "h100-80": if odd { 2_000_000_000 } else { 278 } } } })
@@ -104,6 +104,29 @@ fn norm(world: &mut World) -> Option<Action> {
         _ => serde_json::json!({ "adviseOperatorRelease": { "version": "1.4.0", "image": Digest::of(b"image") } }),
     };
     serde_json::from_value(action).ok()
+}
+
+/// A table of errors; most of them wrong in one way.
+fn xids(kind: usize) -> serde_json::Value {
+    let row = |code: u32| {
+        serde_json::json!({ "code": code, "class": "reset", "state": "Unhealthy", "reason": "VotedReason",
+            "action": "ResetGPU", "offer": "Nothing", "work": "Drain", "holdSeconds": 0 })
+    };
+    let with = |key: &str, value: serde_json::Value| {
+        let mut row = row(94);
+        row[key] = value;
+        row
+    };
+    match kind {
+        0 => serde_json::json!([]),
+        1 => serde_json::json!([row(94), row(200)]),
+        2 => serde_json::json!([row(200), row(94)]),
+        3 => serde_json::json!([row(94), row(94)]),
+        4 => serde_json::json!([with("offer", "Any".into())]),
+        5 => serde_json::json!([with("state", "Degraded".into())]),
+        6 => serde_json::json!([with("code", 10_000.into())]),
+        _ => (1..=65).map(row).collect(),
+    }
 }
 
 /// To expel a member, for what a document shows.

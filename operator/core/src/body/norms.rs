@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::charter::Fraction;
 use super::entry::Head;
 use super::latest::EvidenceLevel;
+use crate::gpu::xid::policy::{XidPolicyError, XidRow};
 use crate::ids::{Digest, GpuClass, Jurisdiction, Line, ManifestDigest, PublicKey};
 
-/// Where work for other members may run. By default anywhere.
+/// Where work for other members may run, and on which devices. By default anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PlacementRules {
@@ -24,6 +25,9 @@ pub struct PlacementRules {
     /// Most replicas of one job at one member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_replicas_per_member: Option<u32>,
+    /// What errors of GPUs mean beyond the table of each release, in the order of their codes. No device is judged better for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<XidRow>,
 }
 
 /// How much of the others' GPUs one member may hold. By default no less than there is.
@@ -104,6 +108,9 @@ pub enum NormError {
         /// At most.
         most: u64,
     },
+    /// Rows that are no table of errors.
+    #[error("xids: {0}")]
+    Xids(#[from] XidPolicyError),
     /// A fraction that is none, or above one.
     #[error("hostShare must be a fraction above 0 and up to 1 with a denominator of 1 to 1000")]
     Share,
@@ -125,7 +132,8 @@ impl PlacementRules {
         counted("jurisdictions", self.jurisdictions.len(), 0)?;
         counted("residency", self.residency.len(), 0)?;
         // A model that may be served nowhere is withdrawn, which drains what runs.
-        self.residency.values().try_for_each(|of_model| counted("a model's residency", of_model.len(), 1))
+        self.residency.values().try_for_each(|of_model| counted("a model's residency", of_model.len(), 1))?;
+        Ok(crate::gpu::xid::policy::check(&self.xids)?)
     }
 
     /// Whether a copy of `model` may run in `jurisdiction`.
@@ -211,6 +219,33 @@ mod tests {
         };
         let allowed = |model| ["DE", "DK", "SE"].map(|j| rules.allow(model, &j.parse().unwrap()));
         assert_eq!((allowed(&model), allowed(&other)), ([true, false, false], [true, true, false]));
+    }
+
+    #[test]
+    fn rules_without_a_table_of_errors_are_written_as_they_always_were() {
+        let text = r#"{"jurisdictions":[],"residency":{},"minEvidence":"Claimed"}"#;
+        assert_eq!(serde_json::to_string(&PlacementRules::default()).unwrap(), text);
+        assert_eq!(serde_json::from_str::<PlacementRules>(text).unwrap(), PlacementRules::default());
+    }
+
+    #[test]
+    fn a_table_of_errors_is_checked_with_the_rules_that_hold_it() {
+        let row = |code: u32| {
+            serde_json::json!({"code": code, "class": "reset", "state": "Unhealthy", "reason": "VotedReason",
+                "action": "ResetGPU", "offer": "Nothing", "work": "Drain"})
+        };
+        let rules = |rows: Vec<serde_json::Value>| -> PlacementRules {
+            serde_json::from_value(serde_json::json!({ "xids": rows })).unwrap()
+        };
+        assert!(rules(vec![row(94), row(200)]).validate().is_ok());
+        // Milder than what this release says is no contradiction: another release may say something else.
+        let mut mild = row(79);
+        mild["state"] = "Degraded".into();
+        mild["holdSeconds"] = 3600.into();
+        assert!(rules(vec![mild]).validate().is_ok());
+        for bad in [vec![row(200), row(94)], vec![row(94), row(94)], vec![row(0)], (1..=65).map(row).collect()] {
+            assert!(matches!(rules(bad).validate(), Err(NormError::Xids(_))));
+        }
     }
 
     #[test]

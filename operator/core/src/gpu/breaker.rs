@@ -29,6 +29,16 @@ impl Default for BreakerLimits {
     }
 }
 
+impl BreakerLimits {
+    /// The most of `all` that may be kept from everybody, the owner included, for faults that nobody has looked at: the share
+    /// from which on the breaker would open, and one where that is less.
+    #[must_use]
+    pub fn most_of(&self, all: u32) -> u32 {
+        let share = u64::from(all) * u64::from(self.percent.min(100)) / 100;
+        u32::try_from(share).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 /// A device of a member: ids are unique within a node, and may be copied to another.
 pub type FleetDevice = (NodeName, DeviceId);
 
@@ -128,6 +138,13 @@ mod tests {
         // 3 of 15 are a fifth, 3 of 14 are more.
         assert!(!fresh(&[0, 10, 20], 12).open);
         assert_eq!(fresh(&[0, 10, 20], 11), BreakerVerdict { open: true, quarantined: 3, healthy: 14 });
+    }
+
+    #[test]
+    fn a_fifth_may_be_kept_from_everybody_and_always_one() {
+        let most = |all| BreakerLimits::default().most_of(all);
+        assert_eq!([0, 1, 9, 10, 14, 15, 5_000].map(most), [1, 1, 1, 2, 2, 3, 1_000]);
+        assert_eq!(BreakerLimits { percent: 300, ..BreakerLimits::default() }.most_of(u32::MAX), u32::MAX);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use history::{DeviceHistory, History, Incident};
 pub use input::{BootId, DeviceReset, Inputs, LostDevice, NodeContext, OwnerClear, PerMille, Survey, SurveyFailure};
 pub use judge::judge;
-pub use limits::Limits;
+pub use limits::{BOUNDS, Bound, LimitError, Limits};
 
 use super::device::InstancePlace;
 use super::words::{Action, Offer, Reason, Work, words};

@@ -138,7 +138,8 @@ fn state_of(word: &str) -> Result<Health, String> {
 /// Longest time for which a report that needs no reset counts.
 const LONGEST_HOLD: Seconds = Seconds(30 * 86_400);
 
-/// Whether a row says one thing: no row takes new work away from a device that it calls healthy, or the other way round.
+/// Whether a row says one thing: no row takes new work away from a device that it calls healthy, or the other way round. Also what
+/// a vote may say: a change of it is a change of the rules.
 pub(super) fn check(xid: Xid, meaning: &Meaning) -> Result<(), String> {
     if xid.0 == 0 || xid.0 > MAX_CODE {
         return Err(format!("code {} is not between 1 and {MAX_CODE}", xid.0));
@@ -157,6 +158,13 @@ pub(super) fn check(xid: Xid, meaning: &Meaning) -> Result<(), String> {
              SingleOnly or Nothing and a hold of 60 to {} seconds, Unhealthy with Nothing and a drain",
             xid.0, LONGEST_HOLD.0
         ))
+    }
+}
+
+impl std::fmt::Display for Meaning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { class, state, reason, action, offer, work, hold } = self;
+        write!(f, "{state:?} ({reason}; class {class}, action {action}, offer {offer}, work {work}, hold {} s)", hold.0)
     }
 }
 

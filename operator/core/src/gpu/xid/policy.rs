@@ -11,10 +11,10 @@ use super::{Xid, XidClass, XidEvent};
 use crate::capacity::Health;
 use crate::gpu::device::RecoveryAction;
 use crate::gpu::words::{Action, Cause, Offer, Reason, Work};
-use crate::ids::Seconds;
+use crate::ids::{Digest, Seconds};
 
-/// Most rows of a voted table.
-pub const MAX_ROWS: usize = 256;
+/// Most rows of a voted table: a proposal has to fit into 32 KiB.
+pub const MAX_ROWS: usize = 64;
 
 /// A table that the cooperative voted for, as data. Nothing but rows can stand in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,15 +70,46 @@ pub enum XidPolicyError {
         /// Which.
         code: u32,
     },
+    /// Rows in another order than that of their codes, so that one table could be written in several ways.
+    #[error(
+        "cannot use a table in which XID {code} stands behind a higher one: write the rows in the order of their codes"
+    )]
+    Order {
+        /// Which.
+        code: u32,
+    },
     /// A row that is milder than the built-in one.
     #[error(
-        "cannot use the row of XID {code}: class, state, action, offer, work or hold is milder than the built-in row's; a \
-             vote can only make a known code stricter"
+        "cannot use the row of XID {code}: class, state, action, offer, work or hold is milder than what this release's table says, \
+             which is {says}; a vote can only make a known code stricter"
     )]
     Milder {
         /// Which.
         code: u32,
+        /// What the table says.
+        says: String,
     },
+}
+
+/// Whether rows can be a voted table. It is decided without the table of a release, which the next may change: all members have to
+/// come to the same.
+///
+/// # Errors
+/// See [`XidPolicyError`].
+pub fn check(rows: &[XidRow]) -> Result<(), XidPolicyError> {
+    if rows.len() > MAX_ROWS {
+        return Err(XidPolicyError::TooManyRows { seen: rows.len() });
+    }
+    for (at, row) in rows.iter().enumerate() {
+        let code = row.code;
+        catalogue::check(Xid(code), &row.meaning()).map_err(|why| XidPolicyError::Row { code, why })?;
+        match at.checked_sub(1).and_then(|before| rows.get(before)).map(|before| before.code) {
+            Some(before) if before == code => return Err(XidPolicyError::Twice { code }),
+            Some(before) if before > code => return Err(XidPolicyError::Order { code }),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What reports mean.
@@ -97,23 +128,28 @@ impl XidPolicy {
 
     /// The table of this release with that of a vote. A vote binds offers, so it may say what it likes of codes that this
     /// release does not know, and may be stricter, never milder, with the others.
+    ///
+    /// # Errors
+    /// Also where a row is milder than this release's.
     pub fn with(extension: &XidExtension) -> Result<Self, XidPolicyError> {
-        let mut policy = Self::builtin();
-        if extension.rows.len() > MAX_ROWS {
-            return Err(XidPolicyError::TooManyRows { seen: extension.rows.len() });
-        }
-        for row in &extension.rows {
-            let (code, xid) = (row.code, Xid(row.code));
-            let meaning = row.meaning();
-            catalogue::check(xid, &meaning).map_err(|why| XidPolicyError::Row { code, why })?;
-            if policy.rows.get(&xid).is_some_and(|known| !meaning.at_least(&known.meaning)) {
-                return Err(XidPolicyError::Milder { code });
-            }
-            if policy.voted.insert(xid, meaning).is_some() {
-                return Err(XidPolicyError::Twice { code });
+        let policy = Self::merged(extension)?;
+        for (xid, voted) in &policy.voted {
+            if let Some(known) = policy.rows.get(xid).filter(|known| !voted.at_least(&known.meaning)) {
+                return Err(XidPolicyError::Milder { code: xid.0, says: known.meaning.to_string() });
             }
         }
         Ok(policy)
+    }
+
+    /// As [`Self::with`], of a table that another release may have been asked about: of two meanings the stricter holds, so a row
+    /// that this release calls milder says nothing.
+    ///
+    /// # Errors
+    /// If it cannot be a voted table.
+    pub fn merged(extension: &XidExtension) -> Result<Self, XidPolicyError> {
+        check(&extension.rows)?;
+        let voted = extension.rows.iter().map(|row| (Xid(row.code), row.meaning())).collect();
+        Ok(Self { voted, ..Self::builtin() })
     }
 
     /// The sort of a code, for metrics and for what is remembered first.
@@ -169,8 +205,22 @@ impl XidPolicy {
     }
 }
 
+impl XidExtension {
+    /// What stands for exactly these rows.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let rows = self.rows.iter().map(|row| {
+            let XidRow { code, class, state, reason, action, offer, work, hold_seconds } = row;
+            format!("{code} {class} {state:?} {reason} {action} {offer} {work} {hold_seconds}\n")
+        });
+        Digest::of(rows.collect::<String>().as_bytes())
+    }
+}
+
 impl XidRow {
-    fn meaning(&self) -> Meaning {
+    /// What a report of the code means by this row alone.
+    #[must_use]
+    pub fn meaning(&self) -> Meaning {
         Meaning {
             class: self.class,
             state: self.state,

@@ -33,6 +33,13 @@ pub struct Objects<'a> {
     pub taint_rules: &'a [Arc<DeviceTaintRule>],
 }
 
+/// What the scheduler calls each device that has an id and is called so alone: its pool and its name, of the one driver that is
+/// looked at.
+#[must_use]
+pub fn places(objects: &Objects<'_>) -> BTreeMap<(NodeName, DeviceId), (String, String)> {
+    Pools::of(objects.slices, &[]).named()
+}
+
 /// The slices and claims of a cluster.
 #[derive(Debug)]
 pub struct Dra {

@@ -140,6 +140,16 @@ impl Pools {
         doubts.extend(self.doubts.get(node).into_iter().flatten());
     }
 
+    /// The devices that go by one id and one name.
+    pub(super) fn named(&self) -> BTreeMap<(NodeName, DeviceId), Key> {
+        let alone = self.entries.iter().filter_map(|(key, entries)| {
+            let mut entries = entries.iter().filter(|entry| entry.withheld != Some(Withheld::Ambiguous));
+            let (first, None) = (entries.next()?, entries.next()) else { return None };
+            Some(((first.node.clone(), first.id.clone()?), key.clone()))
+        });
+        alone.collect()
+    }
+
     /// Whether instances of divided GPUs are among the devices of `node`.
     pub(super) fn has_instances(&self, node: &NodeName) -> bool {
         self.on(node).any(|entry| entry.instance)
