@@ -159,12 +159,18 @@ impl Cluster {
     }
 
     /// Waits until kwok has made every node ready and every pod run.
-    pub async fn settled(&self, count: usize) -> Result<()> {
-        let not = |field: &str| ListParams::default().fields(field).limit(1);
-        wait_until("every pod to run", Duration::from_secs(300), || async {
-            match self.pods.list_metadata(&not("status.phase!=Running")).await {
-                Ok(list) => Poll::<()>::when(list.items.is_empty(), format!("some of those of {count} nodes do not")),
-                Err(error) => Poll::not_yet(error),
+    pub async fn settled(&self, kwok: &mut Daemon) -> Result<()> {
+        let waiting = ListParams::default().fields("status.phase!=Running").limit(1);
+        wait_until("every pod to run", Duration::from_secs(300), || {
+            let (alive, waiting) = (kwok.check(), &waiting);
+            async move {
+                if let Err(error) = alive {
+                    return Poll::Never(format!("{error:#}"));
+                }
+                match self.pods.list_metadata(waiting).await {
+                    Ok(list) => Poll::<()>::when(list.items.is_empty(), format!("{:?}", list.items.first())),
+                    Err(error) => Poll::not_yet(error),
+                }
             }
         })
         .await

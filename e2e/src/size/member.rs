@@ -26,6 +26,8 @@ use crate::wait::{Poll, wait_until};
 const ACCOUNT: &str = "koinon-operator";
 /// Where the chart's agents keep their heartbeats.
 pub const AGENTS: &str = "koinon-agent";
+/// Of what the operator's probe of NetworkPolicies would be run; nothing runs here.
+const IMAGE: &str = "registry.example/koinon@sha256:0000000000000000000000000000000000000000000000000000000000000000";
 /// The port of the operator's metrics.
 const METRICS: u16 = 9090;
 /// Linux counts processor time in hundredths of a second towards user space on every architecture.
@@ -80,7 +82,7 @@ impl Member {
         let operator = Launch {
             name: format!("{}/koinon-operator", datacenter.name()),
             program: programs.koinon.clone(),
-            args: ["operator", "--agent-namespace", AGENTS].map(str::to_owned).into(),
+            args: ["operator", "--agent-namespace", AGENTS, "--image", IMAGE].map(str::to_owned).into(),
             env: vec![
                 ("KUBECONFIG".into(), kubeconfig.display().to_string()),
                 ("KOINON_LOG".into(), "info,kube_runtime::watcher=error".into()),

@@ -44,6 +44,8 @@ const CONTROLLERS: &str = "--controllers=serviceaccount-controller,serviceaccoun
     root-ca-certificate-publisher-controller,namespace-controller";
 /// kubelets renew their Leases every ten seconds, which no part of Koinon reads; here they do so every hundred.
 const KUBELET_LEASE_SECONDS: u32 = 400;
+/// What kwok does in their place.
+const KUBELETS: &str = include_str!("kubelets.yaml");
 /// The most failures of a measurement.
 const MOST_FAILURES: usize = 150;
 /// What was cached at the start is dropped, and all is quiet.
@@ -122,11 +124,10 @@ async fn on(fleet: &Fleet, count: usize, options: &Options, audit: &Path, say: R
     let cluster = Cluster::new(&client);
     cluster.prepare().await?;
     let template = template(&host, &cluster, &options.programs, FakeGpus::ensure(&cache, say)?).await?;
-    let _kwok = start_kwok(host.datacenter(), &kwok(&cache, say)?)?;
+    let mut kwok = start_kwok(host.datacenter(), &kwok(&cache, say)?)?;
 
     say(&format!("making {count} nodes with {} GPUs", count * nodes::GPUS));
     let mut said = cluster.fill(&template, count, say).await?;
-    cluster.settled(count).await?;
     let (beats, changed) = (AtomicU64::new(0), AtomicU64::new(0));
     let (at_host, at_peer) = (Heard::default(), Heard::default());
     let offers = kube::Api::namespaced_with(abroad, RELEASE_NAMESPACE, &fill::koinon("GPUOffer", "gpuoffers"));
@@ -135,6 +136,7 @@ async fn on(fleet: &Fleet, count: usize, options: &Options, audit: &Path, say: R
     let changes_a_minute = (count * options.changing).div_ceil(1000).max(1);
 
     let measuring = async {
+        cluster.settled(&mut kwok).await?;
         let all = load::offered_at_first(count);
         let what = format!("the peer to see {all} GPUs offered");
         wait_until(&what, Duration::from_secs(300), || {
@@ -284,11 +286,14 @@ async fn template(host: &Member, cluster: &Cluster, programs: &Programs, gpus: F
 fn start_kwok(datacenter: &Datacenter, program: &Path) -> Result<Daemon> {
     let home = datacenter.dir().join("kwok");
     std::fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
+    let stages = home.join("stages.yaml");
+    std::fs::write(&stages, KUBELETS).with_context(|| format!("writing {}", stages.display()))?;
     Launch {
         name: format!("{}/kwok", datacenter.name()),
         program: program.to_owned(),
         args: vec![
             format!("--kubeconfig={}", datacenter.kubeconfig().display()),
+            format!("--config={}", stages.display()),
             "--manage-all-nodes=true".into(),
             format!("--node-lease-duration-seconds={KUBELET_LEASE_SECONDS}"),
             format!("--node-ip={}", datacenter.spec().address),

@@ -90,7 +90,7 @@ fn pool_class(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> PoolC
     let product = view.nodes.iter().find_map(|node| inventory.nodes.get(node)?.product(class));
     PoolClass {
         class: class.to_string(),
-        product: product.map_or_else(String::new, |product| product.name.to_string()),
+        product: product.as_ref().map_or_else(String::new, |product| product.name.to_string()),
         memory_bytes: product.map_or(0, |product| i64::try_from(product.memory.0).unwrap_or(i64::MAX)),
         evidence: evidence(view, inventory, class),
         installed: whole(figures.installed),

@@ -11,7 +11,6 @@ use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::gpu::breaker::BreakerVerdict;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
-use kube::ResourceExt;
 use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +123,7 @@ impl Surveyor {
         self.heartbeats.look(&self.stores.heartbeats.all(), now.unix, now.monotonic);
         let (records, unreadable) = self.records();
         let gpu_nodes = self.stores.gpu_nodes.all();
-        let names = gpu_nodes.iter().filter_map(|node| node.name_any().parse().ok());
+        let names = gpu_nodes.iter().filter_map(|node| node.name.clone());
         let ages: BTreeMap<NodeName, Seconds> = names
             .filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name)))
             .map(|(age, name)| (name, age))

@@ -13,7 +13,7 @@ pub fn class() -> GpuClass {
     "h100-80".parse().unwrap()
 }
 
-pub fn gpu_node(name: &str, devices: usize) -> Arc<GPUNode> {
+pub fn gpu_node(name: &str, devices: usize) -> Arc<GpuNode> {
     let device = |index: usize| {
         json!({"uuid": format!("GPU-{name}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
             "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
@@ -64,7 +64,7 @@ pub fn record(node: &str, home: &str, gpus: u32) -> NodeReservations {
 pub struct Cluster {
     pub me: MemberId,
     pub pools: Vec<Arc<GPUPool>>,
-    pub gpu_nodes: Vec<Arc<GPUNode>>,
+    pub gpu_nodes: Vec<Arc<GpuNode>>,
     pub nodes: Vec<Arc<Node>>,
     pub pods: Vec<Arc<Pod>>,
     pub slices: Vec<Arc<ResourceSlice>>,
@@ -98,7 +98,7 @@ impl Cluster {
 
     /// What the scheduler may give out of `node`.
     pub fn allocatable(&mut self, name: &str, amount: u32) {
-        self.nodes.retain(|other| other.name_any() != name);
+        self.nodes.retain(|other| other.name.as_ref().is_none_or(|other| other.as_str() != name));
         self.nodes.push(Arc::new(serde_json::from_value(node(name, amount)).unwrap()));
     }
 
