@@ -39,9 +39,13 @@ use crate::{Datacenter, Fleet, command};
 /// The member with the nodes, and the one that reads its offer.
 const HOST: &str = "bilbao";
 const PEER: &str = "aarhus";
-/// The controllers that a cluster needs in which nothing ends by itself. The others would watch all that is measured.
-const CONTROLLERS: &str = "--controllers=serviceaccount-controller,serviceaccount-token-controller,\
-    root-ca-certificate-publisher-controller,namespace-controller";
+/// The controllers that a cluster needs in which nothing ends by itself: the others would watch all that is measured. New nodes are
+/// tainted until one of them has seen them ready.
+const CONTROLLERS: [&str; 2] = [
+    "--controllers=serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,\
+     namespace-controller,node-lifecycle-controller",
+    "--node-monitor-grace-period=390s",
+];
 /// kubelets renew their Leases every ten seconds, which no part of Koinon reads; here they do so every hundred.
 const KUBELET_LEASE_SECONDS: u32 = 400;
 /// What kwok does in their place.
@@ -98,7 +102,7 @@ pub async fn measure(count: usize, options: &Options, say: Report<'_>) -> Result
     ];
     let fleet = Fleet::start_with(&[PEER, HOST], say, |spec| {
         let api_server = if spec.name == HOST { watched.clone() } else { Vec::new() };
-        spec.without_node().with_flags(Flags { api_server, controller_manager: vec![CONTROLLERS.to_owned()] })
+        spec.without_node().with_flags(Flags { api_server, controller_manager: CONTROLLERS.map(str::to_owned).into() })
     })
     .await?;
     let measured = on(&fleet, count, options, &audit, say).await;

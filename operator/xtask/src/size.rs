@@ -22,8 +22,9 @@ pub struct Size {
     /// Nodes of a thousand that change within a minute, besides the failures that are timed.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     changing: u32,
-    /// Seconds from one heartbeat of an agent to the next; agents keep to 1 to 15.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=15))]
+    /// Seconds from one heartbeat of an agent to the next. Agents take 1 to 15; more is for machines whose API server cannot
+    /// take so many, and from 30 on nothing would be offered.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=25))]
     heartbeat: u32,
     /// A folder with other builds of koinon and kubectl-koinon, to compare with.
     #[arg(long, value_name = "DIR")]

@@ -68,6 +68,7 @@ pub struct Surveyor {
     disagreements: Disagreements,
     quarantine: Quarantine,
     findings: watch::Receiver<Option<Found>>,
+    digests: gpupool::Digests,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
     found: watch::Sender<Option<Arc<Survey>>>,
@@ -95,6 +96,7 @@ impl Surveyor {
             disagreements: Disagreements::default(),
             quarantine: Quarantine::default(),
             findings,
+            digests: gpupool::Digests::default(),
             shown: BTreeSet::new(),
             found,
         };
@@ -196,6 +198,7 @@ impl Surveyor {
             self.metrics.forget_devices();
         }
         self.shown = shown;
+        self.digests.keep(&inventory.pools);
         let api = Api::<GPUPool>::namespaced(self.ctx.client.clone(), &self.ctx.namespace);
         for (name, view) in &inventory.pools {
             self.metrics.reclaim.notice(name, view.pool.spec.reclaim_notice_seconds);
@@ -224,7 +227,8 @@ impl Surveyor {
             }
             self.metrics.belief(name, &belief);
             let leaving = Leaving { reclaiming: reclaiming.get(name).copied().unwrap_or_default(), breaker };
-            let status = gpupool::status(view, inventory, &leaving, &now.time());
+            let digest = self.digests.of(view, inventory);
+            let status = gpupool::status(view, inventory, digest, &leaving, &now.time());
             match gpupool::write(&self.writer, &api, &view.pool, status).await {
                 Err(error) if !error.is_conflict() && !error.is_not_found() => {
                     self.metrics.failed(Part::Pools);
