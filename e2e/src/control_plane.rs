@@ -322,13 +322,13 @@ fn launches(spec: &DatacenterSpec, place: Place<'_>) -> [Launch; 4] {
             spec,
             "kube-apiserver",
             Tool::KubeApiserver,
-            [api_server.into(), features.clone(), Vec::from_iter(versions)].concat(),
+            [api_server.into(), features.clone(), Vec::from_iter(versions), spec.flags.api_server.clone()].concat(),
         ),
         place.launch(
             spec,
             "kube-controller-manager",
             Tool::KubeControllerManager,
-            [controller_manager.into(), features.clone()].concat(),
+            [controller_manager.into(), features.clone(), spec.flags.controller_manager.clone()].concat(),
         ),
         place.launch(spec, "kube-scheduler", Tool::KubeScheduler, [scheduler.into(), features].concat()),
     ]

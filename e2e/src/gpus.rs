@@ -73,6 +73,11 @@ impl FakeGpus {
         Ok(Self { library, plugin, driver })
     }
 
+    /// The library, for a program of this machine.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
     /// Puts a scenario and the library on a node and makes the scenario's GPUs allocatable in its kubelet.
     ///
     /// # Errors

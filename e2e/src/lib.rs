@@ -36,6 +36,7 @@ pub mod relay;
 pub mod run;
 pub mod said;
 pub mod servers;
+pub mod size;
 pub mod spec;
 pub mod story;
 pub mod suite;

@@ -72,6 +72,19 @@ pub struct DatacenterSpec {
     /// it is not, the API server drops them without a word.
     #[serde(default)]
     pub device_taints: bool,
+    /// More flags of its servers.
+    #[serde(default)]
+    pub flags: Flags,
+}
+
+/// Flags of a control plane beyond the usual ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flags {
+    /// Of the API server.
+    pub api_server: Vec<String>,
+    /// Of the controller manager.
+    pub controller_manager: Vec<String>,
 }
 
 impl DatacenterSpec {
@@ -85,6 +98,7 @@ impl DatacenterSpec {
             service_cidr: Subnet { first: Ipv4Addr::new(10, 100 + number, 0, 0), bits: 16 },
             node: true,
             device_taints: false,
+            flags: Flags::default(),
         }
     }
 
@@ -114,6 +128,12 @@ impl DatacenterSpec {
     /// The same with taints of single devices.
     pub fn with_device_taints(mut self) -> Self {
         self.device_taints = true;
+        self
+    }
+
+    /// The same with more flags for its servers.
+    pub fn with_flags(mut self, flags: Flags) -> Self {
+        self.flags = flags;
         self
     }
 

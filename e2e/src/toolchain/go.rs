@@ -86,6 +86,17 @@ pub const MODULES: &[GoModule] = &[
     },
 ];
 
+/// What stands for kubelets where there are more nodes than a machine can hold. Only measurements need it, so it is built when one
+/// asks.
+pub const KWOK: GoModule = GoModule {
+    name: "kwok",
+    dir: "e2e/tools/kwok",
+    programs: &[(Tool::Kwok, "kwok", "sigs.k8s.io/kwok/cmd/kwok")],
+    ldflags: "-s -w",
+    tags: "",
+    minutes: "3",
+};
+
 /// Builds a module's programs unless the cache has them; returns the folder that holds them.
 pub fn build(cache: &Cache, module: &GoModule, report: Report<'_>) -> Result<PathBuf> {
     if let Some(dir) = assets_of_others(module) {

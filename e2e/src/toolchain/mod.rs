@@ -48,6 +48,8 @@ pub enum Tool {
     Prometheus,
     /// Prometheus' checker of rules and queries.
     Promtool,
+    /// kwok, which no [`Toolchain`] has: see [`kwok`].
+    Kwok,
 }
 
 /// Where each program lies.
@@ -115,6 +117,11 @@ impl Toolchain {
         dirs.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         dirs.join(":")
     }
+}
+
+/// The program that stands for kubelets in measurements of many nodes.
+pub fn kwok(cache: &Cache, report: Report<'_>) -> Result<PathBuf> {
+    Ok(go::build(cache, &go::KWOK, report)?.join("kwok"))
 }
 
 /// The root of the checkout.

@@ -36,6 +36,23 @@ const REPORT_AGAIN: Duration = Duration::from_secs(10);
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);
 
+/// What is kept of an object of the API: the object itself, or what of it somebody here decides by.
+pub trait Kept<K>: Sized {
+    /// What is kept of an object; none if nobody has a use for it, as if it were not there.
+    fn keep(object: K) -> Option<Self>;
+
+    /// Whether a change from the one to the other concerns nobody. What was kept then stays, and nobody is woken.
+    fn same(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl<K> Kept<K> for K {
+    fn keep(object: K) -> Option<Self> {
+        Some(object)
+    }
+}
+
 /// An object that is there but cannot be read by this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undecodable {
@@ -46,36 +63,47 @@ pub struct Undecodable {
 }
 
 #[derive(Debug)]
-struct Content<K> {
-    objects: BTreeMap<Key, Arc<K>>,
+struct Content<V> {
+    objects: BTreeMap<Key, Arc<V>>,
     undecodable: BTreeMap<Key, Undecodable>,
 }
 
-impl<K> Default for Content<K> {
+impl<V> Default for Content<V> {
     fn default() -> Self {
         Content { objects: BTreeMap::new(), undecodable: BTreeMap::new() }
     }
 }
 
-impl<K: Resource + Clone> Content<K> {
-    fn put(&mut self, guarded: DeserializeGuard<K>) {
+impl<V> Content<V> {
+    /// Takes an object in; says whether that changed anything.
+    fn put<K: Resource>(&mut self, guarded: DeserializeGuard<K>) -> bool
+    where
+        V: Kept<K>,
+    {
         let key = key_of(&guarded);
-        match guarded.0 {
-            Ok(object) => {
-                self.undecodable.remove(&key);
-                self.objects.insert(key, Arc::new(object));
+        match guarded.0.map(V::keep) {
+            Ok(Some(kept)) => {
+                let readable_now = self.undecodable.remove(&key).is_some();
+                if !readable_now && self.objects.get(&key).is_some_and(|before| V::same(before, &kept)) {
+                    return false;
+                }
+                self.objects.insert(key, Arc::new(kept));
+                true
             }
+            Ok(None) => self.remove(&key),
             Err(invalid) => {
                 self.objects.remove(&key);
                 let error = invalid.error.chars().take(MAX_ERROR_CHARS).collect();
                 self.undecodable.insert(key, Undecodable { error, uid: invalid.metadata.uid });
+                true
             }
         }
     }
 
-    fn remove(&mut self, key: &Key) {
-        self.objects.remove(key);
-        self.undecodable.remove(key);
+    /// Takes an object out; says whether it was there.
+    fn remove(&mut self, key: &Key) -> bool {
+        let (readable, not) = (self.objects.remove(key), self.undecodable.remove(key));
+        readable.is_some() || not.is_some()
     }
 }
 
@@ -154,15 +182,23 @@ pub fn cache<K>() -> (Cache<K>, Feeder<K>) {
     (Cache { content: content.clone(), version }, Feeder { content, pending: Content::default(), version: sender })
 }
 
-impl<K: Resource + Clone> Feeder<K> {
+impl<V> Feeder<V> {
     /// Takes one event of the watch.
-    pub fn take(&mut self, event: watcher::Event<DeserializeGuard<K>>) {
+    pub fn take<K: Resource>(&mut self, event: watcher::Event<DeserializeGuard<K>>)
+    where
+        V: Kept<K>,
+    {
         match event {
             watcher::Event::Init => self.pending = Content::default(),
-            watcher::Event::InitApply(object) => self.pending.put(object),
+            watcher::Event::InitApply(object) => {
+                self.pending.put(object);
+            }
             watcher::Event::InitDone => {
                 let complete = std::mem::take(&mut self.pending);
-                self.write(|content| *content = complete);
+                self.write(|content| {
+                    *content = complete;
+                    true
+                });
             }
             watcher::Event::Apply(object) => self.write(|content| content.put(object)),
             watcher::Event::Delete(object) => {
@@ -178,9 +214,10 @@ impl<K: Resource + Clone> Feeder<K> {
         self.content.read().unwrap_or_else(PoisonError::into_inner).undecodable.len()
     }
 
-    fn write(&self, change: impl FnOnce(&mut Content<K>)) {
-        change(&mut self.content.write().unwrap_or_else(PoisonError::into_inner));
-        self.version.send_modify(|version| *version += 1);
+    fn write(&self, change: impl FnOnce(&mut Content<V>) -> bool) {
+        if change(&mut self.content.write().unwrap_or_else(PoisonError::into_inner)) {
+            self.version.send_modify(|version| *version += 1);
+        }
     }
 }
 
@@ -198,15 +235,16 @@ where
     follow_trimmed(api, config, feeder, metrics, |_| {}).await;
 }
 
-/// As [`follow`], keeping of each object only what `trim` leaves: for kinds that are many and large, such as pods.
-pub async fn follow_trimmed<K>(
+/// As [`follow`], keeping of each object what `trim` leaves and [`Kept`] takes: for kinds that are many and large, such as pods.
+pub async fn follow_trimmed<K, V>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
-    mut feeder: Feeder<K>,
+    mut feeder: Feeder<V>,
     metrics: WatchMetrics,
     trim: fn(&mut K),
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    V: Kept<K>,
 {
     let kind = K::kind(&()).into_owned();
     let events = watcher(api, config.timeout(WATCH_SECONDS)).default_backoff();
@@ -247,6 +285,14 @@ pub async fn follow_trimmed<K>(
 
 /// Tells an event for every object that cannot be read, while this replica leads.
 pub async fn report<K>(cache: Cache<K>, events: Events, lease: LeaseHandle)
+where
+    K: Resource<DynamicType = ()>,
+{
+    report_kept::<K, K>(cache, events, lease).await;
+}
+
+/// As [`report`], of a kind that is kept as something smaller.
+pub async fn report_kept<K, V>(cache: Cache<V>, events: Events, lease: LeaseHandle)
 where
     K: Resource<DynamicType = ()>,
 {

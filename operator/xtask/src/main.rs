@@ -8,6 +8,7 @@ mod generate;
 mod mutants;
 mod progress;
 mod promql;
+mod size;
 mod test;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Generate(generate::Generate),
     /// Run the fault table against agents without one of their handlings each; slow, and no part of `test`.
     Mutants(mutants::Mutants),
+    /// Measure the operator in clusters of thousands of GPUs; takes half an hour, and is no part of `test`.
+    Size(size::Size),
     /// Build the container images and print their digests.
     Images(clusters::Images),
     /// Start datacenters without anything of Koinon in them, and leave them running.
@@ -50,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Test(args) => args.run().await,
         Command::Generate(args) => args.run(),
         Command::Mutants(args) => args.run(),
+        Command::Size(args) => args.run().await,
         Command::Images(args) => args.run(),
         Command::Up(args) => args.run().await,
         Command::Down(args) => args.run(),

@@ -1,6 +1,6 @@
 //! `GPUPool`: its status, from the inventory. Pure but for [`write`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use koinon_api::GPUPool;
@@ -9,7 +9,7 @@ use koinon_api::conditions::{self, ConditionType, Reason, Verdict};
 use koinon_api::gpu_pool::{GPUPoolStatus, GpuAccess, PoolClass};
 use koinon_core::capacity::{Closed, Disagreement};
 use koinon_core::gpu::breaker::BreakerVerdict;
-use koinon_core::ids::{Digest, GpuClass, NodeName, Seconds};
+use koinon_core::ids::{DeviceId, Digest, GpuClass, NodeName, Seconds};
 use kube::ResourceExt;
 use kube::api::Api;
 
@@ -36,9 +36,34 @@ const REREGISTERS: Seconds = Seconds(120);
 /// A GPU that was just put in, or that has just recovered, is known to NVML first.
 const REGISTERS: Seconds = Seconds(600);
 
-/// The status of a pool.
+/// The digests of the pools' devices, which take longer to compute than all else of a large pool's status and rarely change.
+#[derive(Clone, Debug, Default)]
+pub struct Digests(BTreeMap<String, (Vec<DeviceId>, Digest)>);
+
+impl Digests {
+    /// The digest of a pool's devices; computed anew where they are others than at the last look.
+    pub fn of(&mut self, view: &PoolView, inventory: &Inventory) -> Digest {
+        let name = name(view);
+        match self.0.get(&name) {
+            Some((known, digest)) if devices(view, inventory).eq(known) => *digest,
+            _ => {
+                let known: Vec<DeviceId> = devices(view, inventory).cloned().collect();
+                let digest = digest(&known);
+                self.0.insert(name, (known, digest));
+                digest
+            }
+        }
+    }
+
+    /// Forgets pools that are gone.
+    pub fn keep(&mut self, pools: &BTreeMap<String, PoolView>) {
+        self.0.retain(|name, _| pools.contains_key(name));
+    }
+}
+
+/// The status of a pool whose devices have this digest.
 #[must_use]
-pub fn status(view: &PoolView, inventory: &Inventory, leaving: &Leaving, now: &Time) -> GPUPoolStatus {
+pub fn status(view: &PoolView, inventory: &Inventory, digest: Digest, leaving: &Leaving, now: &Time) -> GPUPoolStatus {
     let generation = view.pool.metadata.generation;
     let before = view.pool.status.clone().unwrap_or_default();
     let figures = &view.capacity;
@@ -53,7 +78,7 @@ pub fn status(view: &PoolView, inventory: &Inventory, leaving: &Leaving, now: &T
         leased: Some(whole(total(|class| class.leased))),
         offered: Some(whole(total(|class| class.offered))),
         classes: figures.classes.keys().map(|class| pool_class(view, inventory, class)).collect(),
-        digest: Some(digest(view, inventory).to_string()),
+        digest: Some(digest.to_string()),
         as_of_time: Some(now.clone()),
         conditions: before.conditions,
     };
@@ -94,7 +119,7 @@ fn pool_class(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> PoolC
     let product = view.nodes.iter().find_map(|node| inventory.nodes.get(node)?.product(class));
     PoolClass {
         class: class.to_string(),
-        product: product.map_or_else(String::new, |product| product.name.to_string()),
+        product: product.as_ref().map_or_else(String::new, |product| product.name.to_string()),
         memory_bytes: product.map_or(0, |product| i64::try_from(product.memory.0).unwrap_or(i64::MAX)),
         evidence: evidence(view, inventory, class),
         installed: whole(figures.installed),
@@ -113,13 +138,17 @@ fn pool_class(view: &PoolView, inventory: &Inventory, class: &GpuClass) -> PoolC
     }
 }
 
-/// Of the devices of this pool, each by a digest of its name, so that nobody learns the names.
-fn digest(view: &PoolView, inventory: &Inventory) -> Digest {
+/// The devices of this pool.
+fn devices<'a>(view: &'a PoolView, inventory: &'a Inventory) -> impl Iterator<Item = &'a DeviceId> {
     let name = name(view);
-    let mine = inventory.owner.iter().filter(|((node, _), pool)| **pool == name && view.nodes.contains(node));
-    let devices = mine.filter_map(|((node, class), _)| Some((inventory.nodes.get(node)?, class)));
-    let digests: BTreeSet<Digest> =
-        devices.flat_map(|(node, class)| node.devices_of(class).map(|id| Digest::of(id.as_str().as_bytes()))).collect();
+    let mine = inventory.owner.iter().filter(move |((node, _), pool)| **pool == name && view.nodes.contains(node));
+    let nodes = mine.filter_map(|((node, class), _)| Some((inventory.nodes.get(node)?, class)));
+    nodes.flat_map(|(node, class)| node.devices_of(class))
+}
+
+/// Of devices, each by a digest of its name, so that nobody learns the names.
+fn digest(devices: &[DeviceId]) -> Digest {
+    let digests: BTreeSet<Digest> = devices.iter().map(|id| Digest::of(id.as_str().as_bytes())).collect();
     let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
     Digest::of(lines.as_bytes())
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::super::gpupool_offer::{self, Eyes};
 use super::*;
-use crate::placement::inventory::fixture::{Cluster, class, pool, record};
+use crate::placement::inventory::fixture::{Cluster, class, gpu_node_said, pool, record};
 
 fn now() -> Time {
     koinon_api::time::from_unix(1_795_000_000).unwrap()
@@ -13,7 +13,12 @@ fn now() -> Time {
 
 fn status_of(cluster: &Cluster, name: &str) -> GPUPoolStatus {
     let inventory = cluster.look();
-    status(&inventory.pools[name], &inventory, &Leaving::default(), &now())
+    status_in(&inventory, name, &Leaving::default())
+}
+
+fn status_in(inventory: &Inventory, name: &str, leaving: &Leaving) -> GPUPoolStatus {
+    let view = &inventory.pools[name];
+    status(view, inventory, Digests::default().of(view, inventory), leaving, &now())
 }
 
 fn said(status: &GPUPoolStatus, type_: ConditionType) -> (String, String, String) {
@@ -75,7 +80,7 @@ fn a_younger_pool_that_asks_otherwise_is_told_which_older_one_decides_how_its_no
 fn two_numbers_that_are_equal_are_no_evidence_without_somebody_who_names_the_devices() {
     let look = |scheduler: serde_json::Value, registered: serde_json::Value| {
         let mut cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({"reserve": 0}))]);
-        let mut gpu_node = serde_json::to_value(&*cluster.gpu_nodes[0]).unwrap();
+        let mut gpu_node = gpu_node_said("n1", 8);
         gpu_node["status"]["scheduler"] = scheduler;
         gpu_node["status"]["devices"][3]["allocation"] = json!({"state": "Free", "registered": registered});
         cluster.gpu_nodes = vec![std::sync::Arc::new(serde_json::from_value(gpu_node).unwrap())];
@@ -125,7 +130,7 @@ fn what_may_still_register_is_unknown_before_it_is_a_fault() {
         cluster.allocatable("n1", allocatable);
         let mut inventory = cluster.look();
         inventory.disagreeing.insert("n1".parse().unwrap(), koinon_core::ids::Seconds(seconds));
-        let status = status(&inventory.pools["all"], &inventory, &Leaving::default(), &now());
+        let status = status_in(&inventory, "all", &Leaving::default());
         let (value, reason, _) = said(&status, ConditionType::SchedulerConsistent);
         assert!(status.offered <= Some(allocatable as i32));
         format!("{value} {reason}")
@@ -144,6 +149,30 @@ fn a_node_whose_kubelet_might_hand_out_a_sick_gpu_is_named_with_the_remedy() {
     let (value, reason, message) = said(&status, ConditionType::SchedulerConsistent);
     assert_eq!((value.as_str(), reason.as_str(), status.offered), ("False", "UnfitGivenOut", Some(0)));
     assert!(message.contains("n1 (1)") && message.contains("restart the device plugin"), "{message}");
+}
+
+#[test]
+fn a_digest_that_is_remembered_is_that_of_the_devices_that_there_are() {
+    let mut remembered = Digests::default();
+    let mut cluster = Cluster::of(&[("n1", 8), ("n2", 4)], vec![pool("all", 1, json!({}))]);
+    let mut seen = BTreeSet::new();
+    for round in 0..4 {
+        match round {
+            1 => cluster.allocatable("n1", 3),
+            2 => cluster.gpu_nodes.truncate(1),
+            3 => cluster.gpu_nodes[0] = crate::placement::inventory::fixture::gpu_node("n1", 7),
+            _ => {}
+        }
+        let inventory = cluster.look();
+        let (digest, fresh) = (
+            remembered.of(&inventory.pools["all"], &inventory),
+            Digests::default().of(&inventory.pools["all"], &inventory),
+        );
+        assert_eq!(digest, fresh, "round {round}");
+        seen.insert(digest);
+        remembered.keep(&inventory.pools);
+    }
+    assert_eq!(seen.len(), 3, "what a node may give out is no device");
 }
 
 #[test]
@@ -220,7 +249,7 @@ fn an_offer_says_the_owner_s_mode_and_only_addresses_that_can_be_dialled() {
 fn a_pool_says_how_many_of_how_many_gpus_come_back_and_by_when() {
     let cluster = Cluster::of(&[("n1", 8)], vec![pool("all", 1, json!({}))]);
     let inventory = cluster.look();
-    let told = |leaving: &Leaving, type_| said(&status(&inventory.pools["all"], &inventory, leaving, &now()), type_);
+    let told = |leaving: &Leaving, type_| said(&status_in(&inventory, "all", leaving), type_);
     assert_eq!(told(&Leaving::default(), ConditionType::Reclaiming).0, "False");
     let until = Some(koinon_core::ids::UnixSeconds(1_795_219_200));
     let reclaiming = Reclaiming { copies: 2, gpus: 3, held: 5, until };
@@ -236,7 +265,7 @@ fn an_open_breaker_is_told_with_its_numbers_and_the_command_that_closes_it() {
     let breaker = |open| Some(BreakerVerdict { open, quarantined: 3, healthy: 14 });
     let told = |open| {
         let leaving = Leaving { breaker: breaker(open), ..Leaving::default() };
-        said(&status(&inventory.pools["all"], &inventory, &leaving, &now()), ConditionType::Quarantining)
+        said(&status_in(&inventory, "all", &leaving), ConditionType::Quarantining)
     };
     assert_eq!((told(false).0.as_str(), told(false).1.as_str()), ("True", "BreakerClosed"));
     let (value, reason, message) = told(true);

@@ -23,6 +23,7 @@ use super::placement_host_reclaim as reclaim;
 use super::placement_host_state::{self as state, End, Facts, Progress};
 use crate::events::Severity;
 use crate::placement::inventory::node::Product;
+use crate::placement::lean;
 use crate::placement::reader::read;
 use crate::placement::reservations::ReservationError;
 use crate::render::guest::Granted;
@@ -255,10 +256,8 @@ impl Guests {
         let weights = self.realiser.weights(placement, &scene.spec, scene.now).await;
         let (namespace, name) = (placement.namespace().unwrap_or_default(), placement.name_any());
         let all = self.stores.pods.all();
-        let of_copy = |pod: &&Arc<Pod>| {
-            pod.namespace().as_deref() == Some(namespace.as_str()) && pod.labels().get(labels::PLACEMENT) == Some(&name)
-        };
-        let pods: Vec<&Pod> = all.iter().filter(of_copy).map(Arc::as_ref).collect();
+        let of_copy = |pod: &&Arc<lean::Pod>| *pod.namespace == *namespace && pod.placement.as_deref() == Some(&name);
+        let pods: Vec<&Pod> = all.iter().filter(of_copy).filter_map(|pod| pod.copy.as_deref()).collect();
         let complete = matches!(weights, Some(crate::placement::weights::Weights::Ready { .. }));
         // What ran before this operator started runs on, whatever the cache has forgotten since.
         if complete || !pods.is_empty() {

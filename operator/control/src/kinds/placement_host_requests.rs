@@ -148,7 +148,7 @@ impl Guests {
                         .unwrap_or_default();
                     let hostname =
                         inventory.nodes.get(&node).map_or_else(|| node.to_string(), |view| view.hostname().to_owned());
-                    let product = inventory.nodes.get(&node).and_then(|view| view.product(&request.gpu.class)).cloned();
+                    let product = inventory.nodes.get(&node).and_then(|view| view.product(&request.gpu.class));
                     let (key, request) = (key.clone(), request.clone());
                     let (local, asked_in) = (asker == Asker::Local, list.id);
                     let birth = Birth { key, request, node, hostname, allowed, pod, product, local, asked_in };

@@ -15,6 +15,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod inventory;
+pub mod lean;
 pub mod metrics;
 pub mod own;
 pub mod passes;

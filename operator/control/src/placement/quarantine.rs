@@ -6,12 +6,13 @@ use std::sync::Arc;
 use koinon_api::conditions::Reason;
 use koinon_api::cooperative::QuarantineBreaker;
 use koinon_api::gpu_node::HealthState;
-use koinon_api::{Cooperative, GPUNode, labels, time};
+use koinon_api::{Cooperative, labels, time};
 use koinon_core::capacity::is_fresh;
 use koinon_core::gpu::breaker::{Breaker, BreakerLimits, BreakerVerdict, FleetDevice, Opened, judge};
 use koinon_core::ids::{NodeName, Seconds, UnixSeconds};
 use kube::{Resource, ResourceExt};
 
+use super::lean::GpuNode;
 use crate::context::Context;
 use crate::events::Severity;
 
@@ -26,7 +27,7 @@ impl Quarantine {
     pub fn look(
         &mut self,
         ctx: &Context,
-        gpu_nodes: &[Arc<GPUNode>],
+        gpu_nodes: &[Arc<GpuNode>],
         ages: &BTreeMap<NodeName, Seconds>,
         now: UnixSeconds,
     ) -> Option<BreakerVerdict> {
@@ -65,7 +66,7 @@ impl Quarantine {
 #[must_use]
 pub fn is_open(
     ctx: &Context,
-    gpu_nodes: &[Arc<GPUNode>],
+    gpu_nodes: &[Arc<GpuNode>],
     ages: &BTreeMap<NodeName, Seconds>,
     now: UnixSeconds,
 ) -> bool {
@@ -78,7 +79,7 @@ pub fn is_open(
 fn judged(
     before: &Breaker,
     cooperative: &Cooperative,
-    gpu_nodes: &[Arc<GPUNode>],
+    gpu_nodes: &[Arc<GpuNode>],
     ages: &BTreeMap<NodeName, Seconds>,
     now: UnixSeconds,
 ) -> (Breaker, BreakerVerdict) {
@@ -88,18 +89,17 @@ fn judged(
 
 /// All devices that failed, with when, and how many are healthy. Of the healthy only those count whose agent is heard; one that
 /// failed has done so whatever became of its agent.
-fn fleet(gpu_nodes: &[Arc<GPUNode>], ages: &BTreeMap<NodeName, Seconds>) -> (BTreeMap<FleetDevice, UnixSeconds>, u32) {
+fn fleet(gpu_nodes: &[Arc<GpuNode>], ages: &BTreeMap<NodeName, Seconds>) -> (BTreeMap<FleetDevice, UnixSeconds>, u32) {
     let (mut quarantined, mut healthy) = (BTreeMap::new(), 0_u32);
     for node in gpu_nodes {
-        let Ok(name) = node.name_any().parse::<NodeName>() else { continue };
-        let heard = is_fresh(ages.get(&name).copied());
-        let devices = node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
+        let Some(name) = &node.name else { continue };
+        let heard = is_fresh(ages.get(name).copied());
         // An instance fails with its parent.
-        for device in devices.iter().filter(|device| device.parent.is_none()) {
-            match (device.health.state, device.health.since_time.as_ref(), device.uuid.parse()) {
+        for device in node.devices.iter().filter(|device| device.parent.is_none()) {
+            match (device.state, device.since(), &device.id) {
                 (HealthState::Healthy, ..) if heard => healthy = healthy.saturating_add(1),
-                (HealthState::Unhealthy, Some(since), Ok(id)) => {
-                    quarantined.insert((name.clone(), id), UnixSeconds(time::to_unix(since)));
+                (HealthState::Unhealthy, Some(since), Some(id)) => {
+                    quarantined.insert((name.clone(), id.clone()), since);
                 }
                 _ => {}
             }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Debug;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{self, ConfigMap, Namespace};
 use koinon_api::{GPUNode, GPUPool, InferenceJob, Placement};
 use koinon_telemetry::Tasks;
 use kube::Resource;
@@ -15,11 +15,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::inventory::scheduler::{dra, sharing};
+use super::inventory::scheduler::dra;
+use super::lean::{Beat, GpuNode, Node, Pod};
 use super::reservations;
 use super::stores_dra::{self, DraStores};
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, Kept};
 use crate::context::Context;
+
+/// How many objects of some ten KiB are listed in one answer, which is in memory as a whole while it is read.
+const LARGE: u32 = 50;
+/// The same of objects of a few KiB.
+const MANY: u32 = 200;
 
 /// The caches of the placement side.
 #[derive(Clone, Debug)]
@@ -31,15 +37,15 @@ pub struct Stores {
     /// Of the release namespace.
     pub pools: Cache<GPUPool>,
     /// All.
-    pub gpu_nodes: Cache<GPUNode>,
-    /// All, without their images.
+    pub gpu_nodes: Cache<GpuNode>,
+    /// All.
     pub nodes: Cache<Node>,
-    /// All, without what only a kubelet needs.
+    /// All that hold something, and those of copies.
     pub pods: Cache<Pod>,
     /// What is given out by name, without what drivers say of it besides.
     pub dra: DraStores,
     /// The agents' heartbeats.
-    pub heartbeats: Cache<Lease>,
+    pub heartbeats: Cache<Beat>,
     /// All; only their labels are of interest.
     pub namespaces: Cache<Namespace>,
     /// The records of reservations. To look at: what is reserved is decided on a fresh read.
@@ -58,17 +64,17 @@ impl Stores {
             jobs: start.one("InferenceJobs", Api::all(client()), all(), |_| {}),
             placements: start.one("Placements", Api::all(client()), all(), |_| {}),
             pools: start.one("GPUPools", Api::namespaced(client(), release), all(), |_| {}),
-            gpu_nodes: start.one("GPUNodes", Api::all(client()), all(), |_| {}),
-            nodes: start.one("Nodes", Api::all(client()), all(), trim_node),
-            pods: start.one("Pods", Api::all(client()), all(), trim_pod),
+            gpu_nodes: start.kept::<GPUNode, _>("GPUNodes", Api::all(client()), all().page_size(LARGE)),
+            nodes: start.kept::<v1::Node, _>("Nodes", Api::all(client()), all().page_size(LARGE)),
+            pods: start.kept::<v1::Pod, _>("Pods", Api::all(client()), all().page_size(MANY)),
             dra: DraStores {
                 slices: start.served("ResourceSlices", Api::all(client()), dra::trim::slice),
                 claims: start.served("ResourceClaims", Api::all(client()), dra::trim::claim),
                 taint_rules: start.served("DeviceTaintRules", Api::all(client()), |_| {}),
             },
             heartbeats: match &ctx.args.agent_namespace {
-                Some(namespace) => start.one("Leases", Api::namespaced(client(), namespace), all(), |_| {}),
-                None => start.empty("Leases"),
+                Some(namespace) => start.kept::<Lease, _>("Leases", Api::namespaced(client(), namespace), all()),
+                None => start.empty::<Lease, _>("Leases"),
             },
             namespaces: start.one("Namespaces", Api::all(client()), all(), |_| {}),
             reservations: start.one("ConfigMaps", Api::namespaced(client(), release), records, |_| {}),
@@ -128,9 +134,32 @@ impl Start<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let (cache, feeder) = cache::cache::<K>();
+        self.trimmed(what, api, config, trim)
+    }
+
+    /// As [`Self::one`], of a kind that is kept as something smaller.
+    fn kept<K, V>(&mut self, what: &'static str, api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Cache<V>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        V: Kept<K> + Send + Sync + 'static,
+    {
+        self.trimmed(what, api, config, |_: &mut K| {})
+    }
+
+    fn trimmed<K, V>(
+        &mut self,
+        what: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        trim: fn(&mut K),
+    ) -> Cache<V>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        V: Kept<K> + Send + Sync + 'static,
+    {
+        let (cache, feeder) = cache::cache::<V>();
         let (metrics, stop) = (self.ctx.metrics.watch(), self.stop.clone());
-        let report = cache::report(cache.clone(), self.ctx.events.clone(), self.ctx.lease.clone());
+        let report = cache::report_kept::<K, V>(cache.clone(), self.ctx.events.clone(), self.ctx.lease.clone());
         let follow = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -169,13 +198,14 @@ impl Start<'_> {
     }
 
     /// What this release has none of: complete, and without anything in it.
-    fn empty<K>(&mut self, what: &'static str) -> Cache<K>
+    fn empty<K, V>(&mut self, what: &'static str) -> Cache<V>
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource,
+        V: Kept<K> + Send + Sync + 'static,
     {
-        let (cache, mut feeder) = cache::cache::<K>();
-        feeder.take(watcher::Event::Init);
-        feeder.take(watcher::Event::InitDone);
+        let (cache, mut feeder) = cache::cache::<V>();
+        feeder.take::<K>(watcher::Event::Init);
+        feeder.take::<K>(watcher::Event::InitDone);
         let stop = self.stop.clone();
         self.tasks.spawn(what, async move {
             stop.cancelled().await;
@@ -184,33 +214,5 @@ impl Start<'_> {
             Ok::<(), Infallible>(())
         });
         cache
-    }
-}
-
-/// A node's list of images is most of its size.
-fn trim_node(node: &mut Node) {
-    if let Some(annotations) = &mut node.metadata.annotations {
-        // That they are there tells that the node's GPUs are shared; what they say is long.
-        annotations.retain(|key, _| key.starts_with(sharing::HAMI_ANNOTATIONS));
-        annotations.values_mut().for_each(|value| *value = String::new());
-    }
-    if let Some(status) = &mut node.status {
-        status.images = None;
-        status.volumes_in_use = None;
-        status.volumes_attached = None;
-    }
-}
-
-/// What is kept of a pod says where it runs, what it requests and how it stands.
-fn trim_pod(pod: &mut Pod) {
-    pod.metadata.annotations = None;
-    let Some(spec) = &mut pod.spec else { return };
-    spec.volumes = None;
-    spec.tolerations = None;
-    spec.affinity = None;
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-        let (name, resources) = (std::mem::take(&mut container.name), container.resources.take());
-        let restart_policy = container.restart_policy.take();
-        *container = k8s_openapi::api::core::v1::Container { name, resources, restart_policy, ..Default::default() };
     }
 }

@@ -81,8 +81,8 @@ where
             Ok(false) if told => ASK_AGAIN,
             Ok(false) => {
                 tracing::info!(kind = %K::kind(&()), version = %K::api_version(&()), "this cluster does not serve it");
-                feeder.take(watcher::Event::Init);
-                feeder.take(watcher::Event::InitDone);
+                feeder.take::<K>(watcher::Event::Init);
+                feeder.take::<K>(watcher::Event::InitDone);
                 told = true;
                 ASK_AGAIN
             }

@@ -11,7 +11,6 @@ use koinon_core::body::latest::NetworkPolicyState;
 use koinon_core::gpu::breaker::BreakerVerdict;
 use koinon_core::ids::{GpuClass, NodeName, Seconds};
 use koinon_core::placement::reservations::NodeReservations;
-use kube::ResourceExt;
 use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +73,7 @@ pub struct Surveyor {
     tainter: Tainter,
     xids: Xids,
     findings: watch::Receiver<Option<Found>>,
+    digests: gpupool::Digests,
     /// The pools and classes whose figures are shown.
     shown: BTreeSet<(String, GpuClass)>,
     found: watch::Sender<Option<Arc<Survey>>>,
@@ -103,6 +103,7 @@ impl Surveyor {
             tainter,
             xids,
             findings,
+            digests: gpupool::Digests::default(),
             shown: BTreeSet::new(),
             found,
         };
@@ -131,7 +132,7 @@ impl Surveyor {
         self.heartbeats.look(&self.stores.heartbeats.all(), now.unix, now.monotonic);
         let (records, unreadable) = self.records();
         let gpu_nodes = self.stores.gpu_nodes.all();
-        let names = gpu_nodes.iter().filter_map(|node| node.name_any().parse().ok());
+        let names = gpu_nodes.iter().filter_map(|node| node.name.clone());
         let ages: BTreeMap<NodeName, Seconds> = names
             .filter_map(|name| Some((self.heartbeats.age(&name, now.monotonic)?, name)))
             .map(|(age, name)| (name, age))
@@ -227,6 +228,7 @@ impl Surveyor {
             self.metrics.forget_devices();
         }
         self.shown = shown;
+        self.digests.keep(&inventory.pools);
         let api = Api::<GPUPool>::namespaced(self.ctx.client.clone(), &self.ctx.namespace);
         for (name, view) in &inventory.pools {
             self.metrics.reclaim.notice(name, view.pool.spec.reclaim_notice_seconds);
@@ -256,7 +258,8 @@ impl Surveyor {
             self.metrics.belief(name, &belief);
             let reclaiming = reclaiming.get(name).copied().unwrap_or_default();
             let leaving = Leaving { reclaiming, breaker, tainting: self.tainter.verdict(taints, &view.pool) };
-            let status = gpupool::status(view, inventory, &leaving, &now.time());
+            let digest = self.digests.of(view, inventory);
+            let status = gpupool::status(view, inventory, digest, &leaving, &now.time());
             match gpupool::write(&self.writer, &api, &view.pool, status).await {
                 Err(error) if !error.is_conflict() && !error.is_not_found() => {
                     self.metrics.failed(Part::Pools);

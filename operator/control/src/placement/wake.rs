@@ -15,14 +15,19 @@ use super::passes::Passing;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Looks are at least this far apart: on a busy cluster some pod changes all the time, and a look reads from the API server.
 const SPACING: Duration = Duration::from_millis(250);
+/// In a large cluster a look takes longer and something changes all the time: looks take at most one part in so many of the time,
+/// so that what they cost grows with the nodes and not with their changes as well.
+const SHARE: u32 = 10;
+/// … but nobody waits longer than that for the next one.
+const MOST_SPACING: Duration = Duration::from_secs(1);
 
 /// Rings whenever something that it listens to changes. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Bell {
     passing: Passing,
     rung: Arc<Notify>,
-    /// When somebody was last woken.
-    woken: Arc<Mutex<Option<Instant>>>,
+    /// When somebody was last woken, and how long after that the next look may begin.
+    woken: Arc<Mutex<Option<(Instant, Duration)>>>,
 }
 
 impl Bell {
@@ -65,23 +70,31 @@ impl Bell {
     /// after `stop`.
     pub async fn wait(&self, longest: Duration, stop: &CancellationToken) -> bool {
         self.passing.ends();
+        self.looked();
         let rung = tokio::select! {
             () = stop.cancelled() => return false,
             () = self.rung.notified() => true,
             () = tokio::time::sleep(longest) => false,
         };
-        let spaced = self.woken().map(|woken| woken + SPACING);
+        let spaced = self.woken().map(|(woken, spacing)| woken + spacing);
         let due = Instant::now() + if rung { DEBOUNCE } else { Duration::ZERO };
         tokio::select! {
             () = stop.cancelled() => return false,
             () = tokio::time::sleep_until(spaced.map_or(due, |spaced| due.max(spaced))) => {}
         }
-        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), SPACING));
         self.passing.begins();
         true
     }
 
-    fn woken(&self) -> Option<Instant> {
+    /// A look has ended: the next one keeps the distance that this one earned.
+    fn looked(&self) {
+        if let Some((woken, spacing)) = &mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner) {
+            *spacing = woken.elapsed().saturating_mul(SHARE).clamp(SPACING, MOST_SPACING);
+        }
+    }
+
+    fn woken(&self) -> Option<(Instant, Duration)> {
         *self.woken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -122,6 +135,20 @@ mod tests {
             assert!(bell.wait(Duration::from_secs(60), &stop).await);
         }
         assert_eq!(before.elapsed(), DEBOUNCE + 4 * SPACING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_take_long_are_further_apart_and_never_further_than_a_change_may_wait() {
+        for (takes, apart) in [(1, SPACING), (60, Duration::from_millis(600)), (5_000, MOST_SPACING)] {
+            let (stop, bell, takes) = (CancellationToken::new(), bell(), Duration::from_millis(takes));
+            bell.ring();
+            assert!(bell.wait(Duration::from_secs(60), &stop).await);
+            let woken = Instant::now();
+            tokio::time::advance(takes).await;
+            bell.ring();
+            assert!(bell.wait(Duration::from_secs(60), &stop).await);
+            assert_eq!(woken.elapsed(), apart.max(takes + DEBOUNCE), "{takes:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

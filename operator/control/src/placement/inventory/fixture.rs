@@ -13,19 +13,21 @@ pub fn class() -> GpuClass {
     "h100-80".parse().unwrap()
 }
 
-pub fn gpu_node(name: &str, devices: usize) -> Arc<GPUNode> {
-    let device = |index: usize| {
-        json!({"uuid": format!("GPU-{name}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
-            "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
-            "health": {"state": "Healthy"}, "allocation": {"state": "Free", "registered": true}})
-    };
-    let devices: Vec<_> = (0..devices).map(device).collect();
-    Arc::new(
-        serde_json::from_value(json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode",
-            "metadata": {"name": name}, "spec": {},
-            "status": {"scheduler": {"source": "DevicePlugin", "podResources": "Available"}, "devices": devices}}))
-        .unwrap(),
-    )
+pub fn device(node: &str, index: usize, health: &serde_json::Value) -> serde_json::Value {
+    json!({"uuid": format!("GPU-{node}-{index}"), "index": index, "product": "NVIDIA H100 80GB HBM3",
+        "class": "h100-80", "memory": {"totalBytes": 85_520_809_984_i64}, "mig": {"mode": "Disabled"},
+        "health": health, "allocation": {"state": "Free", "registered": true}})
+}
+
+/// As its agent writes it.
+pub fn gpu_node_said(name: &str, devices: usize) -> serde_json::Value {
+    let devices: Vec<_> = (0..devices).map(|index| device(name, index, &json!({"state": "Healthy"}))).collect();
+    json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": name}, "spec": {},
+        "status": {"scheduler": {"source": "DevicePlugin", "podResources": "Available"}, "devices": devices}})
+}
+
+pub fn gpu_node(name: &str, devices: usize) -> Arc<GpuNode> {
+    Arc::new(serde_json::from_value(gpu_node_said(name, devices)).unwrap())
 }
 
 pub fn node(name: &str, allocatable: u32) -> serde_json::Value {
@@ -65,7 +67,7 @@ pub fn record(node: &str, home: &str, gpus: u32) -> NodeReservations {
 pub struct Cluster {
     pub me: MemberId,
     pub pools: Vec<Arc<GPUPool>>,
-    pub gpu_nodes: Vec<Arc<GPUNode>>,
+    pub gpu_nodes: Vec<Arc<GpuNode>>,
     pub nodes: Vec<Arc<Node>>,
     pub pods: Vec<Arc<Pod>>,
     pub slices: Vec<Arc<ResourceSlice>>,
@@ -99,7 +101,7 @@ impl Cluster {
 
     /// What the scheduler may give out of `node`.
     pub fn allocatable(&mut self, name: &str, amount: u32) {
-        self.nodes.retain(|other| other.name_any() != name);
+        self.nodes.retain(|other| other.name.as_ref().is_none_or(|other| other.as_str() != name));
         self.nodes.push(Arc::new(serde_json::from_value(node(name, amount)).unwrap()));
     }
 

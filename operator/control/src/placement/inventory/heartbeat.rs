@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use koinon_core::ids::{NodeName, Seconds, UnixSeconds};
-use kube::ResourceExt;
+
+use crate::placement::lean;
 
 #[derive(Clone, Debug)]
 struct Beat {
@@ -24,13 +24,11 @@ pub struct Heartbeats {
 
 impl Heartbeats {
     /// Looks at the agents' Leases; each is named after its node.
-    pub fn look(&mut self, leases: &[Arc<Lease>], unix: UnixSeconds, monotonic: Duration) {
+    pub fn look(&mut self, leases: &[Arc<lean::Beat>], unix: UnixSeconds, monotonic: Duration) {
         let mut beats = BTreeMap::new();
         for lease in leases {
-            let renew = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
-            let (Ok(node), Some(renew)) = (lease.name_any().parse::<NodeName>(), renew) else { continue };
-            let renewed = renew.0.as_microsecond();
-            let old = self.beats.remove(&node);
+            let (Some(node), Some(renewed)) = (&lease.node, lease.renewed) else { continue };
+            let old = self.beats.remove(node);
             let beat = match old {
                 Some(old) if old.renewed == renewed => old,
                 // One that was seen to change is fresh, whatever the node's clock says.
@@ -41,7 +39,7 @@ impl Heartbeats {
                     Beat { renewed, seen: monotonic, age_then }
                 }
             };
-            beats.insert(node, beat);
+            beats.insert(node.clone(), beat);
         }
         self.beats = beats;
     }
@@ -57,17 +55,18 @@ impl Heartbeats {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::coordination::v1::Lease;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
 
-    fn lease(renewed: i64) -> Arc<Lease> {
+    fn lease(renewed: i64) -> Arc<lean::Beat> {
         let mut lease = Lease::default();
         lease.metadata.name = Some("n1".to_owned());
         let renew_time = Some(MicroTime(Timestamp::from_second(renewed).unwrap()));
         lease.spec = Some(k8s_openapi::api::coordination::v1::LeaseSpec { renew_time, ..Default::default() });
-        Arc::new(lease)
+        Arc::new(lease.into())
     }
 
     fn seconds(seconds: u64) -> Duration {

@@ -11,8 +11,7 @@ pub mod scheduler;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use koinon_api::{GPUNode, GPUPool, Placement};
+use koinon_api::{GPUPool, Placement};
 use koinon_core::capacity::{self, NodeCapacity, PoolCapacity, PoolRules};
 use koinon_core::ids::{GpuClass, MemberId, NodeName, Seconds, UnixSeconds};
 use koinon_core::placement::reservations::NodeReservations;
@@ -20,6 +19,7 @@ use kube::ResourceExt;
 
 pub use node::NodeView;
 
+use super::lean::{GpuNode, Node, Pod};
 use super::reclaim::{AllTerms, Terms};
 
 /// Everything from which an inventory is taken. All of it must be complete sets.
@@ -30,7 +30,7 @@ pub struct Inputs<'a> {
     /// The owner's pools.
     pub pools: &'a [Arc<GPUPool>],
     /// The agents' surveys.
-    pub gpu_nodes: &'a [Arc<GPUNode>],
+    pub gpu_nodes: &'a [Arc<GpuNode>],
     /// The scheduler's view of the nodes.
     pub nodes: &'a [Arc<Node>],
     /// All pods.

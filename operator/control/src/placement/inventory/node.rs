@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
-use koinon_api::gpu_node::{AllocationState, Device, HealthState, MigMode, NotShareableReason, PodResources};
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+use koinon_api::gpu_node::{AllocationState, HealthState, MigMode, NotShareableReason};
 use koinon_api::gpu_pool::GpuAccess;
-use koinon_api::{GPUNode, GPUPool, labels, names};
+use koinon_api::{GPUPool, labels, names};
 use koinon_core::capacity::{
     self, Admission, DeviceFacts, Dirt, Division, Health, Hold, NodeCapacity, NodeFacts, Registration,
 };
@@ -17,6 +17,8 @@ use kube::ResourceExt;
 
 use super::Inputs;
 use super::scheduler::{Holder, HolderKind, Sources, View};
+use crate::placement::lean::words::{Labels, Word};
+use crate::placement::lean::{Device, GpuNode, Node};
 
 /// What a device of a class is called and how much memory it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,26 +29,17 @@ pub struct Product {
     pub memory: Bytes,
 }
 
-/// One device, and who holds it by the kubelet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    facts: DeviceFacts,
-    /// Namespace and name of the pods; none where the kubelet does not say.
-    holders: Option<Vec<(String, String)>>,
-}
-
 /// What is known of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
     name: NodeName,
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     heartbeat_age: Option<Seconds>,
     admission: Admission,
-    devices: Vec<Seen>,
-    products: BTreeMap<GpuClass, Product>,
+    gpu_node: Arc<GpuNode>,
+    /// Which of its devices the pool's way of asking stands for; none if it is all of them, as it is where none is divided.
+    some: Option<Box<[usize]>>,
     scheduler: Option<View>,
-    /// Whether its agent hears from the kubelet who holds what.
-    kubelet_answers: bool,
     /// By which pool the GPUs are counted, and as what; none if no pool selects the node.
     counted_as: Option<(String, String)>,
     me: Option<MemberId>,
@@ -63,20 +56,32 @@ impl NodeView {
     #[must_use]
     pub fn names_its_devices(&self) -> bool {
         let by_scheduler = self.scheduler.as_ref().is_some_and(|view| view.source == Source::Dra);
-        let healthy = || self.devices.iter().filter(|seen| seen.facts.health == Health::Healthy);
-        by_scheduler || self.kubelet_answers && healthy().all(|seen| seen.facts.registration != Registration::Unknown)
+        let mut healthy = self.named().filter(|(_, device)| device.state == HealthState::Healthy);
+        by_scheduler || self.gpu_node.kubelet_answers && healthy.all(|(_, device)| device.registered.is_some())
     }
 
     /// What the scheduler knows the node by.
     #[must_use]
     pub fn hostname(&self) -> &str {
-        self.labels.get("kubernetes.io/hostname").map_or(self.name.as_str(), String::as_str)
+        self.labels.get("kubernetes.io/hostname").unwrap_or(self.name.as_str())
     }
 
     /// What the devices of `class` are.
     #[must_use]
-    pub fn product(&self, class: &GpuClass) -> Option<&Product> {
-        self.products.get(class)
+    pub fn product(&self, class: &GpuClass) -> Option<Product> {
+        let models = self.devices().filter(|device| device.class() == Some(class)).map(|device| &device.model);
+        let mut known = models.filter_map(|model| Some((model.product.as_ref()?, Bytes(model.memory?))));
+        let (name, first) = known.next()?;
+        let memory = known.map(|(_, memory)| memory).fold(first, Ord::min);
+        Some(Product { name: name.parse().ok()?, memory })
+    }
+
+    /// The devices that it is about.
+    fn devices(&self) -> impl Iterator<Item = &Device> {
+        let all = self.gpu_node.devices.iter().enumerate();
+        // They are in order, and so are those that count.
+        all.filter(|(index, _)| self.some.as_ref().is_none_or(|some| some.binary_search(index).is_ok()))
+            .map(|(_, one)| one)
     }
 
     /// Whether the owner empties it.
@@ -88,7 +93,7 @@ impl NodeView {
     /// Whether the pool's selector names this node.
     #[must_use]
     pub fn selected_by(&self, pool: &GPUPool) -> bool {
-        pool.spec.node_selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+        self.labels.have(&pool.spec.node_selector)
     }
 
     /// What it has to give while `record` holds what it holds.
@@ -109,7 +114,7 @@ impl NodeView {
             node: self.name.clone(),
             heartbeat_age: self.heartbeat_age,
             admission: self.admission,
-            devices: self.devices.iter().map(|seen| self.device(seen, account.as_ref(), is_reserved)).collect(),
+            devices: self.named().map(|(id, device)| self.facts(id, device, account.as_ref(), is_reserved)).collect(),
             scheduler: account.as_ref().and_then(Account::facts),
             reserved: record.map_or(0, NodeReservations::reserved),
         };
@@ -124,19 +129,25 @@ impl NodeView {
 
     /// Where devices are given out by name, the scheduler's word on a device goes before the kubelet's, which only hears of it
     /// later.
-    fn device(&self, seen: &Seen, account: Option<&Account>, has_reservation: impl Fn(&Holder) -> bool) -> DeviceFacts {
+    fn facts(
+        &self,
+        id: &DeviceId,
+        device: &Device,
+        account: Option<&Account>,
+        has_reservation: impl Fn(&Holder) -> bool,
+    ) -> DeviceFacts {
         let holds = || self.scheduler.iter().flat_map(|view| &view.holds).map(|hold| &hold.holder);
-        let pod = |(namespace, name): &(String, String)| {
-            let is_it = |holder: &&Holder| holder.namespace == *namespace && holder.name == *name;
+        let pod = |(namespace, name): &(Word, Word)| {
+            let is_it = |holder: &&Holder| *holder.namespace == **namespace && *holder.name == **name;
             holds().filter(|holder| holder.kind == HolderKind::Pod).find(is_it)
         };
-        let by_kubelet = match seen.holders.as_deref() {
+        let by_kubelet = match device.known_holders() {
             None => Hold::Unknown,
             Some([]) => Hold::Free,
             Some(pods) if pods.iter().all(|one| pod(one).is_some_and(&has_reservation)) => Hold::Reservation,
             Some(_) => Hold::Other,
         };
-        let mut facts = DeviceFacts { hold: by_kubelet, ..seen.facts.clone() };
+        let mut facts = facts(id, device, by_kubelet);
         if let Some(account) = account.filter(|account| account.source == Source::Dra) {
             if account.held_by_others.named.contains(&facts.id) {
                 facts.hold = Hold::Other;
@@ -148,9 +159,14 @@ impl NodeView {
         facts
     }
 
+    /// Its devices that have a name.
+    fn named(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
+        self.devices().filter_map(|device| Some((device.id.as_ref()?, device)))
+    }
+
     /// The devices of `class`, by their names.
     pub fn devices_of<'a>(&'a self, class: &'a GpuClass) -> impl Iterator<Item = &'a DeviceId> {
-        self.devices.iter().filter(move |seen| seen.facts.class.as_ref() == Some(class)).map(|seen| &seen.facts.id)
+        self.named().filter(move |(_, device)| device.class() == Some(class)).map(|(id, _)| id)
     }
 
     /// How many GPUs reservations may hold here in all, given what `record` holds.
@@ -181,36 +197,28 @@ fn stem(name: &str) -> Option<&str> {
 
 /// All nodes that have GPUs by either source.
 pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<NodeName, NodeView> {
-    let nodes: BTreeMap<String, &Arc<Node>> = inputs.nodes.iter().map(|node| (node.name_any(), node)).collect();
+    let nodes: BTreeMap<&NodeName, &Arc<Node>> =
+        inputs.nodes.iter().filter_map(|node| Some((node.name.as_ref()?, node))).collect();
     let sources = Sources::of(inputs.nodes, inputs.pods, &inputs.dra);
     let mut views = BTreeMap::new();
     for gpu_node in inputs.gpu_nodes {
-        let name = gpu_node.name_any();
-        let Ok(parsed) = name.parse::<NodeName>() else { continue };
-        let node = nodes.get(&name);
+        let Some(name) = &gpu_node.name else { continue };
+        let node = nodes.get(name);
         let mut view = NodeView {
-            heartbeat_age: inputs.heartbeat_ages.get(&parsed).copied(),
-            labels: node.and_then(|node| node.metadata.labels.clone()).unwrap_or_default(),
+            heartbeat_age: inputs.heartbeat_ages.get(name).copied(),
+            labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             admission: Admission::NotReady,
-            devices: Vec::new(),
-            products: BTreeMap::new(),
+            gpu_node: gpu_node.clone(),
+            some: None,
             scheduler: None,
-            kubelet_answers: kubelet_answers(gpu_node),
             counted_as: None,
             me: inputs.me.cloned(),
-            name: parsed.clone(),
+            name: name.clone(),
         };
         let pool = pools.iter().find(|pool| view.selected_by(pool));
         view.counted_as = pool.map(|pool| (pool.name_any(), pool.spec.pod.gpus().to_string()));
         let access = pool.map_or(GpuAccess::Resource(labels::GPU_RESOURCE), |pool| pool.spec.pod.gpus());
-        let devices = gpu_node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
-        let parents: BTreeSet<&str> = devices.iter().filter_map(|device| device.parent.as_deref()).collect();
-        // A divided device is there as its instances.
-        for device in devices.iter().filter(|device| !parents.contains(device.uuid.as_str())) {
-            if view.stands_for(device, access) {
-                view.see(device);
-            }
-        }
+        view.some = view.asked_for(access);
         if let Some(node) = node {
             let tolerations = pool.map(|pool| pool.spec.pod.tolerations.as_slice()).unwrap_or_default();
             view.admission = admission(node, tolerations);
@@ -219,14 +227,9 @@ pub(super) fn views(inputs: &Inputs<'_>, pools: &[&Arc<GPUPool>]) -> BTreeMap<No
             }
             view.scheduler = asked_as(&sources, &view.name, access).filter(|_| !inputs.holes);
         }
-        views.insert(parsed, view);
+        views.insert(name.clone(), view);
     }
     views
-}
-
-fn kubelet_answers(node: &GPUNode) -> bool {
-    let scheduler = node.status.as_ref().and_then(|status| status.scheduler.as_ref());
-    scheduler.is_some_and(|scheduler| scheduler.pod_resources == PodResources::Available)
 }
 
 /// What the scheduler gives out of a node to those who ask as the pool does. Whoever asks a plugin's way where devices are
@@ -252,58 +255,55 @@ fn is_drained(view: &NodeView, pools: &[&Arc<GPUPool>]) -> bool {
     pools.iter().any(|pool| names(pool) && view.selected_by(pool))
 }
 
+/// A device by itself. Which pods have reservations is only known where this is asked.
+fn facts(id: &DeviceId, device: &Device, hold: Hold) -> DeviceFacts {
+    DeviceFacts {
+        id: id.clone(),
+        class: device.class().cloned(),
+        health: match device.state {
+            HealthState::Healthy => Health::Healthy,
+            HealthState::Degraded => Health::Degraded,
+            HealthState::Unhealthy => Health::Unhealthy,
+            HealthState::Unknown => Health::Unknown,
+        },
+        division: match device.mig {
+            Some(MigMode::Disabled | MigMode::NotSupported) => Division::Whole,
+            Some(MigMode::Instance) => Division::Instance,
+            Some(MigMode::Enabled) => Division::Divided,
+            None => Division::Unknown,
+        },
+        hold,
+        dirt: match device.allocation {
+            Some(AllocationState::Intruder) => Some(Dirt::Intruder),
+            Some(AllocationState::Orphaned) => Some(Dirt::Orphan),
+            Some(AllocationState::Leaked) => Some(Dirt::Leak),
+            _ => match device.not_shareable_reason {
+                Some(
+                    NotShareableReason::UsageUnknown | NotShareableReason::SurveyMissed | NotShareableReason::NodeFault,
+                ) => Some(Dirt::Unknown),
+                _ => None,
+            },
+        },
+        registration: match device.registered {
+            Some(true) => Registration::Yes,
+            Some(false) => Registration::No,
+            None => Registration::Unknown,
+        },
+    }
+}
+
 impl NodeView {
-    fn see(&mut self, device: &Device) {
-        let Ok(id) = device.uuid.parse() else { return };
-        let class: Option<GpuClass> = device.class.as_ref().and_then(|class| class.parse().ok());
-        let memory = device.memory.as_ref().and_then(|memory| u64::try_from(memory.total_bytes).ok()).map(Bytes);
-        if let (Some(class), Some(name), Some(memory)) = (&class, &device.product, memory)
-            && let Ok(name) = name.parse::<Line>()
-        {
-            let product = self.products.entry(class.clone()).or_insert(Product { name, memory });
-            product.memory = product.memory.min(memory);
+    /// Which devices stand for those that the pool shares, by their position; none if all do.
+    fn asked_for(&self, access: GpuAccess<'_>) -> Option<Box<[usize]>> {
+        let devices = &self.gpu_node.devices;
+        let parents: BTreeSet<&str> = devices.iter().filter_map(|device| device.parent.as_deref()).collect();
+        // A divided device is there as its instances.
+        let divided = |device: &Device| device.id.as_ref().is_some_and(|id| parents.contains(id.as_str()));
+        let counts = |device: &Device| !divided(device) && self.stands_for(device, access);
+        if devices.iter().all(counts) {
+            return None;
         }
-        let allocation = device.allocation.as_ref();
-        let facts = DeviceFacts {
-            id,
-            class,
-            health: match device.health.state {
-                HealthState::Healthy => Health::Healthy,
-                HealthState::Degraded => Health::Degraded,
-                HealthState::Unhealthy => Health::Unhealthy,
-                HealthState::Unknown => Health::Unknown,
-            },
-            division: match device.mig.as_ref().map(|mig| mig.mode) {
-                Some(MigMode::Disabled | MigMode::NotSupported) => Division::Whole,
-                Some(MigMode::Instance) => Division::Instance,
-                Some(MigMode::Enabled) => Division::Divided,
-                None => Division::Unknown,
-            },
-            // Which pods have reservations is only known where this is asked.
-            hold: Hold::Unknown,
-            dirt: match allocation.map(|allocation| allocation.state) {
-                Some(AllocationState::Intruder) => Some(Dirt::Intruder),
-                Some(AllocationState::Orphaned) => Some(Dirt::Orphan),
-                Some(AllocationState::Leaked) => Some(Dirt::Leak),
-                _ => match device.not_shareable_reason {
-                    Some(
-                        NotShareableReason::UsageUnknown
-                        | NotShareableReason::SurveyMissed
-                        | NotShareableReason::NodeFault,
-                    ) => Some(Dirt::Unknown),
-                    _ => None,
-                },
-            },
-            registration: match allocation.and_then(|allocation| allocation.registered) {
-                Some(true) => Registration::Yes,
-                Some(false) => Registration::No,
-                None => Registration::Unknown,
-            },
-        };
-        let holders = allocation.filter(|allocation| allocation.state != AllocationState::Unknown).map(|allocation| {
-            allocation.holders.iter().map(|holder| (holder.namespace.clone(), holder.name.clone())).collect()
-        });
-        self.devices.push(Seen { facts, holders });
+        Some(devices.iter().enumerate().filter(|(_, device)| counts(device)).map(|(index, _)| index).collect())
     }
 
     /// Whether pods get the device by asking as the pool does. Of divided devices a resource is either of one profile, or of
@@ -314,10 +314,10 @@ impl NodeView {
         match (&device.parent, profile) {
             (None, None) => true,
             (None, Some(_)) => false,
-            (Some(_), None) => self.labels.get(MIG_STRATEGY).is_some_and(|strategy| strategy == "single"),
+            (Some(_), None) => self.labels.get(MIG_STRATEGY) == Some("single"),
             (Some(_), Some(profile)) => {
                 // `1g.10gb` of a class that ends so with a dash.
-                let class = device.class.as_deref().unwrap_or_default();
+                let class = device.class().map_or("", GpuClass::as_str);
                 class.ends_with(&format!("-{}", profile.replace('.', "-")))
             }
         }
@@ -330,16 +330,10 @@ const MIG_RESOURCE: &str = "nvidia.com/mig-";
 const MIG_STRATEGY: &str = "nvidia.com/mig.strategy";
 
 fn admission(node: &Node, tolerations: &[Toleration]) -> Admission {
-    let spec = node.spec.as_ref();
-    let kept_out = spec.and_then(|spec| spec.taints.as_ref()).is_some_and(|taints| {
-        taints.iter().any(|taint| taint.effect != "PreferNoSchedule" && !tolerated(taint, tolerations))
-    });
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions
-        .is_some_and(|conditions| conditions.iter().any(|ready| ready.type_ == "Ready" && ready.status == "True"));
-    if !ready {
+    let kept_out = node.taints.iter().any(|taint| taint.effect != "PreferNoSchedule" && !tolerated(taint, tolerations));
+    if !node.ready {
         Admission::NotReady
-    } else if spec.and_then(|spec| spec.unschedulable).unwrap_or(false) || kept_out {
+    } else if node.unschedulable || kept_out {
         Admission::Cordoned
     } else {
         Admission::Open

@@ -32,7 +32,7 @@ fn of_container(container: &Container, resource: &str) -> u32 {
 }
 
 /// Extended resources are whole numbers. One that cannot be read takes everything, so that nothing is promised twice.
-pub(super) fn whole(quantity: &str) -> u32 {
+pub(crate) fn whole(quantity: &str) -> u32 {
     if let Ok(number) = quantity.parse::<u32>() {
         return number;
     }

@@ -15,7 +15,6 @@ pub mod sick;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
 use koinon_api::reclaim::{Asked, Cause, Mark, limits, node_of, running};
 use koinon_api::{GPUPool, Placement};
 use koinon_core::ids::{GpuClass, MemberId, NodeName, Seconds, UnixSeconds};
@@ -24,6 +23,7 @@ use koinon_core::placement::reclaim::{Chosen, Running, Standing, Why, Wish, choo
 use kube::ResourceExt;
 
 use crate::kinds::placement_host_list as list;
+use crate::placement::lean::Node;
 
 /// What holds for GPUs of one class on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,16 +165,13 @@ fn mark(chosen: &Chosen, placement: &Placement, pool: Option<&str>, terms: &AllT
 
 /// The nodes that some pool empties, of those that it selects: as the inventory sees it.
 fn drained(inputs: &Inputs<'_>) -> BTreeSet<NodeName> {
-    let labels: BTreeMap<String, _> = inputs.nodes.iter().map(|node| (node.name_any(), node.labels())).collect();
     let mut drained = BTreeSet::new();
     for pool in inputs.pools {
         for name in &pool.spec.drain.nodes {
-            let Some(labels) = labels.get(name) else { continue };
-            let selected = pool.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-            if let Ok(node) = name.parse()
-                && selected
-            {
-                drained.insert(node);
+            let Ok(name) = name.parse::<NodeName>() else { continue };
+            let node = inputs.nodes.iter().find(|node| node.name.as_ref() == Some(&name));
+            if node.is_some_and(|node| node.labels.have(&pool.spec.node_selector)) {
+                drained.insert(name);
             }
         }
     }

@@ -5,16 +5,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-use koinon_api::gpu_node::{Device, GuestWork, HealthState};
+use koinon_api::Placement;
+use koinon_api::gpu_node::{GuestWork, HealthState};
 use koinon_api::reclaim::node_of;
-use koinon_api::{GPUNode, Placement, labels};
 use koinon_core::body::latest::RefusalReason;
 use koinon_core::capacity::is_fresh;
 use koinon_core::ids::{NodeName, Seconds};
 use kube::ResourceExt;
 
 use crate::kinds::placement_host_state::End;
+use crate::placement::lean::{Device, GpuNode, Pod};
 
 /// Most reasons of a device that are told.
 const TOLD_REASONS: usize = 3;
@@ -32,7 +32,7 @@ pub struct Sick {
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// The agents' surveys.
-    pub gpu_nodes: &'a [Arc<GPUNode>],
+    pub gpu_nodes: &'a [Arc<GpuNode>],
     /// How old their heartbeats are.
     pub ages: &'a BTreeMap<NodeName, Seconds>,
     /// All pods.
@@ -51,20 +51,20 @@ impl Sick {
         }
         let mut holders: BTreeMap<(&str, &str), String> = BTreeMap::new();
         for node in inputs.gpu_nodes {
-            let Ok(name) = node.name_any().parse::<NodeName>() else { continue };
+            let Some(name) = &node.name else { continue };
+            let mut failed = node.devices.iter().filter(|device| device.state == HealthState::Unhealthy).peekable();
             // What a silent agent said last may be over, and so may whatever it was about.
-            if !is_fresh(inputs.ages.get(&name).copied()) {
+            if failed.peek().is_none() || !is_fresh(inputs.ages.get(name).copied()) {
                 continue;
             }
-            let devices = node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
-            for device in devices.iter().filter(|device| device.health.state == HealthState::Unhealthy) {
-                match device.health.guest_work {
+            for device in failed {
+                match device.guest_work() {
                     Some(GuestWork::DrainNode) => {
-                        sick.nodes.entry(name.clone()).or_insert_with(|| wrong(&name, device));
+                        sick.nodes.entry(name.clone()).or_insert_with(|| wrong(name, device));
                     }
                     Some(GuestWork::Drain) => {
                         for holder in holders_of(device) {
-                            holders.entry(holder).or_insert_with(|| wrong(&name, device));
+                            holders.entry(holder).or_insert_with(|| wrong(name, device));
                         }
                     }
                     // The engine's own process ended, or will: the kubelet starts its container again, on the same device. A
@@ -77,10 +77,10 @@ impl Sick {
             return sick;
         }
         for pod in inputs.pods {
-            let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-            let Some(wrong) = holders.get(&(namespace.as_str(), name.as_str())) else { continue };
-            if let Some(placement) = pod.labels().get(labels::PLACEMENT) {
-                sick.placements.entry((namespace.clone(), placement.clone())).or_insert_with(|| wrong.clone());
+            let Some(wrong) = holders.get(&(&*pod.namespace, &*pod.name)) else { continue };
+            if let Some(placement) = &pod.placement {
+                let key = (pod.namespace.to_string(), placement.to_string());
+                sick.placements.entry(key).or_insert_with(|| wrong.clone());
             }
         }
         sick
@@ -99,23 +99,20 @@ impl Sick {
 /// Who holds a device, or held it when that was last known: of a device that fell off the bus, or whose driver hangs, nothing
 /// newer can be told. A pod keeps its device until it ends, so that one which is still there has it still.
 fn holders_of(device: &Device) -> impl Iterator<Item = (&str, &str)> {
-    let holders = device.allocation.iter().flat_map(|allocation| &allocation.holders);
-    holders.map(|holder| (holder.namespace.as_str(), holder.name.as_str()))
+    device.holders.iter().map(|(namespace, name)| (&**namespace, &**name))
 }
 
 fn wrong(node: &NodeName, device: &Device) -> String {
-    let reasons: Vec<&str> = device.health.reasons.iter().take(TOLD_REASONS).map(String::as_str).collect();
+    let reasons: Vec<&str> = device.reasons().take(TOLD_REASONS).collect();
     let reasons = if reasons.is_empty() { "no reason is given".to_owned() } else { reasons.join(", ") };
-    let all = if device.health.guest_work == Some(GuestWork::DrainNode) {
-        "; all work of others leaves the node"
-    } else {
-        ""
-    };
-    format!("GPU {} of {node} must not be used ({reasons}){all}", device.uuid)
+    let all =
+        if device.guest_work() == Some(GuestWork::DrainNode) { "; all work of others leaves the node" } else { "" };
+    format!("GPU {} of {node} must not be used ({reasons}){all}", device.shown())
 }
 
 #[cfg(test)]
 mod tests {
+    use koinon_api::labels;
     use serde_json::{Value, json};
 
     use super::*;
@@ -123,7 +120,7 @@ mod tests {
     const NS: &str = "koinon-guest-aarhus";
 
     /// Device 0 of n1, held by the pod of copy `a`; device 1 by that of `b`.
-    fn gpu_node(health: &Value) -> Arc<GPUNode> {
+    fn gpu_node(health: &Value) -> Arc<GpuNode> {
         let device = |index: usize, copy: &str, health: &Value| {
             json!({"uuid": format!("GPU-{index}"), "index": index, "class": "h100-80", "health": health,
                 "allocation": {"state": "Held", "holders": [{"namespace": NS, "name": format!("{copy}-7f9c")}]}})
@@ -132,7 +129,7 @@ mod tests {
         node(vec![device(0, "a", health), device(1, "b", &sound)])
     }
 
-    fn node(devices: Vec<Value>) -> Arc<GPUNode> {
+    fn node(devices: Vec<Value>) -> Arc<GpuNode> {
         let node = json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": "n1"}, "spec": {},
             "status": {"devices": devices}});
         Arc::new(serde_json::from_value(node).unwrap())
@@ -144,7 +141,7 @@ mod tests {
     }
 
     /// Which of the copies end, and why.
-    fn ends_by(gpu_node: Arc<GPUNode>, age: Option<i64>, breaker_open: bool) -> Vec<(String, String)> {
+    fn ends_by(gpu_node: Arc<GpuNode>, age: Option<i64>, breaker_open: bool) -> Vec<(String, String)> {
         let ages = age.map(|age| ("n1".parse().unwrap(), Seconds(age))).into_iter().collect();
         let (pods, gpu_nodes) = (pods(), [gpu_node]);
         let sick = Sick::find(&Inputs { gpu_nodes: &gpu_nodes, ages: &ages, pods: &pods, breaker_open });

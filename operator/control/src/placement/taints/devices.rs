@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1alpha3::{DeviceTaint, DeviceTaintRule, DeviceTaintRuleSpec, DeviceTaintSelector};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use koinon_api::gpu_node::Device;
 use koinon_api::gpu_pool::TaintEffect;
 use koinon_api::{labels, names};
 use koinon_core::ids::{DeviceId, Digest, NodeName};
@@ -53,7 +52,7 @@ pub(super) fn changes(inputs: &Inputs<'_>, facts: &Facts<'_>, pools: &mut BTreeM
         let owner = site.as_ref().and_then(|site| asking.iter().find(|(pool, _)| has(inputs, facts, pool, site)));
         let pools_told: Vec<String> = owner.iter().map(|(pool, _)| (*pool).clone()).collect();
         let stays = site.as_ref().zip(owner).and_then(|(site, (pool, effect))| {
-            let word = facts.word(&site.0, |device| device.uuid == site.1.as_str(), |_| true);
+            let word = facts.word(&site.0, |device| device.is(&site.1), |_| true);
             // A name that another device has by now says nothing about this one.
             let place = places.get(site);
             let taken = places.iter().any(|(other, place)| other != site && names_it(rule, place));
@@ -97,7 +96,7 @@ pub(super) fn changes(inputs: &Inputs<'_>, facts: &Facts<'_>, pools: &mut BTreeM
             if kept.contains_key(site) || !view.nodes.contains(&site.0) || !has(inputs, facts, pool, site) {
                 continue;
             }
-            let Word::Needed(why) = facts.word(&site.0, |device| device.uuid == site.1.as_str(), |_| true) else {
+            let Word::Needed(why) = facts.word(&site.0, |device| device.is(&site.1), |_| true) else {
                 continue;
             };
             let Some(said) = pools.get_mut(pool) else { continue };
@@ -121,8 +120,7 @@ pub(super) fn changes(inputs: &Inputs<'_>, facts: &Facts<'_>, pools: &mut BTreeM
 /// Whether a device is the pool's, by what its agent says of it.
 fn has(inputs: &Inputs<'_>, facts: &Facts<'_>, pool: &str, (node, id): &Site) -> bool {
     let of_pool = inputs.inventory.pools.get(pool).is_some_and(|view| view.nodes.contains(node));
-    let devices = facts.nodes.get(node).and_then(|node| node.status.as_ref()).map(|status| status.devices.as_slice());
-    let device = devices.unwrap_or_default().iter().find(|device: &&Device| device.uuid == id.as_str());
+    let device = facts.nodes.get(node).and_then(|node| node.devices.iter().find(|device| device.is(id)));
     of_pool && device.is_none_or(|device| facts.is_of(pool, node, device))
 }
 

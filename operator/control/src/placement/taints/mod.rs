@@ -20,16 +20,14 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
-use koinon_api::GPUNode;
-use koinon_api::gpu_node::{Device, HealthState};
+use koinon_api::gpu_node::HealthState;
 use koinon_core::capacity::is_fresh;
 use koinon_core::gpu::breaker::{BreakerLimits, BreakerVerdict};
 use koinon_core::ids::{NodeName, Seconds};
-use kube::ResourceExt;
 
 use super::inventory::scheduler::dra;
 use super::inventory::{Inventory, PoolView};
+use super::lean::{Device, GpuNode, Node};
 pub use said::PoolTaints;
 
 /// Most reasons of a device that are told.
@@ -45,7 +43,7 @@ pub struct Inputs<'a> {
     /// Whether some pool could not be read, so that its wish is not known.
     pub pools_have_holes: bool,
     /// The agents' surveys.
-    pub gpu_nodes: &'a [Arc<GPUNode>],
+    pub gpu_nodes: &'a [Arc<GpuNode>],
     /// How old their heartbeats are.
     pub ages: &'a BTreeMap<NodeName, Seconds>,
     /// The nodes, with their taints.
@@ -86,14 +84,13 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
 
 /// Whether something is tainted by this release.
 fn is_any_left(inputs: &Inputs<'_>) -> bool {
-    let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    inputs.nodes.iter().any(|node| taints(node).iter().any(|taint| nodes::is_own(taint, inputs.release)))
+    inputs.nodes.iter().any(|node| node.taints.iter().any(|taint| nodes::is_own(taint, inputs.release)))
         || inputs.dra.taint_rules.iter().any(|rule| devices::is_own(rule, inputs.release))
 }
 
 /// What agents say, by node.
 struct Facts<'a> {
-    nodes: BTreeMap<NodeName, &'a GPUNode>,
+    nodes: BTreeMap<&'a NodeName, &'a GpuNode>,
     inputs: &'a Inputs<'a>,
 }
 
@@ -110,7 +107,7 @@ enum Word {
 
 impl<'a> Facts<'a> {
     fn of(inputs: &'a Inputs<'a>) -> Self {
-        let named = inputs.gpu_nodes.iter().filter_map(|node| Some((node.name_any().parse().ok()?, node.as_ref())));
+        let named = inputs.gpu_nodes.iter().filter_map(|node| Some((node.name.as_ref()?, node.as_ref())));
         Self { nodes: named.collect(), inputs }
     }
 
@@ -123,13 +120,12 @@ impl<'a> Facts<'a> {
         if !is_fresh(self.inputs.ages.get(node).copied()) {
             return Word::Unsure(format!("{node}: its agent is not heard"));
         }
-        let devices = gpu_node.status.as_ref().map(|status| status.devices.as_slice()).unwrap_or_default();
         let mut unknown = None;
-        for device in devices.iter().filter(|device| of(device)) {
-            match device.health.state {
+        for device in gpu_node.devices.iter().filter(|device| of(device)) {
+            match device.state {
                 HealthState::Unhealthy if bad(device) => return Word::Needed(wrong(node, device)),
                 HealthState::Unknown => {
-                    unknown.get_or_insert_with(|| format!("{node}: {} is Unknown", device.uuid));
+                    unknown.get_or_insert_with(|| format!("{node}: {} is Unknown", device.shown()));
                 }
                 HealthState::Healthy | HealthState::Degraded | HealthState::Unhealthy => {}
             }
@@ -139,9 +135,8 @@ impl<'a> Facts<'a> {
 
     /// Whether a device is the pool's. One whose class nobody knows is everybody's who selects its node.
     fn is_of(&self, pool: &str, node: &NodeName, device: &Device) -> bool {
-        let class = device.class.as_ref().and_then(|class| class.parse().ok());
-        class.is_none_or(|class| {
-            self.inputs.inventory.owner.get(&(node.clone(), class)).is_none_or(|owner| owner == pool)
+        device.class().is_none_or(|class| {
+            self.inputs.inventory.owner.get(&(node.clone(), class.clone())).is_none_or(|owner| owner == pool)
         })
     }
 }
@@ -161,7 +156,7 @@ fn most_of(all: usize) -> usize {
 }
 
 fn wrong(node: &NodeName, device: &Device) -> String {
-    let reasons: Vec<&str> = device.health.reasons.iter().take(TOLD_REASONS).map(String::as_str).collect();
+    let reasons: Vec<&str> = device.reasons().take(TOLD_REASONS).collect();
     let reasons = if reasons.is_empty() { "no reason is given".to_owned() } else { reasons.join(", ") };
-    format!("{node}: {} must not be used ({reasons})", device.uuid)
+    format!("{node}: {} must not be used ({reasons})", device.shown())
 }

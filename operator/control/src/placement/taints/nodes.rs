@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Node, Taint};
-use koinon_api::gpu_node::{Device, GuestWork, HealthAction};
+use k8s_openapi::api::core::v1::Taint;
+use koinon_api::gpu_node::{GuestWork, HealthAction};
 use koinon_api::gpu_pool::{TaintEffect, TaintWhen};
 use koinon_api::labels;
 use koinon_core::ids::NodeName;
-use kube::ResourceExt;
 
 use super::said::{HeldBack, PoolTaints};
 use super::{Facts, Inputs, Word, held_back, most_of};
+use crate::placement::lean::{Device, Node};
 
 /// A node whose taint changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ struct Asked {
 }
 
 pub(super) fn changes(inputs: &Inputs<'_>, facts: &Facts<'_>, pools: &mut BTreeMap<String, PoolTaints>) -> Vec<Change> {
-    let nodes: BTreeMap<NodeName, &Node> =
-        inputs.nodes.iter().filter_map(|node| Some((node.name_any().parse().ok()?, node.as_ref()))).collect();
+    let nodes: BTreeMap<&NodeName, &Node> =
+        inputs.nodes.iter().filter_map(|node| Some((node.name.as_ref()?, node.as_ref()))).collect();
     let mut asked: BTreeMap<NodeName, Asked> = BTreeMap::new();
     for (pool, view) in inputs.inventory.pools.iter().filter(|(name, _)| pools.contains_key(*name)) {
         let Some(wish) = view.pool.spec.taint.nodes else { continue };
@@ -58,7 +58,7 @@ pub(super) fn changes(inputs: &Inputs<'_>, facts: &Facts<'_>, pools: &mut BTreeM
     let mut changes = Vec::new();
     let mut tainted: BTreeSet<NodeName> = BTreeSet::new();
     let mut wanting: Vec<(NodeName, TaintEffect, Asked)> = Vec::new();
-    for (name, node) in &nodes {
+    for (name, node) in nodes {
         let now = own_effects(node, inputs.release);
         let asked = asked.remove(name).unwrap_or_default();
         match (now.iter().max().copied(), asked.effect) {
@@ -121,8 +121,8 @@ fn change(node: &NodeName, effect: Option<TaintEffect>, asked: &Asked) -> Change
 
 /// Whether a device that must not be used calls for a taint of its node.
 fn is_for(when: TaintWhen, device: &Device) -> bool {
-    let of_node = matches!(device.health.action, Some(HealthAction::RebootNode | HealthAction::RestartVM))
-        || device.health.guest_work == Some(GuestWork::DrainNode);
+    let of_node = matches!(device.action(), Some(HealthAction::RebootNode | HealthAction::RestartVM))
+        || device.guest_work() == Some(GuestWork::DrainNode);
     match when {
         TaintWhen::NodeFault => of_node,
         TaintWhen::AnyDevice => true,
@@ -136,10 +136,9 @@ pub fn is_own(taint: &Taint, release: &str) -> bool {
 }
 
 fn own_effects(node: &Node, release: &str) -> BTreeSet<TaintEffect> {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     let effect = |taint: &Taint| match taint.effect.as_str() {
         "NoExecute" => TaintEffect::NoExecute,
         _ => TaintEffect::NoSchedule,
     };
-    taints.iter().filter(|taint| is_own(taint, release)).map(effect).collect()
+    node.taints.iter().filter(|taint| is_own(taint, release)).map(effect).collect()
 }

@@ -1,12 +1,13 @@
 use koinon_api::conditions::{ConditionStatus, Reason};
 use koinon_api::gpu_pool::TaintEffect;
 use koinon_core::ids::Seconds;
+use kube::ResourceExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::said::Permits;
 use super::*;
-use crate::placement::inventory::fixture::{Cluster, pool};
+use crate::placement::inventory::fixture::{self, Cluster, pool};
 
 const RELEASE: &str = "koinon-system";
 const CLOSED: Option<BreakerVerdict> = Some(BreakerVerdict { open: false, quarantined: 0, healthy: 8 });
@@ -15,6 +16,10 @@ const ALL: Permits = Permits { nodes: true, devices: true, devices_served: Some(
 
 fn unhealthy(action: &str) -> Value {
     json!({"state": "Unhealthy", "reasons": ["FellOffTheBus"], "action": action})
+}
+
+fn is(name: Option<&NodeName>, wanted: &str) -> bool {
+    name.is_some_and(|name| name.as_str() == wanted)
 }
 
 struct World {
@@ -36,17 +41,17 @@ impl World {
     }
 
     fn health(&mut self, node: &str, device: usize, health: Value) -> &mut Self {
-        for one in self.cluster.gpu_nodes.iter_mut().filter(|one| one.name_any() == node) {
-            let devices = &mut Arc::make_mut(one).status.as_mut().unwrap().devices;
-            devices[device].health = serde_json::from_value(health.clone()).unwrap();
+        for one in self.cluster.gpu_nodes.iter_mut().filter(|one| is(one.name.as_ref(), node)) {
+            let said: koinon_api::gpu_node::Device =
+                serde_json::from_value(fixture::device(node, device, &health)).unwrap();
+            Arc::make_mut(one).devices[device] = Device::from(&said);
         }
         self
     }
 
     fn taints(&mut self, node: &str, taints: Value) -> &mut Self {
-        for one in self.cluster.nodes.iter_mut().filter(|one| one.name_any() == node) {
-            Arc::make_mut(one).spec.get_or_insert_default().taints =
-                Some(serde_json::from_value(taints.clone()).unwrap());
+        for one in self.cluster.nodes.iter_mut().filter(|one| is(one.name.as_ref(), node)) {
+            Arc::make_mut(one).taints = serde_json::from_value(taints.clone()).unwrap();
         }
         self
     }
@@ -350,23 +355,20 @@ proptest! {
             world.settle();
             let after = all_tainted(&world);
             prop_assert!(after.iter().filter(|(_, tainted)| *tainted).count() <= 2);
-            for ((name, was), (_, is)) in before.iter().zip(&after) {
-                let state = world.cluster.gpu_nodes.iter().find(|node| node.name_any() == *name)
-                    .map(|node| node.status.as_ref().unwrap().devices[0].health.state).unwrap();
+            for ((name, was), (_, now)) in before.iter().zip(&after) {
+                let state = world.cluster.gpu_nodes.iter().find(|node| is(node.name.as_ref(), name))
+                    .map(|node| node.devices[0].state).unwrap();
                 let heard = world.cluster.ages[&name.parse::<NodeName>().unwrap()] == Seconds(3);
                 let bad = state == HealthState::Unhealthy;
-                prop_assert!(!(*is && !was) || (bad && heard && !open), "{name} was tainted without cause");
+                prop_assert!(!(*now && !was) || (bad && heard && !open), "{name} was tainted without cause");
                 let well = heard && matches!(state, HealthState::Healthy | HealthState::Degraded);
-                prop_assert!(!(*was && !is) || well, "{name} lost its taint while {state:?}");
+                prop_assert!(!(*was && !now) || well, "{name} lost its taint while {state:?}");
             }
         }
     }
 }
 
 fn all_tainted(world: &World) -> Vec<(String, bool)> {
-    let is = |node: &Node| {
-        let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-        taints.iter().any(|taint| nodes::is_own(taint, RELEASE))
-    };
-    world.cluster.nodes.iter().map(|node| (node.name_any(), is(node))).collect()
+    let is = |node: &Node| node.taints.iter().any(|taint| nodes::is_own(taint, RELEASE));
+    world.cluster.nodes.iter().map(|node| (node.name.as_ref().unwrap().to_string(), is(node))).collect()
 }

@@ -13,14 +13,11 @@ pub mod sharing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use koinon_api::labels;
 use koinon_core::capacity::Sharing;
 use koinon_core::gpu::scheduler::{Account, Devices, Doubt, Held, Source};
 use koinon_core::ids::{DeviceId, NodeName};
-use kube::ResourceExt;
 
-use super::requests;
+use crate::placement::lean::{Node, Pod};
 pub use dra::Dra;
 pub use plugin::DevicePlugin;
 
@@ -166,11 +163,11 @@ impl<'a> Sources<'a> {
 }
 
 /// The pods that have not ended, by the node that they are on or promised to.
-fn by_node(pods: &[Arc<Pod>]) -> BTreeMap<NodeName, Vec<&Arc<Pod>>> {
+fn by_node<'a>(pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> BTreeMap<NodeName, Vec<&'a Arc<Pod>>> {
     let mut found: BTreeMap<NodeName, Vec<&Arc<Pod>>> = BTreeMap::new();
     for pod in pods {
-        if let Some(node) = requests::node_of(pod).and_then(|name| name.parse().ok()) {
-            found.entry(node).or_default().push(pod);
+        if let Some(node) = &pod.node {
+            found.entry(node.clone()).or_default().push(pod);
         }
     }
     found
@@ -179,16 +176,16 @@ fn by_node(pods: &[Arc<Pod>]) -> BTreeMap<NodeName, Vec<&Arc<Pod>>> {
 fn holder_of(pod: &Pod) -> Holder {
     Holder {
         kind: HolderKind::Pod,
-        namespace: pod.namespace().unwrap_or_default(),
-        name: pod.name_any(),
-        placement: pod.labels().get(labels::PLACEMENT).cloned(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        placement: pod.placement.as_deref().map(str::to_owned),
     }
 }
 
 fn stage_of(pod: &Pod) -> Stage {
-    if pod.metadata.deletion_timestamp.is_some() {
+    if pod.terminating {
         Stage::Terminating
-    } else if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
+    } else if pod.bound.is_some() {
         Stage::Bound
     } else {
         Stage::Nominated

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
 use koinon_core::gpu::scheduler::{Devices, Source};
 use koinon_core::ids::NodeName;
-use kube::ResourceExt;
 
-use super::{Hold, SchedulerSource, View, by_node, holder_of, sharing, stage_of};
-use crate::placement::inventory::requests;
+use super::{Hold, SchedulerSource, View, by_node, holder_of, stage_of};
+use crate::placement::lean::{Node, Pod};
 
 /// The extended resources of a cluster's nodes.
 #[derive(Debug)]
@@ -22,7 +20,7 @@ impl<'a> DevicePlugin<'a> {
     /// Over complete sets of nodes and pods.
     #[must_use]
     pub fn of(nodes: &'a [Arc<Node>], pods: &'a [Arc<Pod>]) -> Self {
-        let nodes = nodes.iter().filter_map(|node| Some((node.name_any().parse().ok()?, node))).collect();
+        let nodes = nodes.iter().filter_map(|node| Some((node.name.clone()?, node))).collect();
         Self { nodes, pods: by_node(pods) }
     }
 }
@@ -32,7 +30,7 @@ impl SchedulerSource for DevicePlugin<'_> {
         let object = self.nodes.get(node)?;
         let mut holds: Vec<Hold> = Vec::new();
         for pod in self.pods.get(node).into_iter().flatten() {
-            let gpus = requests::of_pod(pod, resource);
+            let gpus = pod.requests(resource);
             if gpus > 0 {
                 holds.push(Hold { holder: holder_of(pod), stage: stage_of(pod), devices: Devices::Counted(gpus) });
             }
@@ -40,20 +38,11 @@ impl SchedulerSource for DevicePlugin<'_> {
         holds.sort();
         Some(View {
             source: Source::DevicePlugin,
-            sharing: sharing::of_node(object),
-            listed: Devices::Counted(allocatable(object, resource)),
+            sharing: object.sharing,
+            listed: Devices::Counted(object.allocatable(resource)),
             withheld: BTreeMap::new(),
             holds,
             doubts: BTreeSet::new(),
         })
-    }
-}
-
-fn allocatable(node: &Node, resource: &str) -> u32 {
-    let amounts = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    match amounts.and_then(|amounts| amounts.get(resource)).map(|quantity| requests::whole(&quantity.0)) {
-        // What cannot be read promises nothing.
-        None | Some(u32::MAX) => 0,
-        Some(amount) => amount,
     }
 }

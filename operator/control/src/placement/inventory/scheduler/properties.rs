@@ -1,5 +1,6 @@
 //! Whatever the objects say: their order means nothing, and to know less never means to have more.
 
+use kube::ResourceExt;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -63,9 +64,9 @@ fn a_pod() -> impl Strategy<Value = Arc<Pod>> {
 }
 
 /// Names do not repeat within a namespace of one API server.
-fn unique<T: ResourceExt>(mut objects: Vec<Arc<T>>) -> Vec<Arc<T>> {
+fn unique<T>(mut objects: Vec<Arc<T>>, name: fn(&T) -> String) -> Vec<Arc<T>> {
     let mut seen = BTreeSet::new();
-    objects.retain(|object| seen.insert(object.name_any()));
+    objects.retain(|object| seen.insert(name(object)));
     objects
 }
 
@@ -80,9 +81,9 @@ fn a_world() -> impl Strategy<Value = World> {
     (nodes, prop::collection::vec(a_pod(), 0..5), slices, claims, rules).prop_map(
         |(nodes, pods, slices, claims, rules)| World {
             nodes: nodes.to_vec(),
-            pods: unique(pods),
-            slices: unique(slices),
-            claims: unique(claims),
+            pods: unique(pods, |pod| pod.name.to_string()),
+            slices: unique(slices, |slice| slice.name_any()),
+            claims: unique(claims, |claim| claim.name_any()),
             rules,
         },
     )

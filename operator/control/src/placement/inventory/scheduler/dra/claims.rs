@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeSelector, Pod};
+use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceRequestAllocationResult, ResourceClaim};
 use koinon_core::capacity::Sharing;
 use koinon_core::gpu::scheduler::{Devices, Doubt};
@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use super::super::{Hold, Holder, HolderKind, Stage, by_node, holder_of, sharing, stage_of};
 use super::GPU_DRIVER;
 use super::pools::{Key, Pools};
+use crate::placement::lean::Pod;
 
 /// What is given and asked for on each node.
 #[derive(Debug, Default)]
@@ -81,10 +82,14 @@ impl Given {
     }
 }
 
+/// Pods by namespace and name.
+type Users<'a> = BTreeMap<(&'a str, &'a str), &'a Arc<Pod>>;
+
 /// Puts the claims in relation with the pods that use them and the devices that they hold.
 pub(super) fn given(claims: &[Arc<ResourceClaim>], pods: &[Arc<Pod>], pools: &Pools) -> Given {
-    let by_name: BTreeMap<(String, String), &Arc<Pod>> =
-        pods.iter().map(|pod| ((pod.namespace().unwrap_or_default(), pod.name_any()), pod)).collect();
+    // Most pods use none.
+    let pods = || pods.iter().filter(|pod| !pod.claims.is_empty());
+    let by_name: Users<'_> = pods().map(|pod| ((&*pod.namespace, &*pod.name), pod)).collect();
     let mut given = Given::default();
     let mut known: BTreeMap<(String, String), &ResourceClaim> = BTreeMap::new();
     for claim in claims {
@@ -93,7 +98,7 @@ pub(super) fn given(claims: &[Arc<ResourceClaim>], pods: &[Arc<Pod>], pools: &Po
             given.allocated(claim, allocation, &by_name, pools);
         }
     }
-    for (node, pods) in by_node(pods) {
+    for (node, pods) in by_node(pods()) {
         for pod in pods {
             given.asked_for(&node, pod, &known);
         }
@@ -102,11 +107,11 @@ pub(super) fn given(claims: &[Arc<ResourceClaim>], pods: &[Arc<Pod>], pools: &Po
 }
 
 impl Given {
-    fn allocated(
+    fn allocated<'a>(
         &mut self,
-        claim: &ResourceClaim,
+        claim: &'a ResourceClaim,
         allocation: &AllocationResult,
-        pods: &BTreeMap<(String, String), &Arc<Pod>>,
+        pods: &Users<'a>,
         pools: &Pools,
     ) {
         let users = users(claim, pods);
@@ -150,8 +155,8 @@ impl Given {
 
     /// What a pod that is on `node`, or promised to it, asks for and has not got.
     fn asked_for(&mut self, node: &NodeName, pod: &Pod, claims: &BTreeMap<(String, String), &ResourceClaim>) {
-        for name in claim_names(pod) {
-            let claim = name.and_then(|name| claims.get(&(pod.namespace().unwrap_or_default(), name)));
+        for name in &pod.claims {
+            let claim = name.as_deref().and_then(|name| claims.get(&(pod.namespace.to_string(), name.to_owned())));
             let Some(claim) = claim else {
                 // Pods and claims are followed apart: one may be seen before the other.
                 self.doubts.entry(node.clone()).or_default().insert(Doubt::ClaimMissing);
@@ -167,11 +172,11 @@ impl Given {
 }
 
 /// The pods for which a claim is reserved, or else the one that it was made for.
-fn users<'a>(claim: &ResourceClaim, pods: &BTreeMap<(String, String), &'a Arc<Pod>>) -> Vec<&'a Pod> {
-    let namespace = claim.namespace().unwrap_or_default();
-    let find = |name: &str, uid: &str| {
-        let pod: &'a Pod = pods.get(&(namespace.clone(), name.to_owned())).copied()?;
-        (pod.metadata.uid.as_deref() == Some(uid)).then_some(pod)
+fn users<'a>(claim: &'a ResourceClaim, pods: &Users<'a>) -> Vec<&'a Pod> {
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+    let find = |name: &'a str, uid: &str| {
+        let pod: &'a Pod = pods.get(&(namespace, name)).copied()?;
+        (pod.uid.as_deref() == Some(uid)).then_some(pod)
     };
     let reserved = claim.status.iter().flat_map(|status| status.reserved_for.iter().flatten());
     let reserved: Vec<_> = reserved.filter(|user| user.resource == "pods").collect();
@@ -188,9 +193,9 @@ fn place(key: &Key, allocation: &AllocationResult, users: &[&Pod], pools: &Pools
     let by_selector = || allocation.node_selector.as_ref().and_then(only_node);
     let by_pool = || pools.only_node_of(&key.0).cloned();
     let by_pods = || {
-        let nodes: BTreeSet<_> = users.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+        let nodes: BTreeSet<_> = users.iter().filter_map(|pod| pod.bound.clone()).collect();
         let mut nodes = nodes.into_iter();
-        nodes.next().filter(|_| nodes.next().is_none())?.parse().ok()
+        nodes.next().filter(|_| nodes.next().is_none())
     };
     by_slice().or_else(by_selector).or_else(by_pool).or_else(by_pods)
 }
@@ -220,24 +225,6 @@ fn sharing_of(allocation: &AllocationResult, result: &DeviceRequestAllocationRes
     });
     let parameters = meant.filter_map(|config| config.opaque.as_ref()).filter(|opaque| opaque.driver == GPU_DRIVER);
     parameters.map(|opaque| sharing::of_parameters(&opaque.parameters.0)).max().unwrap_or_default()
-}
-
-/// The claims of a pod; none in place of one whose name is not known yet.
-fn claim_names(pod: &Pod) -> Vec<Option<String>> {
-    let statuses = pod.status.iter().flat_map(|status| status.resource_claim_statuses.iter().flatten());
-    let made: BTreeMap<&str, &Option<String>> =
-        statuses.map(|status| (status.name.as_str(), &status.resource_claim_name)).collect();
-    let claims = pod.spec.iter().flat_map(|spec| spec.resource_claims.iter().flatten());
-    let mut names = Vec::new();
-    for claim in claims {
-        match (&claim.resource_claim_name, made.get(claim.name.as_str())) {
-            (Some(name), _) | (None, Some(Some(name))) => names.push(Some(name.clone())),
-            // Made from a template, which then turned out to need none.
-            (None, Some(None)) => {}
-            (None, None) => names.push(None),
-        }
-    }
-    names
 }
 
 /// How many devices a claim asks for, of whatever kind: which one cannot be told before it is allocated.

@@ -8,15 +8,14 @@ pub mod trim;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::resource::v1alpha3::DeviceTaintRule;
 use koinon_core::capacity::Sharing;
 use koinon_core::gpu::scheduler::{Devices, Doubt, Source};
 use koinon_core::ids::{DeviceId, NodeName};
-use kube::ResourceExt;
 
-use super::{Hold, SchedulerSource, View, Withheld, sharing};
+use super::{Hold, SchedulerSource, View, Withheld};
+use crate::placement::lean::{Node, Pod};
 use pools::Pools;
 
 /// The driver whose devices are GPUs. NVIDIA's other one, for compute domains, gives out none.
@@ -63,7 +62,7 @@ impl Dra {
         let pools = Pools::of(objects.slices, objects.taint_rules);
         let given = claims::given(objects.claims, pods, &pools);
         let by_labels: BTreeMap<NodeName, Sharing> =
-            nodes.iter().filter_map(|node| Some((node.name_any().parse().ok()?, sharing::of_node(node)))).collect();
+            nodes.iter().filter_map(|node| Some((node.name.clone()?, node.sharing))).collect();
         let mut parts: BTreeMap<NodeName, Part> = BTreeMap::new();
         for node in pools.nodes().chain(given.nodes()) {
             parts.entry(node.clone()).or_insert_with(|| Part {
