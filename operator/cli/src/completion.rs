@@ -112,7 +112,7 @@ mod tests {
         assert_eq!((offered(&["drai"]).0, offered(&["recl"]).0), (vec!["drain".into()], vec!["reclaim".into()]));
         assert_eq!(offered(&["gpus", "res"]).0, ["reset-breaker"]);
         assert_eq!(
-            (offered(&["gpus", "cl"]).0, offered(&["gpus", "clear", "--r"]).0),
+            (offered(&["gpus", "cl"]).0, offered(&["gpus", "clear", "--rea"]).0),
             (vec!["clear".into()], vec!["--reason".into()])
         );
         assert!(!offered(&[""]).0.contains(&"complete".to_owned()), "what is not for people is not offered");

@@ -63,6 +63,9 @@ impl std::str::FromStr for Reason {
         if text.is_empty() {
             return Err("a word without a reason does not count".to_owned());
         }
+        if text.chars().any(char::is_control) {
+            return Err("write it on one line".to_owned());
+        }
         text.parse().map(Self).map_err(|error: koinon_core::ids::IdError| error.to_string())
     }
 }
