@@ -159,6 +159,7 @@ impl Operator {
                 image: format!("koinon.test/koinon@sha256:{}", "01".repeat(32)),
                 // Nothing is fetched here: what these tests are about happens before.
                 weights_url: "http://127.0.0.1:1".to_owned(),
+                gateway_url: "http://127.0.0.1:1".to_owned(),
                 lease_seconds: 30,
                 author_cap_bytes: 1 << 20,
             }),
