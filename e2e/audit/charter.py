@@ -126,13 +126,38 @@ def xids_hold(rows):
     return len(rows) <= MOST_XIDS and codes == sorted(set(codes)) and all(map(xid_holds, rows))
 
 
+def windows_hold(of_class, most):
+    """Whether there is no time to compute again, and both answers end in time."""
+    compute, recall = of_class["compute"], of_class["recall"]
+    return (
+        all(1 <= window["least"] < window["most"] <= 3_600_000 for window in (compute, recall))
+        and 4 * recall["most"] <= compute["least"]
+        and compute["most"] + recall["most"] <= 1000 * most
+    )
+
+
+def challenges_hold(rules):
+    """Whether challenges are rare enough, and can be repeated in time."""
+    most, every = rules["mostSeconds"], rules["everySeconds"]
+    return (
+        1 <= rules["challengers"] <= 4
+        and 60 <= rules["freshSeconds"] <= DAY
+        and 1 <= most <= 600
+        and 200 * (rules["challengers"] + 1) * most <= every <= rules["freshSeconds"] // 10 * 9
+        and 1 <= len(rules["classes"]) <= 32
+        and all(windows_hold(of_class, most) for of_class in rules["classes"].values())
+    )
+
+
 def norm_holds(name, change):
     """Whether what would be in force for all work contradicts itself nowhere."""
     if name == "setPlacementRules":
         residency = change["residency"].values()
         listed = max(len(change["jurisdictions"]), len(residency)) <= MOST_LISTED
+        reachable = change["minEvidence"] != "Attested"
+        tested = change["challenges"] is None or challenges_hold(change["challenges"])
         residency_holds = all(1 <= len(of_model) <= MOST_LISTED for of_model in residency)
-        return listed and residency_holds and xids_hold(change["xids"])
+        return listed and reachable and tested and residency_holds and xids_hold(change["xids"])
     if name == "setShares":
         share = change["hostShare"]
         return 1 <= share["num"] <= share["den"] <= 1000

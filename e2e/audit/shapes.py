@@ -277,9 +277,36 @@ xid_row = closed(
     },
     defaults={"holdSeconds": (u32, lambda: 0)},
 )
+window = closed({"least": u32, "most": u32})
+
+
+def steps(step, most):
+    """A whole number of steps."""
+
+    def check(value):
+        need(u32(value) % step == 0 and 0 < value <= most, "whole steps")
+        return value
+
+    return check
+
+
+challenged = closed(
+    {"size": closed({"rows": steps(128, 2**18), "depth": steps(64, 2**16)}), "compute": window, "recall": window}
+)
+challenges = closed(
+    {
+        "engine": label63,
+        "model": digest,
+        "everySeconds": i64,
+        "challengers": u32,
+        "freshSeconds": i64,
+        "mostSeconds": i64,
+        "classes": mapping(label63, challenged),
+    }
+)
 placement_rules = closed(
     {},
-    {"maxReplicasPerMember": u32},
+    {"maxReplicasPerMember": u32, "challenges": challenges},
     {
         "jurisdictions": (jurisdictions, frozenset),
         "residency": (mapping(digest, jurisdictions), dict),

@@ -27,7 +27,7 @@ PLACES = {
     **dict.fromkeys("key-update key-revocation reply appeal emergency-order co-signature".split(), HUMAN),
     **dict.fromkeys("anchor box-offer close-seal enact-seal slot-status notice-sent".split(), LOG),
     **dict.fromkeys("evidence seal-evidence log-resume".split(), LOG),
-    **dict.fromkeys("beacon offer requests grants".split(), LATEST),
+    **dict.fromkeys("beacon offer requests grants challenge".split(), LATEST),
 }
 
 

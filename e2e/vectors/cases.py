@@ -179,6 +179,17 @@ def good_statements():
         "leaseSeconds": 20,
     }
     yield "grants", aarhus.latest(COOP, "grants", "grants/cork", "cork", {"grants": [grant]})
+    measured = {
+        "host": "cork",
+        "class": "h100-80",
+        "rules": digest(b"rules"),
+        "devices": 8,
+        "began": T0 * 1_000_000,
+        "ended": T0 * 1_000_000 + 30_000_000,
+    }
+    for name, outcome in (("that nobody answered", "unanswered"), ("with a wrong answer", "refuted")):
+        report = {**measured, "outcome": {outcome: {"why": "it has no 8 GPUs free on one node"}}}
+        yield f"a challenge {name}", aarhus.latest(COOP, "challenge", "challenge/0", "*", report)
     payload = json.loads(verify(vote))
     loose = json.dumps({k: payload[k] for k in reversed(payload)}, indent=3, ensure_ascii=True).encode()
     yield "a payload in another order with spaces: its bytes count, not its shape", envelope(

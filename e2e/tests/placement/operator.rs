@@ -161,6 +161,7 @@ impl Operator {
                 weights_url: "http://127.0.0.1:1".to_owned(),
                 taint_nodes: true,
                 taint_devices: true,
+                gateway_url: "http://127.0.0.1:1".to_owned(),
                 lease_seconds: 30,
                 author_cap_bytes: 1 << 20,
             }),
@@ -183,6 +184,7 @@ impl Operator {
             events,
             host: watch::Sender::new(HostFacts::default()),
             ending: Ending::default(),
+            beliefs: watch::Sender::new(Arc::default()),
         };
         let running = tokio::spawn(async move {
             if let Err(error) = placement::run(ctx, placement_metrics, CancellationToken::new()).await {

@@ -24,6 +24,7 @@ use crate::common::{Evidence, GuestMode, NetworkPolicyState};
     printcolumn(name = "Classes", type_ = "string", json_path = ".status.classes[*].class"),
     printcolumn(name = "Offered", type_ = "integer", json_path = ".status.offered"),
     printcolumn(name = "LargestBlock", type_ = "integer", json_path = ".status.largestBlock"),
+    printcolumn(name = "Evidence", type_ = "string", json_path = ".status.classes[*].evidence"),
     printcolumn(name = "Guests", type_ = "string", json_path = ".status.guests"),
     printcolumn(name = "NetworkPolicy", type_ = "string", json_path = ".status.networkPolicy", priority = 1),
     printcolumn(name = "Fresh", type_ = "string", json_path = ".status.conditions[?(@.type==\"Fresh\")].status"),
@@ -81,7 +82,11 @@ pub struct GPUOfferStatus {
     /// When it ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after_time: Option<Time>,
-    /// Fresh, Usable.
+    /// What members measured of it under the rules in force, as far as this member could check it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub challenges: Vec<OfferChallenge>,
+    /// Fresh, Usable, Challenged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -110,6 +115,40 @@ pub struct OfferClass {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub largest_node: Option<i32>,
-    /// How well the figures are supported.
+    /// How far this member believes the figures: no further than their owner says, but for what others measured.
     pub evidence: Evidence,
+    /// What the owner says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Evidence>,
+    /// Where it is Challenged: for jobs of how many devices on one node at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub challenged_devices: Option<i32>,
+    /// Where it is Challenged: until when, if nobody measures it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_until_time: Option<Time>,
+}
+
+/// What one member measured of a class.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OfferChallenge {
+    /// The class.
+    #[schemars(schema_with = "crate::schema::gpu_class")]
+    pub class: String,
+    /// Who measured.
+    #[schemars(schema_with = "crate::schema::member")]
+    pub by: String,
+    /// Fits, TooFast, TooSlow, Refuted, or Nothing, which proves nothing.
+    #[schemars(schema_with = "crate::schema::reason")]
+    pub result: String,
+    /// Devices asked at once.
+    #[schemars(range(min = 0))]
+    pub devices: i32,
+    /// Milliseconds for computing and for hashing what was computed, or why there was no right answer.
+    #[schemars(schema_with = "crate::schema::line")]
+    pub message: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_time: Option<Time>,
 }

@@ -49,6 +49,11 @@ pub const MIRROR: &str = "koinon.dev/mirror";
 /// The proposal that a Vote is about: the first 40 hex digits of its id.
 pub const PROPOSAL: &str = "koinon.dev/proposal";
 
+// ---- labels on jobs
+
+/// On an InferenceJob that the operator made to challenge the GPUs of another member: that member's id.
+pub const CHALLENGE: &str = "koinon.dev/challenge";
+
 // ---- labels on Secrets
 
 /// On a Secret that holds the hash of an API key.
@@ -72,6 +77,8 @@ pub const ADOPT: &str = "koinon.dev/adopt";
 pub const RESUME: &str = "koinon.dev/resume";
 /// On the Cooperative: since when the owner has looked at the devices that failed, in RFC 3339. It closes the fleet breaker once.
 pub const RESET_BREAKER: &str = "koinon.dev/reset-quarantine-breaker";
+/// On a Member: challenge its GPUs now. The class, a space, and since when a person wants that, in RFC 3339. It asks once.
+pub const CHALLENGE_NOW: &str = "koinon.dev/challenge-now";
 /// On an invite: who used it.
 pub const USED_BY: &str = "koinon.dev/used-by";
 /// On a Placement at the host: the node on which its GPUs are reserved.

@@ -34,6 +34,9 @@ pub struct PlacementRules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub xids: Vec<XidRow>,
+    /// How members test each other's GPUs. Absent: nobody does, and nothing counts as Challenged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenges: Option<Challenges>,
 }
 
 /// What one error of a GPU means.
@@ -107,6 +110,66 @@ pub enum XidOffer {
     SingleOnly,
     /// None.
     Nothing,
+}
+
+/// How members test each other's GPUs: by a real computation on them, in a job as any other, whose answer all can check.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Challenges {
+    /// The engine of the catalogue that computes the answer.
+    #[schemars(schema_with = "crate::schema::dns_label")]
+    pub engine: String,
+    /// The manifest digest of the release under which the job is placed.
+    #[schemars(schema_with = "crate::schema::digest")]
+    pub model: String,
+    /// The least time between two challenges of one host's class by one member. At most nine tenths of freshSeconds, and at
+    /// least 200 times mostSeconds for each of challengers + 1, so that they take at most a hundredth of a GPU's time.
+    #[schemars(range(min = 400, max = 86_400))]
+    pub every_seconds: i64,
+    /// How many other owners must have measured a class before it counts as Challenged, or for less.
+    #[schemars(range(min = 1, max = 4))]
+    pub challengers: i32,
+    /// How long a measurement counts.
+    #[schemars(range(min = 60, max = 86_400))]
+    pub fresh_seconds: i64,
+    /// How long one challenge may hold GPUs.
+    #[schemars(range(min = 1, max = 600))]
+    pub most_seconds: i64,
+    /// What is asked of each class. Others are not challenged.
+    #[schemars(schema_with = "challenged_classes")]
+    pub classes: BTreeMap<String, ClassChallenge>,
+}
+
+/// What is asked of the GPUs of one class.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassChallenge {
+    /// How much each device computes.
+    pub size: ChallengeSize,
+    /// How long computing may take.
+    pub compute: ChallengeWindow,
+    /// How long hashing what was computed may take: at most a quarter of the shortest computation.
+    pub recall: ChallengeWindow,
+}
+
+/// A product of matrices, of rows × depth and depth × rows numbers of 8 bits.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChallengeSize {
+    /// Rows of the result, in steps of 128. √(0.9 · memory / 4) fill the memory of a device.
+    pub rows: i32,
+    /// Products in each sum of it, in steps of 64.
+    pub depth: i32,
+}
+
+/// From when to when an answer fits the class, in milliseconds, both included.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChallengeWindow {
+    /// Faster is no device of the class.
+    pub least: i32,
+    /// Slower is none either, or one that others use as well.
+    pub most: i32,
 }
 
 /// How much of the others' GPUs one member may hold.
@@ -187,6 +250,20 @@ fn jurisdictions(_: &mut SchemaGenerator) -> Schema {
 fn residency(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "maxProperties": 128, "additionalProperties": {"type": "array", "minItems": 1,
         "maxItems": 128, "items": {"type": "string", "maxLength": 2, "pattern": crate::schema::JURISDICTION}}})
+}
+
+fn challenged_classes(_: &mut SchemaGenerator) -> Schema {
+    let window = || {
+        json_schema!({"type": "object", "required": ["least", "most"], "properties": {
+            "least": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 600_000},
+            "most": {"type": "integer", "format": "int32", "minimum": 2, "maximum": 600_000}}})
+    };
+    json_schema!({"type": "object", "minProperties": 1, "maxProperties": 32, "additionalProperties": {"type": "object",
+        "required": ["size", "compute", "recall"], "properties": {
+            "size": {"type": "object", "required": ["rows", "depth"], "properties": {
+                "rows": {"type": "integer", "format": "int32", "minimum": 128, "maximum": 262_144, "multipleOf": 128},
+                "depth": {"type": "integer", "format": "int32", "minimum": 64, "maximum": 65_536, "multipleOf": 64}}},
+            "compute": window(), "recall": window()}}})
 }
 
 fn prices(_: &mut SchemaGenerator) -> Schema {

@@ -2,7 +2,7 @@
 
 pub mod check;
 
-use koinon_core::body::latest::{GpuNeed, ModelRef, Offer, OfferedClass};
+use koinon_core::body::latest::{EvidenceLevel, GpuNeed, ModelRef, Offer, OfferedClass};
 use koinon_core::body::norms::PlacementRules;
 use koinon_core::ids::{Seconds, UnixSeconds};
 use koinon_core::liveness::Liveness as CoreLiveness;
@@ -83,6 +83,15 @@ fn offered_class(class: &OfferClass) -> Result<OfferedClass, ConvertError> {
     })
 }
 
+/// How far a job of `gpus` GPUs on one node is believed to find them, where the status shows how many were challenged at once.
+#[must_use]
+pub fn evidence_for(status: &GPUOfferStatus, class: &str, gpus: u32) -> EvidenceLevel {
+    let Some(shown) = status.classes.iter().find(|shown| shown.class == class) else { return EvidenceLevel::Claimed };
+    let devices = shown.challenged_devices.and_then(|devices| u32::try_from(devices).ok()).unwrap_or(0);
+    let most = if gpus > devices { EvidenceLevel::SchedulerConsistent } else { EvidenceLevel::Challenged };
+    EvidenceLevel::from(shown.evidence).min(most)
+}
+
 /// The offer that a resource shows and its age, where it still holds at `now`.
 ///
 /// # Errors
@@ -111,6 +120,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_job_of_more_gpus_than_were_challenged_at_once_is_believed_less() {
+        let status = json!({"classes": [{"class": "h100-80", "product": "x", "memoryBytes": 1, "offered": 8,
+            "largestBlock": 8, "evidence": "Challenged", "challengedDevices": 4}]});
+        let status: GPUOfferStatus = serde_json::from_value(status).unwrap();
+        let level = |class, gpus| evidence_for(&status, class, gpus);
+        assert_eq!(level("h100-80", 4), EvidenceLevel::Challenged);
+        assert_eq!(level("h100-80", 5), EvidenceLevel::SchedulerConsistent);
+        assert_eq!(level("a100-40", 1), EvidenceLevel::Claimed);
+    }
 
     #[test]
     fn a_member_that_shares_nothing_has_a_valid_offer_of_nothing_until_it_ends() {

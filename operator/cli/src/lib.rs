@@ -10,6 +10,7 @@ mod archive;
 mod audit;
 mod audit_text;
 mod ballot;
+mod challenge;
 mod change;
 mod charter;
 mod cluster;
@@ -90,6 +91,7 @@ enum Command {
     Proposals(show::ProposalsArgs),
     Drain(reclaim::DrainArgs),
     Reclaim(reclaim::ReclaimArgs),
+    Challenge(challenge::Args),
     Cordon(cordon::Args),
     Uncordon(cordon::UncordonArgs),
     Apikey(apikey::Args),
@@ -160,6 +162,7 @@ impl Cli {
             Command::Proposals(args) => args.run(&access).await,
             Command::Drain(args) => args.run(&access).await,
             Command::Reclaim(args) => args.run(&access).await,
+            Command::Challenge(args) => args.run(&access).await,
             Command::Cordon(args) => args.run(&access).await,
             Command::Uncordon(args) => args.run(&access).await,
             Command::Apikey(args) => args.run(&access).await,

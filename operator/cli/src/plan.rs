@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use koinon_api::conditions::{ConditionStatus, Verdict};
+use koinon_api::gpu_offer::GPUOfferStatus;
 use koinon_api::planning::check::{self, Seen, Surroundings};
 use koinon_api::{GPUOffer, InferenceJob, Member, labels, planning};
 use koinon_core::body::latest::Offer;
@@ -72,7 +73,8 @@ impl Args {
         if let Some(frozen) = work.frozen {
             bail!("no new copy of the model begins, by {frozen}: the job would stay unplaced");
         }
-        let candidates = check::candidates(commons.state(), &me, work.scope, now(), |member| heard.see(member));
+        let candidates =
+            check::candidates(commons.state(), &me, work.scope, now(), |member| heard.see(member, work.need.gpu.count));
         let report = planner::plan(&work.need, &candidates);
         let rows: Vec<Vec<String>> = report
             .findings
@@ -130,29 +132,43 @@ async fn namespace_allowed(cluster: &Cluster, name: &str) -> anyhow::Result<bool
 struct Heard {
     members: BTreeMap<String, Member>,
     offers: BTreeMap<String, (Offer, Seconds)>,
+    shown: BTreeMap<String, GPUOfferStatus>,
 }
 
 impl Heard {
     async fn read(cluster: &Cluster) -> anyhow::Result<Self> {
         let members = cluster.list::<Member>("members").await?;
-        let mut offers = BTreeMap::new();
+        let (mut offers, mut statuses) = (BTreeMap::new(), BTreeMap::new());
         for shown in cluster.list::<GPUOffer>("offers").await? {
             let Some(status) = &shown.status else { continue };
             match planning::current_offer(status, now()) {
-                Ok(Some(offer)) => drop(offers.insert(shown.name_any(), offer)),
+                Ok(Some(offer)) => {
+                    offers.insert(shown.name_any(), offer);
+                    statuses.insert(shown.name_any(), status.clone());
+                }
                 Ok(None) => {}
                 Err(error) => eprintln!("left out of the offers: {}: {error}", shown.name_any()),
             }
         }
-        Ok(Self { members: members.into_iter().map(|member| (member.name_any(), member)).collect(), offers })
+        Ok(Self {
+            members: members.into_iter().map(|member| (member.name_any(), member)).collect(),
+            offers,
+            shown: statuses,
+        })
     }
 
-    fn see(&self, member: &MemberId) -> Seen {
+    fn see(&self, member: &MemberId, gpus: u32) -> Seen {
+        let mut offer = self.offers.get(member.as_str()).cloned();
+        if let (Some((offer, _)), Some(status)) = (&mut offer, self.shown.get(member.as_str())) {
+            for class in &mut offer.classes {
+                class.evidence = planning::evidence_for(status, class.class.as_str(), gpus);
+            }
+        }
         let shown = self.members.get(member.as_str());
         Seen {
             liveness: shown.and_then(planning::heard),
             cordoned: shown.is_some_and(|member| member.spec.cordoned),
-            offer: self.offers.get(member.as_str()).cloned(),
+            offer,
             ..Seen::default()
         }
     }

@@ -45,6 +45,10 @@ pub struct OperatorArgs {
     #[arg(long, env = "KOINON_TAINT_DEVICES")]
     pub taint_devices: bool,
 
+    /// Where the gateway of this cluster answers applications. Challenges of other members' GPUs go through it.
+    #[arg(long, env = "KOINON_GATEWAY_URL", default_value = "http://koinon-gateway:8080")]
+    pub gateway_url: String,
+
     /// Seconds for which the leader lease holds without a renewal.
     #[arg(long, env = "KOINON_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=300))]
     pub lease_seconds: u32,

@@ -14,6 +14,7 @@ use koinon_core::ids::{CoopId, MemberId};
 use tokio::sync::watch;
 
 use crate::cache::Cache;
+use crate::challenges::Beliefs;
 use crate::clock::Clock;
 use crate::commons::publisher::LatestPublisher;
 use crate::commons::view::LogFacts;
@@ -56,6 +57,8 @@ pub struct Context {
     pub host: watch::Sender<HostFacts>,
     /// Whether this cluster's membership is being wound up.
     pub ending: Ending,
+    /// How far others' figures are believed, from what was measured of them.
+    pub beliefs: watch::Sender<Arc<Beliefs>>,
 }
 
 impl fmt::Debug for Context {

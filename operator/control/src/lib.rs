@@ -12,6 +12,7 @@
 
 pub mod args;
 pub mod cache;
+pub mod challenges;
 pub mod clock;
 pub mod commons;
 pub mod context;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use koinon_core::body::ChallengeReport;
 use koinon_core::body::latest::{Beacon, Grants, Offer, Requests};
 use koinon_core::ids::{MemberId, Seq, StatementId, UnixSeconds};
 use koinon_core::liveness;
+use koinon_core::statement::Subject;
 
 /// Whether a member is heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +119,8 @@ pub struct PeerView {
     pub requests: Option<Heard<Requests>>,
     /// The complete list of what it holds, or refused, for this member.
     pub grants: Option<Heard<Grants>>,
+    /// What it measured of others' GPUs, each subject's newest. There are as many as one author may have subjects.
+    pub challenges: BTreeMap<Subject, Heard<ChallengeReport>>,
 }
 
 impl PeerView {
@@ -132,6 +136,7 @@ impl PeerView {
             offer: None,
             requests: None,
             grants: None,
+            challenges: BTreeMap::new(),
         }
     }
 }

@@ -113,6 +113,7 @@ pub async fn run(args: OperatorArgs, process: Process) -> Result<(), OperatorErr
         events,
         host: watch::Sender::new(HostFacts::default()),
         ending: Ending::default(),
+        beliefs: watch::Sender::new(Arc::default()),
     };
     let outputs = term::Outputs { cooperative: cooperative_sender, peers: peers_sender, placement };
     let stop = process.stop.clone();

@@ -77,4 +77,5 @@ fn forget(context: &Context, outputs: &Outputs) {
     context.publisher.bind(None);
     outputs.cooperative.send_replace(None);
     outputs.peers.send_replace(Arc::default());
+    context.beliefs.send_replace(Arc::default());
 }

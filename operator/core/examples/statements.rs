@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use koinon_core::body::challenge_report::{ChallengeReport, Outcome};
 use koinon_core::body::charter::Preset;
 use koinon_core::body::latest::{GuestsMode, NetworkPolicyState};
 use koinon_core::body::proposal::{Action, Choice, Leave, Vote};
@@ -113,11 +114,21 @@ fn main() -> Result<(), Failure> {
         gateway: vec![],
         jurisdiction: "ES".parse()?,
     };
+    let report = ChallengeReport {
+        host: "cork".parse()?,
+        class: "h100-80".parse()?,
+        rules: Digest::of(b"rules"),
+        devices: 8,
+        began: UnixMicros(trio.now.0 * 1_000_000),
+        ended: UnixMicros(trio.now.0 * 1_000_000 + 30_000_000),
+        outcome: Outcome::Unanswered { why: "it has no 8 GPUs free on one node".to_owned() },
+    };
     let bilbao = &trio.people[1];
     let statements = [
         founding.statement().clone(),
         person("delft").application(founding.coop(), trio.now),
         latest(bilbao, &trio, "beacon", "*", Body::Beacon(Box::new(beacon)))?,
+        latest(bilbao, &trio, "challenge/0", "*", Body::Challenge(Box::new(report)))?,
         latest(bilbao, &trio, "offer", "*", Body::Offer(Box::new(offer)))?,
         latest(bilbao, &trio, "requests/cork", "cork", Body::Requests(Box::<Requests>::default()))?,
         latest(bilbao, &trio, "grants/cork", "cork", Body::Grants(Box::<Grants>::default()))?,

@@ -63,6 +63,8 @@ pub enum Kind {
     Requests,
     /// Latest: all that a host holds for one home.
     Grants,
+    /// Latest: what one member measured of another's GPUs.
+    Challenge,
     /// A kind of a later version: stored and relayed, without effect.
     Other(OtherKind),
 }
@@ -83,7 +85,7 @@ pub enum Place {
 }
 
 /// The kinds with a meaning, and their names on the wire.
-const KNOWN: [(Kind, &str, Place); 27] = [
+const KNOWN: [(Kind, &str, Place); 28] = [
     (Kind::Charter, "charter", Place::Human),
     (Kind::Application, "application", Place::Human),
     (Kind::Proposal, "proposal", Place::Human),
@@ -111,6 +113,7 @@ const KNOWN: [(Kind, &str, Place); 27] = [
     (Kind::Offer, "offer", Place::Latest),
     (Kind::Requests, "requests", Place::Latest),
     (Kind::Grants, "grants", Place::Latest),
+    (Kind::Challenge, "challenge", Place::Latest),
 ];
 
 impl Kind {

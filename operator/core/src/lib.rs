@@ -10,6 +10,7 @@
 //! ```
 
 pub mod audit;
+pub mod belief;
 pub mod body;
 pub mod capacity;
 pub mod challenge;

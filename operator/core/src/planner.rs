@@ -126,6 +126,8 @@ pub enum Rejection {
     Evidence {
         /// How far they are believed.
         is: EvidenceLevel,
+        /// How far they must be.
+        asked: EvidenceLevel,
     },
     /// No node of it has that many GPUs, free or not.
     NodeTooSmall {
@@ -176,7 +178,7 @@ impl fmt::Display for Rejection {
             Self::Guests(mode) => write!(f, "takes no guests now (guests.mode {mode:?})"),
             Self::NetworkPolicy(state) => write!(f, "cannot confine guests (network policy {state:?})"),
             Self::NoClass => f.write_str("has no GPU of the class"),
-            Self::Evidence { is } => write!(f, "its figures are only {is:?}"),
+            Self::Evidence { is, asked } => write!(f, "its figures are only {is:?}, {asked:?} is asked for"),
             Self::NodeTooSmall { largest_node } => write!(f, "its largest node has {largest_node}"),
             Self::TooFewFree { largest_block, offered } => {
                 write!(f, "has {largest_block} free on one node ({offered} in all)")
@@ -335,7 +337,9 @@ fn fit(need: &Need, candidate: &Candidate) -> Result<Score, Rejection> {
     {
         return Err(Rejection::NetworkPolicy(offer.network_policy));
     }
-    let voted = if foreign { need.rules.min_evidence } else { EvidenceLevel::Claimed };
+    // What makes a host believed must not wait until it is.
+    let tests = need.rules.challenges.as_ref().is_some_and(|challenges| challenges.model == need.model);
+    let voted = if foreign && !tests { need.rules.min_evidence } else { EvidenceLevel::Claimed };
     let class = best_class(need, offer, need.min_evidence.max(voted))?;
     if let Some(held) = candidate.on_probation {
         // What this home holds there was offered too; of what others hold it knows nothing, and the host refuses the rest.
@@ -363,7 +367,7 @@ fn best_class<'a>(need: &Need, offer: &'a Offer, evidence: EvidenceLevel) -> Res
     of_class.sort_by_key(|class| class.largest_block);
     for class in of_class {
         if class.evidence < evidence {
-            nearest = Rejection::Evidence { is: class.evidence };
+            nearest = Rejection::Evidence { is: class.evidence, asked: evidence };
         } else if let Some(largest_node) = class.largest_node.filter(|&largest| largest < need.gpu.count) {
             nearest = Rejection::NodeTooSmall { largest_node };
         } else if class.largest_block.min(class.offered) < need.gpu.count {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::body::challenges::{Challenges, ClassChallenge};
+use crate::challenge::{Size, Window};
 use crate::ids::{Bytes, Digest};
 
 fn need(count: u32) -> Need {
@@ -104,11 +106,35 @@ fn what_the_cooperative_and_the_owner_allow_narrows_where_others_are_asked() {
     let owner = OwnerRules { jurisdictions: elsewhere, ..OwnerRules::default() };
     assert_eq!(rejection(&Need { owner, ..need(1) }, bilbao()), Rejection::OwnerJurisdiction { is: spain });
     let proven = PlacementRules { min_evidence: EvidenceLevel::Challenged, ..PlacementRules::default() };
-    let is = EvidenceLevel::SchedulerConsistent;
-    assert_eq!(rejection(&Need { rules: proven, ..need(1) }, bilbao()), Rejection::Evidence { is });
+    let (is, asked) = (EvidenceLevel::SchedulerConsistent, EvidenceLevel::Challenged);
+    assert_eq!(rejection(&Need { rules: proven, ..need(1) }, bilbao()), Rejection::Evidence { is, asked });
     let few = PlacementRules { max_replicas_per_member: Some(1), ..PlacementRules::default() };
     let one_here = Candidate { replicas_here: 1, ..bilbao() };
     assert_eq!(rejection(&Need { rules: few, ..need(1) }, one_here), Rejection::MaxPerMember { replicas: 1 });
+}
+
+#[test]
+fn what_makes_a_host_believed_does_not_wait_until_it_is() {
+    let window = |least, most| Window { least, most };
+    let asked = ClassChallenge { size: Size::new(128, 64).unwrap(), compute: window(40, 50), recall: window(1, 10) };
+    let challenges = Challenges {
+        engine: "koinon-challenge".parse().unwrap(),
+        model: need(1).model,
+        every_seconds: Seconds(400),
+        challengers: 1,
+        fresh_seconds: Seconds(600),
+        most_seconds: Seconds(1),
+        classes: [(need(1).gpu.class, asked)].into(),
+    };
+    let rules =
+        PlacementRules { min_evidence: EvidenceLevel::Challenged, challenges: Some(challenges), ..Default::default() };
+    let test = Need { rules, ..need(1) };
+    let plain = candidate("bilbao", 4, 8);
+    assert!(plan(&test, std::slice::from_ref(&plain)).chosen.is_some());
+    let other = Need { model: ManifestDigest(Digest::of(b"another")), ..test.clone() };
+    assert!(matches!(rejection(&other, plain.clone()), Rejection::Evidence { .. }));
+    let asks_itself = Need { min_evidence: EvidenceLevel::Challenged, ..test };
+    assert!(matches!(rejection(&asks_itself, plain), Rejection::Evidence { .. }), "the job's own demand stays");
 }
 
 #[test]
@@ -132,7 +158,8 @@ fn each_rule_rejects_with_its_numbers() {
     let excluded = Need { exclude_members: ["bilbao".parse().unwrap()].into(), ..need(1) };
     assert_eq!(rejection(&excluded, plain()), Rejection::Excluded);
     let strict = Need { min_evidence: EvidenceLevel::Attested, ..need(1) };
-    assert_eq!(rejection(&strict, plain()), Rejection::Evidence { is: EvidenceLevel::SchedulerConsistent });
+    let (is, asked) = (EvidenceLevel::SchedulerConsistent, EvidenceLevel::Attested);
+    assert_eq!(rejection(&strict, plain()), Rejection::Evidence { is, asked });
     let other = Need { gpu: GpuNeed { class: "l40s-48".parse().unwrap(), count: 1 }, ..need(1) };
     assert_eq!(rejection(&other, plain()), Rejection::NoClass);
 }

@@ -364,6 +364,8 @@ super::closed_set! {
         EngineOptionUnknown,
         /// The engine's option does not take this value.
         EngineOptionInvalid,
+        /// It asks for evidence of capacity that this release cannot find out.
+        EvidenceNotAvailable,
         /// The cooperative approved the release.
         ReleaseEnacted,
         /// The job stays in its own cluster, which needs no approval.
@@ -458,6 +460,18 @@ super::closed_set! {
         EngineReady,
         /// The engine ended or fails its probe.
         EngineFailed,
+
+        // ---- GPUOffer: challenges
+        /// Enough members found that the class computes as it should.
+        ChallengeFits,
+        /// Enough members found that it does not.
+        ChallengeFailed,
+        /// Too few members have measured it.
+        TooFewChallengers,
+        /// The cooperative voted for no challenges of these classes.
+        NotAsked,
+        /// A person asked for a challenge that the vote, or the host's state, does not allow now.
+        ChallengeRefused,
 
         // ---- Placement: routing and ending
         /// Calls are routed to it.

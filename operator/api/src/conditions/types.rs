@@ -51,6 +51,8 @@ super::closed_set! {
         Fresh,
         /// `GPUPool`: NVML and the scheduler tell the same story.
         SchedulerConsistent,
+        /// `GPUOffer`: enough other members found that its GPUs compute as their class does.
+        Challenged,
 
         /// `GPUPool`: work of others leaves devices that fail. Not while so many failed at once that the owner has to look first.
         Quarantining,

@@ -2,7 +2,8 @@
 //! planner. The operator and `kubectl koinon plan` both ask here, so that they never disagree. Pure.
 
 use koinon_core::body::catalogue::{CatalogueError, Engine};
-use koinon_core::body::latest::{EngineChoice, JobRef, ModelRef, Offer, OnPartition, Request};
+use koinon_core::body::latest::{EngineChoice, EvidenceLevel, JobRef, ModelRef, Offer, OnPartition, Request};
+use koinon_core::challenge::ATTESTED_NOT_AVAILABLE;
 use koinon_core::ids::{
     Bytes, EngineName, Epoch, IdError, MemberId, ObjectUid, ReplicaIndex, Seconds, ServedName, UnixSeconds,
 };
@@ -177,6 +178,10 @@ fn read<'a>(job: &InferenceJob, decided: &'a State) -> Result<Read<'a>, Verdict>
     let served_name = spec.served_name.parse().map_err(|e: IdError| invalid("spec.servedName", e.to_string()))?;
     let model: ModelRef = (&spec.model).try_into().map_err(|e: ConvertError| invalid("spec.model", e.to_string()))?;
     let need = super::need(spec, 0).map_err(|error| Verdict::no(Reason::InvalidRequest, error.to_string()))?;
+    if need.min_evidence > EvidenceLevel::MOST_AVAILABLE {
+        let why = format!("spec.placement.minEvidence: {ATTESTED_NOT_AVAILABLE}; ask for Challenged");
+        return Err(Verdict::no(Reason::EvidenceNotAvailable, why));
+    }
     let engines = decided.engines();
     let entry = engines.iter().find(|(name, _)| name.as_str() == spec.engine.name).map(|(_, entry)| entry).ok_or_else(
         || {

@@ -203,6 +203,16 @@ fn an_engine_option_outside_of_the_catalogue_is_refused_with_the_bounds() {
 }
 
 #[test]
+fn a_job_that_asks_for_what_nobody_can_find_out_is_told_so() {
+    let with =
+        |level: &str| look(&job(|job| job["spec"]["placement"] = json!({"minEvidence": level})), &usual()).accepted;
+    assert_eq!(with("Challenged").reason, Reason::Valid);
+    let (status, reason, message) = (with("Attested").status, with("Attested").reason, with("Attested").message);
+    assert_eq!((status, reason), (ConditionStatus::False, Reason::EvidenceNotAvailable));
+    assert!(message.contains("not available here") && message.contains("ask for Challenged"), "{message}");
+}
+
+#[test]
 fn a_release_may_name_the_engines_that_serve_it() {
     let mut release = release();
     release.engines = vec!["vllm".parse::<EngineName>().unwrap()];

@@ -2,18 +2,20 @@
 //! part of what is in force.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use koinon_core::body::charter::Fraction;
 use koinon_core::body::latest::EvidenceLevel;
-use koinon_core::body::{Action, AuditRate, OperatorRelease, PlacementRules, Prices, Shares};
+use koinon_core::body::{Action, AuditRate, Challenges, OperatorRelease, PlacementRules, Prices, Shares};
 use koinon_core::ids::{Digest, GpuClass, Jurisdiction, Line, ManifestDigest, Seconds};
-use koinon_core::policy::Commons;
+use koinon_core::policy::{Commons, State};
 
 use super::xids::{self, XidChange};
 use crate::cluster::now;
+use crate::inputs::read_yaml;
 
 /// A day, in which the ages of entries are given.
 const DAY: i64 = 86_400;
@@ -28,7 +30,8 @@ pub enum NormCommand {
         /// Of one model, the jurisdictions among them; any lifts it.
         #[arg(long, value_name = "DIGEST=CC,CC|any")]
         residency: Vec<Residency>,
-        /// The weakest evidence of capacity that counts: Claimed, SchedulerConsistent, Challenged or Attested.
+        /// The weakest evidence of capacity that counts: Claimed, SchedulerConsistent or Challenged. Attested is not available
+        /// in this release.
         #[arg(long, value_name = "LEVEL", value_parser = level)]
         min_evidence: Option<EvidenceLevel>,
         /// Most replicas of one job at one member, or none.
@@ -38,6 +41,9 @@ pub enum NormCommand {
         /// 94=Degraded,hold=7200,reason=Contained,action=Investigate,work=Keep; 94=none takes the vote's word back.
         #[arg(long, value_name = "CODE=STATE[,KEY=VALUE]|none")]
         xid: Vec<XidChange>,
+        /// How members test each other's GPUs, as YAML; or none. manifests/challenges of the repository has an example.
+        #[arg(long, value_name = "FILE|none")]
+        challenges: Option<PathBuf>,
     },
     /// Set how much of the others' GPUs one member may hold; what is not given stays as it is.
     SetShares {
@@ -144,6 +150,20 @@ fn fraction(text: &str) -> Result<Fraction, String> {
     read.map(|(num, den)| Fraction { num, den }).ok_or_else(|| "write a fraction, such as 1/3".to_owned())
 }
 
+/// Rules of challenges that can be carried out as things are.
+fn read_challenges(file: &Path, state: &State) -> anyhow::Result<Challenges> {
+    let challenges: Challenges = read_yaml(file, "rules of challenges")?;
+    let Challenges { engine, model, .. } = &challenges;
+    if !state.engines().contains_key(engine) {
+        bail!("the catalogue has no engine {engine}: propose it first, with add-engine");
+    }
+    if state.releases().get(model).is_none_or(|release| release.withdrawn.is_some()) {
+        bail!("no release {model} is approved: propose it first, with add-model-release");
+    }
+    challenges.validate().with_context(|| format!("the rules in {} do not hold", file.display()))?;
+    Ok(challenges)
+}
+
 impl NormCommand {
     /// What it proposes to the cooperative as `commons` has it.
     ///
@@ -152,7 +172,14 @@ impl NormCommand {
     pub fn action(self, commons: &Commons) -> anyhow::Result<Action> {
         let norms = commons.state().norms();
         Ok(match self {
-            Self::SetPlacementRules { jurisdictions, residency, min_evidence, max_replicas_per_member, xid } => {
+            Self::SetPlacementRules {
+                jurisdictions,
+                residency,
+                min_evidence,
+                max_replicas_per_member,
+                xid,
+                challenges,
+            } => {
                 let mut rules: PlacementRules = norms.placement.clone();
                 if let Some(Places(places)) = jurisdictions {
                     rules.jurisdictions = places;
@@ -169,6 +196,17 @@ impl NormCommand {
                     rules.max_replicas_per_member = most;
                 }
                 xids::apply(&mut rules.xids, xid)?;
+                if let Some(file) = challenges {
+                    let none = file.as_os_str() == "none";
+                    rules.challenges = if none { None } else { Some(read_challenges(&file, commons.state())?) };
+                }
+                if rules.min_evidence == EvidenceLevel::Challenged && rules.challenges.is_none() {
+                    bail!(
+                        "nothing would count as Challenged, so nothing could be placed: set --challenges FILE as well"
+                    );
+                }
+                // So that it is refused here and not by everybody who reads the proposal.
+                rules.validate()?;
                 Action::SetPlacementRules(rules)
             }
             Self::SetShares { host_share, most_gpus } => {

@@ -187,7 +187,8 @@ impl Hearing {
 
     fn note(&mut self, member: &MemberId, statement: &Statement, unix: UnixSeconds, heard_at: Duration) {
         let Some(view) = self.views.get_mut(member) else { return };
-        let Position::Latest { seq, not_after, .. } = *statement.position() else { return };
+        let Position::Latest { subject, seq, not_after, .. } = statement.position() else { return };
+        let (seq, not_after) = (*seq, *not_after);
         view.last_heard_unix = Some(unix);
         let (id, issued_at) = (statement.id(), statement.header().issued_at);
         macro_rules! heard {
@@ -203,6 +204,9 @@ impl Hearing {
             Body::Offer(offer) => view.offer = heard!(offer),
             Body::Requests(requests) => view.requests = heard!(requests),
             Body::Grants(grants) => view.grants = heard!(grants),
+            Body::Challenge(report) => {
+                view.challenges.extend(heard!(report).map(|heard| (subject.clone(), heard)));
+            }
             _ => {}
         }
     }

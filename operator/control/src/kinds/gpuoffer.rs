@@ -7,11 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use koinon_api::conditions::{ConditionType, Reason, Verdict};
 use koinon_api::gpu_offer::{GPUOffer, GPUOfferSpec, GPUOfferStatus, OfferClass};
 use koinon_api::time;
+use koinon_core::belief::Belief;
 use koinon_core::body::latest::{GuestsMode, Offer, OfferedClass};
 use koinon_core::ids::UnixSeconds;
 use koinon_core::policy::{Halted, MemberStanding};
 
+use crate::challenges::Beliefs;
 use crate::context::CooperativeView;
+use crate::kinds::gpuoffer_challenges;
 use crate::kinds::projections::{Moment, Projected, set};
 use crate::peers::{Heard, Liveness, PeersSnapshot};
 
@@ -50,6 +53,7 @@ impl Projected for GPUOffer {
 pub(crate) fn statuses(
     view: &CooperativeView,
     peers: &PeersSnapshot,
+    beliefs: &Beliefs,
     moment: &Moment,
     stored: impl Fn(&str) -> Option<Arc<GPUOffer>>,
 ) -> BTreeMap<String, GPUOfferStatus> {
@@ -63,7 +67,9 @@ pub(crate) fn statuses(
         };
         let name = id.to_string();
         let before = stored(&name).and_then(|stored| stored.status.clone()).unwrap_or_default();
-        statuses.insert(name.clone(), status(name, offer, &member, moment, before));
+        let mut status = status(name.clone(), offer, &member, moment, before);
+        gpuoffer_challenges::show(&mut status, id, beliefs, moment);
+        statuses.insert(name, status);
     }
     statuses
 }
@@ -106,6 +112,7 @@ fn status(
         weights: offer.weights.iter().map(ToString::to_string).take(MAX_WEIGHTS).collect(),
         as_of_time: time::from_unix(UnixSeconds(heard_at).0),
         not_after_time: not_after,
+        challenges: before.challenges,
         conditions: before.conditions,
     };
     let fresh = if current {
@@ -142,7 +149,10 @@ fn class(class: &OfferedClass) -> Option<OfferClass> {
         offered: i32::try_from(class.offered).ok()?,
         largest_block: i32::try_from(class.largest_block).ok()?,
         largest_node: class.largest_node.map(i32::try_from).transpose().ok()?,
-        evidence: class.evidence.into(),
+        // No further than an owner's own word reaches; the rest follows from what others measured.
+        evidence: Belief::unmeasured(class.evidence).level.into(),
+        said: Some(class.evidence.into()),
+        ..OfferClass::default()
     })
 }
 

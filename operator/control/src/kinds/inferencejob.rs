@@ -29,6 +29,7 @@ use super::inferencejob_replicas::{self as replicas, Outcome, Turn};
 use super::inferencejob_room::Asked;
 use super::inferencejob_status::{self as status, Picture};
 use super::placement_home::Now;
+use crate::challenges;
 use crate::context::{Context, WindUp};
 use crate::events::Severity;
 use crate::peers::PeersSnapshot;
@@ -178,7 +179,7 @@ impl Jobs {
     ) -> Result<Reconciled, WriteError> {
         let namespace = job.namespace().unwrap_or_default();
         let around = Surroundings {
-            namespace_allowed: self.namespace_allowed(&namespace),
+            namespace_allowed: self.namespace_allowed(&namespace) || self.is_challenge(job, look),
             namesake: check::namesake(job, jobs.iter().map(|other| &**other)),
             decided: look.rules.as_ref().map(|rules| &*rules.view().state),
             smallest_memory: self.smallest_memory(&job.spec.gpu.class, look),
@@ -286,6 +287,13 @@ impl Jobs {
         let namespace = self.stores.namespaces.get("", name);
         namespace
             .is_some_and(|namespace| namespace.labels().get(labels::JOBS).is_some_and(|v| v == labels::JOBS_ALLOWED))
+    }
+
+    /// A challenge runs at another member alone, so the namespace that it is kept in runs nothing.
+    fn is_challenge(&self, job: &InferenceJob, look: &Look) -> bool {
+        let Some(rules) = &look.rules else { return false };
+        let voted = rules.view().state.norms().placement.challenges.as_ref();
+        challenges::job::is_challenge(job, &self.ctx.namespace, rules.me().as_str(), voted)
     }
 
     fn smallest_memory(&self, class: &str, look: &Look) -> Option<Bytes> {

@@ -328,7 +328,7 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, byt
         let own = member == me;
         let peer = turn.look.peers.members.get(member);
         let heard = peer.and_then(|peer| peer.offer.as_ref()).filter(|offer| offer.is_current(now));
-        let offer = if own {
+        let mut offer = if own {
             turn.jobs.own.offer.borrow().as_ref().map(|own| (own.offer.as_ref().clone(), Seconds(0)))
         } else {
             heard.map(|offer| {
@@ -336,6 +336,13 @@ fn candidates(turn: &Turn<'_>, work: &Work, hosts: &BTreeMap<MemberId, u32>, byt
                 (offer.body.as_ref().clone(), Seconds(i64::try_from(age).unwrap_or(i64::MAX)))
             })
         };
+        if let Some((offer, _)) = &mut offer {
+            let beliefs = turn.jobs.ctx.beliefs.borrow();
+            for class in &mut offer.classes {
+                let belief = beliefs.of(member, &class.class, class.evidence, turn.jobs.ctx.clock.micros());
+                class.evidence = belief.of_count(work.need.gpu.count);
+            }
+        }
         Seen {
             liveness: Some(heard_as(peer.map(|peer| peer.liveness))),
             cordoned: turn.rules.cordoned(member),

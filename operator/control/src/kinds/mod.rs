@@ -4,6 +4,7 @@ pub mod apikeys;
 pub mod ballots;
 pub mod cooperative;
 pub mod gpuoffer;
+pub mod gpuoffer_challenges;
 pub mod gpupool;
 pub mod gpupool_offer;
 pub mod inferencejob;

@@ -68,6 +68,7 @@ pub(crate) trait Projected:
 /// [`ProjectionError::Ended`] when the commons side is gone.
 pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), ProjectionError> {
     let (mut cooperative, mut peers) = (ctx.cooperative.clone(), ctx.peers.clone());
+    let mut beliefs = ctx.beliefs.subscribe();
     // A change of a stance changes conditions too.
     let (mut members, mut releases) = (ctx.caches.members.changes(), ctx.caches.releases.changes());
     loop {
@@ -76,6 +77,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), Projection
             () = stop.cancelled() => return Ok(()),
             changed = cooperative.changed() => changed.map_err(|_| ProjectionError::Ended)?,
             changed = peers.changed() => changed.map_err(|_| ProjectionError::Ended)?,
+            changed = beliefs.changed() => changed.map_err(|_| ProjectionError::Ended)?,
             changed = members.changed() => changed.map_err(|_| ProjectionError::Ended)?,
             changed = releases.changed() => changed.map_err(|_| ProjectionError::Ended)?,
             () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -89,7 +91,7 @@ pub async fn run(ctx: Context, stop: CancellationToken) -> Result<(), Projection
 
 async fn write_all(ctx: &Context) {
     let Some(view) = ctx.cooperative.borrow().clone() else { return };
-    let peers = ctx.peers.borrow().clone();
+    let (peers, beliefs) = (ctx.peers.borrow().clone(), ctx.beliefs.borrow().clone());
     let now = ctx.clock.unix();
     let Some(time) = time::from_unix(now.0) else { return };
     let moment = Moment { now, time, monotonic: ctx.clock.monotonic() };
@@ -104,7 +106,7 @@ async fn write_all(ctx: &Context) {
     write(ctx, &ctx.caches.policy_versions, policyversion::statuses(&view, &moment, stored)).await;
     let offers = ctx.caches.offers.clone();
     let stored = |name: &str| offers.get(&ctx.namespace, name);
-    write(ctx, &ctx.caches.offers, gpuoffer::statuses(&view, &peers, &moment, stored)).await;
+    write(ctx, &ctx.caches.offers, gpuoffer::statuses(&view, &peers, &beliefs, &moment, stored)).await;
 }
 
 /// The time at which statuses are made.
@@ -168,6 +170,8 @@ fn is_progress(reason: Reason) -> bool {
             | Reason::HomeOnly
             | Reason::NotDialled
             | Reason::NoEndpoint
+            | Reason::NotAsked
+            | Reason::TooFewChallengers
     )
 }
 

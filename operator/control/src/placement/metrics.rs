@@ -13,6 +13,7 @@ use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use super::passes::Passes;
 use super::reclaim::metrics::ReclaimMetrics;
 use super::taints::PoolTaints;
+use crate::challenges::metrics::ChallengeMetrics;
 
 /// What a job waits for, or that it waits for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +64,8 @@ pub const PLACEMENT_STATES: [PlacementState; 7] = [
 pub struct PlacementMetrics {
     /// How its loops keep up.
     pub passes: Passes,
+    /// What is measured of other members' GPUs.
+    pub challenges: ChallengeMetrics,
     devices: IntGaugeVec,
     stale_nodes: IntGaugeVec,
     disagreement: IntGaugeVec,
@@ -202,6 +205,7 @@ pub fn register(registry: &Registry) -> Result<PlacementMetrics, prometheus::Err
 pub(crate) fn with(new: &Registrar<'_>) -> Result<PlacementMetrics, prometheus::Error> {
     let metrics = PlacementMetrics {
         passes: Passes::register(new)?,
+        challenges: ChallengeMetrics::register(new)?,
         reclaim: ReclaimMetrics::register(new)?,
         breaker: new.gauge(
             "koinon_quarantine_breaker_open",

@@ -36,12 +36,17 @@ pub mod weights;
 pub mod writer;
 pub mod xids;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use koinon_telemetry::{TaskError, Tasks};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::challenges::believer::Believer;
+use crate::challenges::call::Caller;
+use crate::challenges::challenger::Challenger;
 use crate::context::Context;
 use crate::kinds::inferencejob::Jobs;
 use crate::kinds::placement_host::Guests;
@@ -68,6 +73,15 @@ pub enum PlacementError {
     /// The weights cache cannot be asked at all.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Nobody can be challenged.
+    #[error("preparing challenges: {0}")]
+    Challenges(String),
+}
+
+/// What nobody else can know.
+fn random() -> Result<[u8; 32], PlacementError> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map(|()| bytes).map_err(|error| PlacementError::Challenges(error.to_string()))
 }
 
 /// Follows jobs, pools and guests for as long as this replica leads.
@@ -88,6 +102,7 @@ pub async fn run(ctx: Context, metrics: PlacementMetrics, stop: CancellationToke
 
     let [pools, asking, hosting] =
         [Part::Pools, Part::Jobs, Part::Guests].map(|part| Bell::new(metrics.passes.of(part)));
+    let metrics_of_challenges = metrics.challenges.clone();
     let (prober, findings) = Prober::new(ctx.clone(), metrics.clone());
     let (surveyor, survey) = Surveyor::new(ctx.clone(), stores.clone(), own.clone(), metrics.clone(), findings.clone());
     let jobs = Jobs::new(ctx.clone(), stores.clone(), own.clone(), metrics.clone());
@@ -105,6 +120,7 @@ pub async fn run(ctx: Context, metrics: PlacementMetrics, stop: CancellationToke
         bell.listen(&mut tasks, "changes of the membership", &stop, ctx.cooperative.clone());
         bell.listen(&mut tasks, "changes of the Cooperative", &stop, ctx.caches.cooperatives.changes());
     }
+    asking.listen(&mut tasks, "changes of beliefs", &stop, ctx.beliefs.subscribe());
     for bell in [&asking, &hosting] {
         bell.listen(&mut tasks, "changes of peers", &stop, ctx.peers.clone());
         bell.listen(&mut tasks, "changes of releases", &stop, ctx.caches.releases.changes());
@@ -117,6 +133,15 @@ pub async fn run(ctx: Context, metrics: PlacementMetrics, stop: CancellationToke
     asking.listen(&mut tasks, "own offer", &stop, own.offer.subscribe());
     hosting.listen(&mut tasks, "own requests", &stop, own.requests.subscribe());
     hosting.listen(&mut tasks, "the first survey", &stop, survey);
+
+    let caller = Caller::new(&ctx.args.gateway_url).map_err(PlacementError::Challenges)?;
+    let (secret, choice) = (random()?, random()?);
+    let (measured, own_measured) = watch::channel(Arc::default());
+    let challenges = metrics_of_challenges.clone();
+    let challenger = Challenger::new(ctx.clone(), stores.clone(), caller, challenges, measured, secret);
+    let believer = Believer::new(ctx.clone(), own_measured, metrics_of_challenges, choice);
+    tasks.spawn("challenges", challenger.run(stop.clone()));
+    tasks.spawn("beliefs", believer.run(stop.clone()));
 
     tasks.spawn("pools", surveyor.run(pools, stop.clone()));
     tasks.spawn("jobs", jobs.run(asking, stop.clone()));

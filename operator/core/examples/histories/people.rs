@@ -14,6 +14,7 @@ use koinon_core::presets;
 use koinon_core::statement::Position;
 
 use crate::charters::newcomer;
+use crate::random::Random;
 use crate::world::{NAMES, World};
 
 fn model(world: &mut World) -> ManifestDigest {
@@ -95,7 +96,8 @@ fn norm(world: &mut World) -> Option<Action> {
     let action = match random.below(5) {
         0 => serde_json::json!({ "setPlacementRules": { "jurisdictions": ["ES", "PT"],
             "residency": { (Digest::of(b"model").to_string()): if odd { vec![] } else { vec!["ES"] } },
-            "minEvidence": "Challenged", "maxReplicasPerMember": 3, "xids": xids(random.below(8)) } }),
+            "minEvidence": if random.once_in(8) { "Attested" } else { "Challenged" }, "maxReplicasPerMember": 3,
+            "challenges": challenges(random, odd), "xids": xids(random.below(8)) } }),
         1 => serde_json::json!({ "setShares": { "hostShare": { "num": some(1), "den": 2 }, "mostGpus": null } }),
         2 => {
             serde_json::json!({ "setPrices": { "gpuSecondMicros": { "h100-80": if odd { 2_000_000_000 } else { 278 } } } })
@@ -127,6 +129,20 @@ fn xids(kind: usize) -> serde_json::Value {
         6 => serde_json::json!([with("code", 10_000.into())]),
         _ => (1..=65).map(row).collect(),
     }
+}
+
+/// Rules of challenges, at their bounds and a step beyond them.
+fn challenges(random: &mut Random, odd: bool) -> serde_json::Value {
+    let (challengers, most) = (random.between(1, 4), random.between(1, 40));
+    let mut beyond = |times| i64::from(odd && random.once_in(times));
+    let every = 200 * (challengers + 1) * most - beyond(3);
+    let fresh = every / 9 * 10 + 10 - 20 * beyond(3);
+    let (compute, recall) = (800 * most, 200 * most + beyond(3));
+    serde_json::json!({ "engine": "koinon-challenge", "model": Digest::of(b"nothing"), "everySeconds": every,
+        "challengers": challengers, "freshSeconds": fresh, "mostSeconds": most,
+        "classes": { "h100-80": { "size": { "rows": 128, "depth": 64 },
+            "compute": { "least": compute, "most": compute + beyond(3) * most + 1 - beyond(3) },
+            "recall": { "least": 1, "most": recall - 1 + beyond(4) } } } })
 }
 
 /// To expel a member, for what a document shows.

@@ -74,6 +74,12 @@ open_enum! {
     }
 }
 
+impl EvidenceLevel {
+    /// The strongest level that this release can find out. [`EvidenceLevel::Attested`] keeps its name for a release that
+    /// can check what hardware signs.
+    pub const MOST_AVAILABLE: Self = Self::Challenged;
+}
+
 open_enum! {
     /// Whether a member takes foreign work.
     GuestsMode else Stop {

@@ -2,6 +2,8 @@
 //! skips what it does not know would decide something else than its neighbour. Bodies of Latest statements are open.
 
 pub mod catalogue;
+pub mod challenge_report;
+pub mod challenges;
 pub mod charter;
 pub mod emergency;
 pub mod entry;
@@ -20,6 +22,8 @@ use crate::json::{same_form, shorten};
 use crate::kind::Kind;
 
 pub use catalogue::{Engine, ModelRelease};
+pub use challenge_report::ChallengeReport;
+pub use challenges::{Challenges, ClassChallenge};
 pub use charter::{Charter, Class, ClassRules, Parameters};
 pub use emergency::{Cause, CoSignature, EmergencyOrder, Stop};
 pub use entry::{Anchor, BoxOffer, CloseSeal, EnactSeal, Evidence, LogResume, Outcome, SealEvidence, Slot, SlotStatus};
@@ -101,6 +105,8 @@ pub enum Body {
     Requests(Box<Requests>),
     /// All that a host holds for one home.
     Grants(Box<Grants>),
+    /// What one member measured of another's GPUs.
+    Challenge(Box<ChallengeReport>),
     /// Stored and relayed, without effect.
     Opaque(Opaque),
 }
@@ -150,6 +156,7 @@ impl Body {
             Self::Offer(b) => serde_json::to_value(b),
             Self::Requests(b) => serde_json::to_value(b),
             Self::Grants(b) => serde_json::to_value(b),
+            Self::Challenge(b) => serde_json::to_value(b),
             Self::Opaque(_) => return None,
         }
         .ok()
@@ -185,6 +192,7 @@ impl Body {
             Self::Offer(_) => Kind::Offer,
             Self::Requests(_) => Kind::Requests,
             Self::Grants(_) => Kind::Grants,
+            Self::Challenge(_) => Kind::Challenge,
             Self::Opaque(_) => return None,
         })
     }
@@ -269,6 +277,7 @@ impl Body {
             Kind::Offer => typed(value, Self::Offer),
             Kind::Requests => typed(value, Self::Requests),
             Kind::Grants => typed(value, Self::Grants),
+            Kind::Challenge => typed(value, Self::Challenge),
             Kind::Other(_) => Self::Opaque(Opaque::UnknownKind),
         }
     }

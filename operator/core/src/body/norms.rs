@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::challenges::Challenges;
 use super::charter::Fraction;
 use super::entry::Head;
 use super::latest::EvidenceLevel;
+use crate::challenge::{ATTESTED_NOT_AVAILABLE, WindowError};
 use crate::gpu::xid::policy::{XidPolicyError, XidRow};
-use crate::ids::{Digest, GpuClass, Jurisdiction, Line, ManifestDigest, PublicKey};
+use crate::ids::{Digest, GpuClass, Jurisdiction, Line, ManifestDigest, PublicKey, Seconds};
 
 /// Where work for other members may run, and on which devices. By default anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,9 @@ pub struct PlacementRules {
     /// What errors of GPUs mean beyond the table of each release, in the order of their codes. No device is judged better for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub xids: Vec<XidRow>,
+    /// How members test each other's GPUs; absent where nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenges: Option<Challenges>,
 }
 
 /// How much of the others' GPUs one member may hold. By default no less than there is.
@@ -111,6 +116,48 @@ pub enum NormError {
     /// Rows that are no table of errors.
     #[error("xids: {0}")]
     Xids(#[from] XidPolicyError),
+    /// A number leaves its bounds on either side.
+    #[error("{what} is {seen}: between {least} and {most} is allowed")]
+    Bounds {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        seen: i64,
+        /// At least.
+        least: i64,
+        /// At most.
+        most: i64,
+    },
+    /// What was measured would count no more before it may be measured anew.
+    #[error(
+        "challenges.everySeconds is {seen}: at most {most}, nine tenths of freshSeconds, or what was measured ends before \
+         it may be measured anew"
+    )]
+    NeverRenewed {
+        /// What it is.
+        seen: Seconds,
+        /// At most.
+        most: Seconds,
+    },
+    /// The windows of a class show nothing.
+    #[error("challenges.classes.{class}: {source}")]
+    Windows {
+        /// Of which class.
+        class: GpuClass,
+        /// Why.
+        source: WindowError,
+    },
+    /// An answer may come later than a challenge ends.
+    #[error("challenges.classes.{class}: both answers may take {both} ms, raise mostSeconds to {} or more", .both.div_ceil(1000))]
+    TooLong {
+        /// Of which class.
+        class: GpuClass,
+        /// How long both may take, in milliseconds.
+        both: u32,
+    },
+    /// A level that nobody can reach.
+    #[error("minEvidence: {ATTESTED_NOT_AVAILABLE}; ask for Challenged")]
+    NotAvailable,
     /// A fraction that is none, or above one.
     #[error("hostShare must be a fraction above 0 and up to 1 with a denominator of 1 to 1000")]
     Share,
@@ -131,6 +178,10 @@ impl PlacementRules {
     pub fn validate(&self) -> Result<(), NormError> {
         counted("jurisdictions", self.jurisdictions.len(), 0)?;
         counted("residency", self.residency.len(), 0)?;
+        if self.min_evidence > EvidenceLevel::MOST_AVAILABLE {
+            return Err(NormError::NotAvailable);
+        }
+        self.challenges.as_ref().map_or(Ok(()), Challenges::validate)?;
         // A model that may be served nowhere is withdrawn, which drains what runs.
         self.residency.values().try_for_each(|of_model| counted("a model's residency", of_model.len(), 1))?;
         Ok(crate::gpu::xid::policy::check(&self.xids)?)

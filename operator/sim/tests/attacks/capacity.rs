@@ -108,6 +108,7 @@ fn a18_what_nobody_has_challenged_gets_no_work_where_that_is_voted() {
         plan(&need, std::slice::from_ref(&candidate)).findings[&candidate.member].clone()
     };
     assert!(matches!(found(EvidenceLevel::SchedulerConsistent), Finding::Fits(_)));
-    let believed = Rejection::Evidence { is: EvidenceLevel::SchedulerConsistent };
+    let (is, asked) = (EvidenceLevel::SchedulerConsistent, EvidenceLevel::Challenged);
+    let believed = Rejection::Evidence { is, asked };
     assert_eq!(found(EvidenceLevel::Challenged), Finding::Rejected(believed));
 }
