@@ -106,6 +106,11 @@ impl Member {
         Ok(kube::Client::try_from(config)?)
     }
 
+    /// Stops its operator and starts it again, as an upgrade does.
+    pub fn restart(&mut self) -> Result<()> {
+        self.operator.restart(self.datacenter.run(), Duration::from_secs(15))
+    }
+
     /// Fails with the end of its log if the operator has ended.
     pub async fn check(&mut self) -> Result<()> {
         self.operator.check()?;
