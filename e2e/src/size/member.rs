@@ -86,6 +86,9 @@ impl Member {
             env: vec![
                 ("KUBECONFIG".into(), kubeconfig.display().to_string()),
                 ("KOINON_LOG".into(), "info,kube_runtime::watcher=error".into()),
+                // As the chart sets them.
+                ("MALLOC_ARENA_MAX".into(), "1".into()),
+                ("MALLOC_TRIM_THRESHOLD_".into(), "262144".into()),
             ],
             home: datacenter.home().clone(),
             log: datacenter.dir().join("log/operator.log"),
