@@ -86,6 +86,9 @@ impl Member {
             env: vec![
                 ("KUBECONFIG".into(), kubeconfig.display().to_string()),
                 ("KOINON_LOG".into(), "info,kube_runtime::watcher=error".into()),
+                // As the chart sets them.
+                ("MALLOC_ARENA_MAX".into(), "1".into()),
+                ("MALLOC_TRIM_THRESHOLD_".into(), "262144".into()),
             ],
             home: datacenter.home().clone(),
             log: datacenter.dir().join("log/operator.log"),
@@ -104,6 +107,11 @@ impl Member {
         let kubeconfig = Kubeconfig::read_from(self.datacenter.kubeconfig())?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         Ok(kube::Client::try_from(config)?)
+    }
+
+    /// Stops its operator and starts it again, as an upgrade does.
+    pub fn restart(&mut self) -> Result<()> {
+        self.operator.restart(self.datacenter.run(), Duration::from_secs(15))
     }
 
     /// Fails with the end of its log if the operator has ended.

@@ -141,6 +141,8 @@ async fn on(fleet: &Fleet, count: usize, options: &Options, audit: &Path, say: R
 
     let measuring = async {
         cluster.settled(&mut kwok).await?;
+        // What lists a full cluster takes more than what has seen it grow, and every upgrade does.
+        host.restart()?;
         let all = load::offered_at_first(count);
         let what = format!("the peer to see {all} GPUs offered");
         wait_until(&what, Duration::from_secs(300), || {

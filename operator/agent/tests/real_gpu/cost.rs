@@ -30,6 +30,9 @@ async fn run(long: Duration) -> Result<String, String> {
         usage: UsageArgs::default(),
         kernel_log: None,
         dcgm_metrics: false,
+        limits: None,
+        xid_table: None,
+        xid_table_interval: Duration::from_secs(120),
         command: None,
     };
     let health = HealthArgs { health_listen: Some(([127, 0, 0, 1], 0).into()) };
