@@ -29,6 +29,9 @@ pub struct Believer {
     own: watch::Receiver<Arc<Vec<ChallengeReport>>>,
     metrics: ChallengeMetrics,
     checked: Checked,
+    /// When each author had its last turn, as a count of turns: who shows something new all the time must not keep the others
+    /// from being checked.
+    turns: BTreeMap<MemberId, u64>,
     /// Chooses the rows that this member computes again. Nobody else knows it.
     choice: [u8; 32],
 }
@@ -42,7 +45,7 @@ impl Believer {
         metrics: ChallengeMetrics,
         choice: [u8; 32],
     ) -> Self {
-        Self { ctx, own, metrics, checked: Checked::default(), choice }
+        Self { ctx, own, metrics, checked: Checked::default(), turns: BTreeMap::new(), choice }
     }
 
     /// Works until `stop`.
@@ -77,8 +80,12 @@ impl Believer {
         let shown = shown(&view, &peers);
         self.checked.retain(&shown.keys().cloned().collect::<BTreeSet<_>>());
         self.count(&view, &peers);
-        let next = shown.into_iter().find(|(which, _)| self.checked.is_new(which));
+        self.turns.retain(|author, _| peers.members.contains_key(author));
+        let new = shown.into_iter().filter(|(which, _)| self.checked.is_new(which));
+        let next = new.min_by_key(|(_, (author, _))| self.turns.get(author).copied().unwrap_or(0));
         let Some((which, (author, transcript))) = next else { return Duration::ZERO };
+        let turn = self.turns.values().max().copied().unwrap_or(0) + 1;
+        self.turns.insert(author.clone(), turn);
         let looked = checker::look(*transcript, view.coop, self.choice).await;
         if let Some(fault) = &looked.fault {
             tracing::warn!(%author, fault, "a challenge that this member shows does not hold; it counts for nothing");

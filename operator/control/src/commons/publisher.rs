@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::peers::Heard;
 
-/// More subjects than the largest cooperative needs (64 members, two lists each, and two for everybody).
+/// More subjects than the largest cooperative needs (64 members, two lists each, and a dozen for everybody).
 const MAX_SUBJECTS: usize = 160;
 
 /// In whose name statements are signed.
