@@ -475,7 +475,7 @@ async fn an_error_that_the_release_only_notes_condemns_a_device_once_it_was_vote
     }));
     let condemned = || says(&api, "/devices/0/health/state") == Some("Unhealthy".into());
     until("the vote to count", PATIENT, condemned).await;
-    assert_eq!(reported("reset"), Some(1.0));
+    until("the report to be counted by the voted sort", PATIENT, || reported("reset") == Some(1.0)).await;
     assert_eq!(says(&api, "/devices/0/health/reasons/0"), Some("VotedReason".into()));
     assert_eq!(says(&api, "/devices/1/health/state"), Some("Healthy".into()));
     let digest =

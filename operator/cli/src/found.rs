@@ -260,7 +260,7 @@ mod tests {
             seen.push(engines[0].name.to_string());
         }
         seen.sort();
-        assert_eq!(seen, ["llama-cpp", "llama-server"]);
+        assert_eq!(seen, ["koinon-challenge", "llama-cpp", "llama-server"]);
         let built = include_str!("../../../e2e/images/llama-cpp/requirements.txt");
         let version = built.split("xllamacpp==").nth(1).unwrap().split_whitespace().next().unwrap();
         let sample = include_str!("../../../manifests/engines/llama-cpp.yaml");
