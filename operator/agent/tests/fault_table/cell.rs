@@ -283,7 +283,9 @@ impl Case {
             complaints.push(complaint);
         }
         let target = observed::text(&status, TARGET);
-        if phase == Phase::Held && target != "no row" && !observed::is_held(&status) {
+        // Which of two devices with one name a pod holds, nobody can say.
+        let can_be_told = target != "no row" && !target.contains("DuplicateUUID");
+        if phase == Phase::Held && can_be_told && !observed::is_held(&status) {
             complaints.push("the pod that holds the device is forgotten".to_owned());
         }
         if phase == Phase::Other {
