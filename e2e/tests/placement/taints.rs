@@ -54,7 +54,7 @@ fn needs_restart() -> Value {
 pub async fn comes_and_goes(fleet: Arc<Fleet>) -> Result<()> {
     let host = host(&fleet, "tainted", 8).await?;
     host.admin_taints(ADMINS).await?;
-    let _operator = Operator::start(&host, "Accept")?;
+    let operator = Operator::start(&host, "Accept")?;
     host.surveys(&[(needs_restart(), None)]).await?;
     stays(&host, &[admins()], "no pool asks for a taint").await?;
     host.wants(json!({"taint": {"nodes": {"effect": "NoSchedule"}}})).await?;
@@ -72,8 +72,11 @@ pub async fn comes_and_goes(fleet: Arc<Fleet>) -> Result<()> {
     // Unknown is not well, and neither is a word that nobody renews.
     host.surveys(&[(json!({"state": "Unknown", "reasons": ["DeviceMissing"]}), None)]).await?;
     stays(&host, &both, "the device is Unknown").await?;
+    // An operator that begins has nothing to go by but the age of the heartbeat.
+    drop(operator);
     host.silence().await?;
     host.surveys(&[]).await?;
+    let _operator = Operator::start(&host, "Accept")?;
     stays(&host, &both, "the agent is silent").await?;
     host.speak().await?;
     until_tainted(&host, &[admins()]).await?;
