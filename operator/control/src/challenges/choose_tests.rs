@@ -78,11 +78,16 @@ fn record(host: &str, at: i64, granted: bool, asked: Option<&str>) -> Record {
     Record { report, granted, asked: asked.map(ToOwned::to_owned) }
 }
 
+/// The rules of aarhus, which are made once: signing takes its time.
+fn aarhus() -> &'static Rules {
+    static RULES: std::sync::OnceLock<Rules> = std::sync::OnceLock::new();
+    RULES.get_or_init(|| fixture::rules("aarhus"))
+}
+
 /// What aarhus does now.
 fn chosen(peers: &PeersSnapshot, records: &Records, now: i64, secret: u8) -> Option<Wanted> {
-    let (rules, voted) = (fixture::rules("aarhus"), voted());
-    let since = UnixSeconds(0);
-    due(&Lots { rules: &rules, voted: &voted, peers, records, secret: &[secret; 32], since }, moment(now))
+    let (voted, since) = (voted(), UnixSeconds(0));
+    due(&Lots { rules: aarhus(), voted: &voted, peers, records, secret: &[secret; 32], since }, moment(now))
 }
 
 fn wishing(host: &str, wish: &str) -> Vec<Arc<Member>> {
@@ -92,8 +97,8 @@ fn wishing(host: &str, wish: &str) -> Vec<Arc<Member>> {
 }
 
 fn wished(peers: &PeersSnapshot, records: &Records, host: &str, wish: &str) -> Option<Result<Wanted, String>> {
-    let (rules, voted) = (fixture::rules("aarhus"), voted());
-    let lots = Lots { rules: &rules, voted: &voted, peers, records, secret: &[1; 32], since: T0 };
+    let voted = voted();
+    let lots = Lots { rules: aarhus(), voted: &voted, peers, records, secret: &[1; 32], since: T0 };
     asked(&lots, &wishing(host, wish), moment(T0.0)).map(|wanted| wanted.map_err(|refused| refused.why))
 }
 
@@ -118,11 +123,11 @@ fn whoever_is_drawn_measures_all_that_is_free_on_one_node_in_the_first_half_of_t
 
 #[test]
 fn a_vote_or_an_upgrade_is_no_moment_at_which_everybody_comes() {
-    let (rules, voted, peers) = (fixture::rules("aarhus"), voted(), peers(offering(8, GuestsMode::Accept)));
+    let (voted, peers) = (voted(), peers(offering(8, GuestsMode::Accept)));
     let (records, since) = (Records::default(), UnixSeconds(end_of_half()));
     let first = |secret: u8| {
         let lots =
-            Lots { rules: &rules, voted: &voted, peers: &peers, records: &records, secret: &[secret; 32], since };
+            Lots { rules: aarhus(), voted: &voted, peers: &peers, records: &records, secret: &[secret; 32], since };
         (0..=72).find(|minute| due(&lots, moment(since.0 + minute * 60)).is_some())
     };
     let moments: BTreeSet<Option<i64>> = (1..12).map(first).collect();
