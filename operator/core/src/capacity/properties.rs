@@ -38,16 +38,40 @@ fn any_node() -> impl Strategy<Value = NodeFacts> {
     let admission =
         prop_oneof![8 => Just(Admission::Open), 1 => Just(Admission::NotReady), 1 => Just(Admission::Cordoned)];
     let age = proptest::option::weighted(0.9, -40..40_i64);
-    (proptest::collection::vec(any_device(), 0..12), seen, admission, age, 0..6_u32).prop_map(
-        |(devices, seen, admission, age, reserved)| NodeFacts {
+    let devices = (proptest::collection::vec(any_device(), 0..12), proptest::bool::weighted(0.7));
+    (devices, seen, admission, age, 0..6_u32).prop_map(|((devices, tidy), seen, admission, age, reserved)| {
+        let mut node = NodeFacts {
             heartbeat_age: age.map(Seconds),
             admission,
             devices,
             scheduler: seen.and_then(|(allocatable, others)| scheduler(allocatable, others)),
             reserved,
             ..sound_node()
-        },
-    )
+        };
+        if tidy {
+            strike_off(&mut node);
+        }
+        node
+    })
+}
+
+/// Nothing that is not fit is given out, so that such a node may be open.
+fn strike_off(node: &mut NodeFacts) {
+    let (mut seen, mut fit) = (std::collections::BTreeSet::new(), 0);
+    node.devices.retain(|device| seen.insert(device.id.clone()));
+    for device in &mut node.devices {
+        let held = matches!(device.hold, Hold::Reservation | Hold::Other);
+        let clean = DeviceFacts { dirt: device.dirt.filter(|_| !held), hold: Hold::Free, ..device.clone() };
+        if shareable(&clean, Sharing::Exclusive).is_ok() {
+            fit += 1;
+        } else {
+            device.registration = Registration::No;
+        }
+        device.dirt = device.dirt.filter(|dirt| *dirt != Dirt::Intruder);
+    }
+    if let Some(scheduler) = &mut node.scheduler {
+        scheduler.allocatable = scheduler.allocatable.min(fit);
+    }
 }
 
 /// A node whose kubelet names no device, so that all there is are numbers.
@@ -102,6 +126,20 @@ proptest! {
             scheduler.allocatable.saturating_sub(scheduler.requested_by_others).saturating_sub(facts.reserved)
         });
         prop_assert!(free(&facts) <= by_scheduler);
+        prop_assert!(of_node(&facts).reservable <= open_devices(&facts).min(by_scheduler) + facts.reserved);
+    }
+
+    #[test]
+    fn a_node_on_which_something_unfit_may_be_given_out_is_shut(facts in any_node()) {
+        let unfit = |device: &&DeviceFacts| {
+            let held = matches!(device.hold, Hold::Reservation | Hold::Other);
+            let alone = facts.devices.iter().filter(|other| other.id == device.id).count() == 1;
+            let kept = device.division == Division::Whole && device.class.is_some();
+            !(alone && kept && device.health == Health::Healthy && (held || device.dirt.is_none()))
+        };
+        if facts.devices.iter().filter(unfit).any(|device| device.registration != Registration::No) {
+            prop_assert_eq!((free(&facts), of_node(&facts).reservable), (0, facts.reserved));
+        }
     }
 
     #[test]

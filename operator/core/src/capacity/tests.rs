@@ -130,6 +130,11 @@ fn a_sick_device_is_given_to_nobody_next_whoever_holds_it_now() {
                 assert_eq!(capacity.closed, Some(Closed::UnfitGivenOut { unfit: 1 }), "{hold:?} {health:?}");
                 assert_eq!((free(&held), capacity.reservable), (0, reserved), "nothing is taken from what runs");
             }
+            // The plugin may have struck off a sound one instead, so that the numbers add up.
+            let mut another = NodeFacts { reserved, ..without(5) };
+            another.scheduler = scheduler(7, others);
+            (another.devices[2].health, another.devices[2].hold) = (health, hold);
+            assert_eq!(of_node(&another).closed, Some(Closed::UnfitGivenOut { unfit: 1 }), "{hold:?} {health:?}");
             let mut struck_off = without(2);
             (struck_off.devices[2].health, struck_off.devices[2].hold) = (health, hold);
             assert_eq!((of_node(&struck_off).closed, free(&struck_off)), (None, 7), "{hold:?} {health:?}");
@@ -147,6 +152,53 @@ fn a_device_of_which_it_is_not_known_keeps_a_node_shut_where_others_are_named() 
     assert_eq!(of_node(&node).closed, Some(Closed::UnfitGivenOut { unfit: 1 }));
     node.devices[0].registration = Registration::No;
     assert_eq!((of_node(&node).closed, free(&node)), (None, 7));
+}
+
+/// Each by itself, on a device that is sound otherwise.
+#[test]
+fn whatever_keeps_a_device_from_others_is_named_and_shuts_the_node_that_gives_it_out() {
+    type Spoil = fn(&mut DeviceFacts);
+    let spoils: [(Spoil, NotShareable); 9] = [
+        (|device| device.health = Health::Degraded, NotShareable::Health(Health::Degraded)),
+        (|device| device.health = Health::Unhealthy, NotShareable::Health(Health::Unhealthy)),
+        (|device| device.health = Health::Unknown, NotShareable::Health(Health::Unknown)),
+        (|device| device.division = Division::Divided, NotShareable::Divided),
+        (|device| device.division = Division::Unknown, NotShareable::DivisionUnknown),
+        (|device| device.class = None, NotShareable::NoClass),
+        (|device| device.dirt = Some(Dirt::Orphan), NotShareable::Dirty(Dirt::Orphan)),
+        (|device| device.dirt = Some(Dirt::Leak), NotShareable::Dirty(Dirt::Leak)),
+        (
+            |device| (device.dirt, device.hold) = (Some(Dirt::Unknown), Hold::Unknown),
+            NotShareable::Dirty(Dirt::Unknown),
+        ),
+    ];
+    for (spoil, why) in spoils {
+        let mut node = named_node();
+        spoil(&mut node.devices[4]);
+        assert_eq!(shareable(&node.devices[4], Sharing::Exclusive), Err(why));
+        assert_eq!((of_node(&node).closed, free(&node)), (Some(Closed::UnfitGivenOut { unfit: 1 }), 0), "{why:?}");
+        node.devices[4].registration = Registration::No;
+        node.scheduler = scheduler(7, 0);
+        assert_eq!((of_node(&node).closed, free(&node)), (None, 7), "{why:?}");
+    }
+    for hold in [Hold::Other, Hold::Reservation] {
+        let held = DeviceFacts { hold, ..named_node().devices[0].clone() };
+        assert_eq!(shareable(&held, Sharing::Exclusive), Err(NotShareable::Held));
+    }
+    let sound = &named_node().devices[0];
+    assert_eq!(shareable(sound, Sharing::TimeSliced), Err(NotShareable::Shared(Sharing::TimeSliced)));
+    assert_eq!(shareable(sound, Sharing::Exclusive), Ok(()));
+}
+
+#[test]
+fn what_the_kubelet_says_is_held_is_neither_free_nor_to_be_reserved_although_nobody_requests_it() {
+    for hold in [Hold::Other, Hold::Reservation] {
+        let mut node = named_node();
+        for device in &mut node.devices[..3] {
+            device.hold = hold;
+        }
+        assert_eq!((free(&node), of_node(&node).reservable), (5, 5), "{hold:?}");
+    }
 }
 
 #[test]
@@ -273,7 +325,9 @@ fn a_silent_agent_makes_its_devices_unknown_and_takes_nothing_from_what_runs() {
         let counts = capacity.classes[&class("h100-80")];
         assert_eq!((counts.unknown, counts.leased, counts.free, counts.stranded), (8, 0, 0, 4), "{age:?}");
         assert_eq!(capacity.closed, Some(Closed::AgentSilent { age, limit: FRESH }));
-        assert_eq!(capacity.reservable, 4);
+        assert_eq!((capacity.reservable, capacity.disagreement), (4, None), "nobody says anything else");
+        let fewer = NodeFacts { scheduler: scheduler(3, 0), heartbeat_age: age, ..sound_node() };
+        assert_eq!(of_node(&fewer).disagreement, None);
         assert_eq!(of_pool(&[capacity], &PoolRules::default()).stale_nodes, 1);
     }
     assert_eq!(free(&NodeFacts { heartbeat_age: Some(Seconds(30)), ..sound_node() }), 8);
