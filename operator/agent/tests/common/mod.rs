@@ -32,6 +32,13 @@ pub fn library() -> PathBuf {
     path
 }
 
+/// The surveying process as it is shipped.
+pub fn agent() -> PathBuf {
+    let path = built().join("examples/agent");
+    assert!(path.exists(), "{} is missing: run `cargo build -p koinon-agent --examples`", path.display());
+    path
+}
+
 pub struct Node {
     pub folder: TempDir,
 }
@@ -60,13 +67,11 @@ impl Node {
 
     /// The surveying process on this node. `env` replaces itself with it, so that it is the process that is watched.
     pub fn command(&self, library: &Path) -> SurveyCommand {
-        let program = built().join("examples/agent");
-        assert!(program.exists(), "{} is missing: run `cargo build -p koinon-agent --examples`", program.display());
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let arguments = [
             format!("FAKE_NVML_SCENARIO={}", path("scenario.json")).into(),
             format!("FAKE_NVML_TRACE={}", path("trace")).into(),
-            program.into(),
+            agent().into(),
             "agent".into(),
             "survey".into(),
             "--nvml-lib".into(),

@@ -284,9 +284,10 @@ impl Case {
         }
         let target = observed::text(&status, TARGET);
         // Which of two devices with one name a pod holds, nobody can say.
-        let can_be_told = target != "no row" && !target.contains("DuplicateUUID");
-        if phase == Phase::Held && can_be_told && !observed::is_held(&status) {
-            complaints.push("the pod that holds the device is forgotten".to_owned());
+        let nobody_knows = target.contains("DuplicateUUID");
+        if phase == Phase::Held && target != "no row" && observed::is_held(&status) == nobody_knows {
+            let what = if nobody_knows { "is named, though it may hold the other one" } else { "is forgotten" };
+            complaints.push(format!("the pod that holds the device {what}"));
         }
         if phase == Phase::Other {
             complaints.extend(no_better(&before, &status));

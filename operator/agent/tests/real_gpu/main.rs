@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Node, PATIENT, built};
+use common::{Node, PATIENT};
 use fake_nvml::{Device, Scenario};
 use golden::Calls;
 use koinon_agent::survey::{Failure, Nvml, Survey, SurveyCommand, Surveyor};
@@ -72,7 +72,7 @@ pub fn real(trace: Option<&Path>) -> SurveyCommand {
     if let Some(trace) = trace {
         arguments.extend(["--nvml-trace".into(), trace.into()]);
     }
-    SurveyCommand { program: built().join("examples/agent"), arguments }
+    SurveyCommand { program: common::agent(), arguments }
 }
 
 /// What this machine's GPUs say, if it has any.

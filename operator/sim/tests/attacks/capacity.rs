@@ -55,8 +55,12 @@ fn a18_devices_that_only_one_source_knows_and_parts_of_devices_are_not_offered()
     assert_eq!(offered(&instances), 0, "instances offered as whole devices");
     let mut twice = eight(6);
     let first = twice.devices[0].id.clone();
-    twice.devices[7].id = first;
+    twice.devices[7].id = first.clone();
     assert_eq!(offered(&twice), 0, "what the kubelet gives out may be one of two that have one name");
+    for device in &mut twice.devices {
+        device.registration = if device.id == first { Registration::No } else { Registration::Yes };
+    }
+    assert_eq!(offered(&twice), 6, "of two that have one name neither is known");
     let mut mock = eight(8);
     mock.devices.iter_mut().for_each(|device| device.class = None);
     assert_eq!(offered(&mock), 0, "products that nobody knows");
