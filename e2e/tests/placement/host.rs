@@ -51,7 +51,7 @@ where
 }
 
 impl Host {
-    /// A host called `case` with one node of `gpus` GPUs.
+    /// A host called `case` with one node of `gpus` GPUs; any before it are over.
     pub async fn new(datacenter: &Datacenter, case: &str, gpus: usize) -> Result<Self> {
         let client = datacenter.client();
         let name = format!("host-{case}");
@@ -69,6 +69,8 @@ impl Host {
         )
         .await?;
         let gpu_nodes = Api::<GPUNode>::all(client.clone());
+        // An operator's breaker counts what failed in its whole cluster: what earlier hosts' agents said is not about this member.
+        gpu_nodes.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
         put(
             &gpu_nodes,
             json!({"apiVersion": "koinon.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": name}, "spec": {}}),

@@ -30,7 +30,10 @@ async fn until_tainted(host: &Shared, wanted: &[String]) -> Result<()> {
         match host.taints().await {
             Ok(mut taints) => {
                 taints.sort();
-                Poll::<()>::when(taints == wanted, format!("{taints:?}"))
+                if taints == wanted {
+                    return Poll::Ready(());
+                }
+                Poll::not_yet(format!("{taints:?}; the pool says {:?}", host.pool_says("Tainting").await))
             }
             Err(error) => Poll::not_yet(format!("{error:#}")),
         }
@@ -126,7 +129,10 @@ async fn until_ruled(host: &Shared, wanted: &[(&str, &str)]) -> Result<()> {
             Ok(rules) => {
                 let same =
                     rules.iter().map(|(device, effect)| (device.as_str(), effect.as_str())).eq(wanted.iter().copied());
-                Poll::<()>::when(same, format!("{rules:?}"))
+                if same {
+                    return Poll::Ready(());
+                }
+                Poll::not_yet(format!("{rules:?}; the pool says {:?}", host.pool_says("Tainting").await))
             }
             Err(error) => Poll::not_yet(format!("{error:#}")),
         }
