@@ -10,7 +10,7 @@ flags="$flags $coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing"
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS="$flags" cargo build --release --target "$host" --bins
 python3 seeds.py
-for target in ${*:-envelope statement commons peer text}; do
+for target in ${*:-envelope statement commons peer text challenge}; do
   mkdir -p "artifacts/$target"
   echo "== $target"
   "${CARGO_TARGET_DIR:-target}/$host/release/$target" "corpus/$target" -max_total_time="$SECONDS_EACH" -timeout=20 \

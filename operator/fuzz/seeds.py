@@ -35,6 +35,47 @@ def opened(envelope):
     return payload
 
 
+def challenges():
+    """One small device asked three questions. Its tree has seven levels, and eight of its rows are looked at."""
+    node, seed = "ef" * 16, "01" * 32
+    paths = [base64.b64encode(bytes(7 * 16)).decode()] * 8
+    replies = [
+        {"step": "computed", "millis": [5]},
+        {"step": "recalled", "roots": [node], "millis": [1]},
+        {"step": "opened", "paths": [paths]},
+    ]
+    size = {"rows": 128, "depth": 64}
+    task = {"seed": seed, "size": size}
+    asks = [
+        {"step": "begin", "task": task, "devices": 1, "commitment": seed},
+        {"step": "recall", "salt": seed},
+        {"step": "open", "secret": seed},
+    ]
+    occasion = {"coop": ID, "challenger": "aarhus", "host": "bilbao", "class": "h100-80", "after": ID, "nonce": seed}
+    transcript = {
+        "occasion": occasion, "size": size, "secret": seed, "timing": {"computeMillis": 5, "recallMillis": 1},
+        "devices": [{"root": node, "paths": paths}],
+    }
+    report = {
+        "host": "bilbao", "class": "h100-80", "rules": ID, "devices": 1, "began": 1, "ended": 2,
+        "outcome": {"answered": transcript},
+    }
+    window = {"least": 80, "most": 200}
+    rules = {
+        "engine": "koinon-challenge", "model": ID, "everySeconds": 36000, "challengers": 2, "freshSeconds": 86400,
+        "mostSeconds": 60,
+        "classes": {"h100-80": {"size": size, "compute": window, "recall": {"least": 10, "most": 20}}},
+    }
+
+    def lines(messages):
+        return "\n".join(json.dumps(message, separators=(",", ":")) for message in messages).encode()
+
+    write("challenge", "asks", lines(asks))
+    write("challenge", "replies", lines(replies))
+    write("challenge", "transcript", lines([transcript]))
+    write("challenge", "report", lines([report, rules]))
+
+
 def main():
     envelopes = list(json.loads((VECTORS / "decision.json").read_text())["entries"])
     for index, case in enumerate(json.loads((VECTORS / "statements.json").read_text())["cases"]):
@@ -79,6 +120,7 @@ def main():
         "membershipHead": ID, "member": "delft", "secret": "abc", "expiresAt": 1795000000,
     }
     write("text", "invite", json.dumps(invite).encode())
+    challenges()
     print(f"{len(lines)} statements")
 
 

@@ -36,11 +36,7 @@ pub async fn datacenters(stage: &Stage, narrator: &Narrator) -> Result<()> {
 /// Step 2: founding and joining.
 pub async fn cooperative(stage: &Stage, narrator: &Narrator) -> Result<()> {
     narrator.step("aarhus founds the cooperative; bilbao and cork join with an invite and a vote each");
-    let engine = engine_entry(stage)?;
-    let mut found = vec!["found".to_owned(), "--preset".into(), "trial".into(), "--engine".into(), engine];
-    found.extend(member_flags(stage, "aarhus")?);
-    stage.run_koinon(narrator, "aarhus", found).await?;
-    joined(stage, narrator, &["aarhus"]).await?;
+    found(stage, narrator, "aarhus").await?;
     for (position, member) in MEMBERS.iter().enumerate().skip(1) {
         let invite = stage.run_koinon(narrator, "aarhus", ["invite", member]).await?;
         let line = invite.lines().find(|line| line.starts_with("koinon-invite-1.")).context("no invite was printed")?;
@@ -67,6 +63,15 @@ pub async fn cooperative(stage: &Stage, narrator: &Narrator) -> Result<()> {
     }
     narrator.observed("each of the three lists three members as Active");
     Ok(())
+}
+
+/// A member founds the cooperative, and is alone in it so far.
+pub async fn found(stage: &Stage, narrator: &Narrator, founder: &str) -> Result<()> {
+    let engine = engine_entry(stage, founder)?;
+    let mut found = vec!["found".to_owned(), "--preset".into(), "trial".into(), "--engine".into(), engine];
+    found.extend(member_flags(stage, founder)?);
+    stage.run_koinon(narrator, founder, found).await?;
+    joined(stage, narrator, &[founder]).await
 }
 
 /// The flags with which a member presents itself.
@@ -97,7 +102,7 @@ fn member_flags(stage: &Stage, member: &str) -> Result<Vec<String>> {
 }
 
 /// The catalogue's entry for llama.cpp, as a file on the founder's desk.
-fn engine_entry(stage: &Stage) -> Result<String> {
+fn engine_entry(stage: &Stage, founder: &str) -> Result<String> {
     let entry = serde_json::json!({
         "name": "llama-cpp",
         "image": stage.materials.engine.pinned(),
@@ -110,7 +115,7 @@ fn engine_entry(stage: &Stage) -> Result<String> {
         "healthPath": "/health",
         "resources": {"cpu": "500m", "memory": "512Mi", "shm": "64Mi"},
     });
-    let desk = stage.desk("aarhus");
+    let desk = stage.desk(founder);
     fs::create_dir_all(&desk).with_context(|| format!("making {}", desk.display()))?;
     let path = desk.join("llama-cpp.yaml");
     fs::write(&path, serde_yaml::to_string(&entry)?).with_context(|| format!("writing {}", path.display()))?;

@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result};
 
 pub use approval::{MODEL_URI, QUANTIZATION, REVISION};
 pub use calling::{Application, Call, Caller};
+pub use founding::found;
 pub use narrator::Narrator;
 pub use partition::never_backwards;
 pub use stage::{JOB, MEMBERS, Materials, RELEASE_NAMESPACE, SERVED_NAME, Stage, TEAM};

@@ -3,6 +3,7 @@
 //!
 //! The cases stand on one another: later ones need the rules and the periods that earlier ones voted.
 
+mod challenged;
 mod charter;
 mod checkpoints;
 mod decisions;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .case("a_voted_checkpoint_is_what_remains_for_two_audits_that_share_no_code", checkpoints::voted)
         .case("a_placement_rule_and_an_owners_limit_each_move_what_runs", rules::narrowed)
         .case("an_owner_has_its_gpus_within_its_notice_and_the_job_is_served_elsewhere", reclaimed::by_its_owner)
+        .case("gpus_count_as_challenged_once_another_member_made_them_compute_in_time", challenged::by_another)
         .case("a_suspended_host_drains_and_is_refused_and_still_votes_until_it_is_reinstated", hosts::suspended)
         .case("every_operator_tells_in_its_metrics_what_was_decided", figures::shown)
         .case("a_withdrawn_release_drains_what_runs", work::release_withdrawn)

@@ -7,10 +7,13 @@ use std::sync::OnceLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use koinon_core::body::Body;
+use koinon_core::body::challenge_report::ChallengeReport;
+use koinon_core::body::challenges::Challenges;
 use koinon_core::body::charter::Preset;
+use koinon_core::challenge::{Ask, Asking, Check, Nonce, Occasion, Reply, Secret, Size, Transcript};
 use koinon_core::dsse::{Envelope, SeedSigner};
 use koinon_core::founding::Founding;
-use koinon_core::ids::{CoopId, Digest, UnixSeconds};
+use koinon_core::ids::{CoopId, Digest, StatementId, UnixSeconds};
 use koinon_core::invite::{Invite, PREFIX};
 use koinon_core::json;
 use koinon_core::log::Limits;
@@ -171,4 +174,59 @@ pub fn peer(bytes: &[u8]) {
         }
         _ => drop(PeerIdentity::of_certificate(&CertificateDer::from(bytes))),
     }
+}
+
+/// A challenge of one small device.
+fn asking() -> Asking {
+    let occasion = Occasion {
+        coop: CoopId(Digest::of(b"coop")),
+        challenger: "aarhus".parse().expect("a member id"),
+        host: "bilbao".parse().expect("a member id"),
+        class: "h100-80".parse().expect("a class"),
+        after: StatementId(Digest::of(b"entry")),
+        nonce: Nonce([1; 32]),
+    };
+    Asking { occasion, size: Size::new(128, 64).expect("a size"), devices: 1, secret: Secret([2; 32]) }
+}
+
+/// What an engine answers, and what a member says of it: the lines are questions, answers, transcripts, reports and rules, and the
+/// first three answer the questions of one challenge.
+pub fn challenge(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let lines: Vec<&str> = text.lines().take(4).collect();
+    for line in &lines {
+        if let Ok(ask) = Ask::read(line) {
+            assert_eq!(Ask::read(&ask.text()), Ok(ask));
+        }
+        if let Ok(reply) = Reply::read(line) {
+            assert_eq!(Reply::read(&reply.text()), Ok(reply));
+        }
+        if let Ok(transcript) = Transcript::read(line.as_bytes()) {
+            assert_eq!(transcript.text(), *line, "a transcript has one spelling");
+            checked(&transcript);
+        }
+        let rules = json::from_slice::<Challenges>(line.as_bytes(), 1 << 16, "rules").ok();
+        if let Some(rules) = &rules {
+            assert!(rules.validate().is_err() || rules.every_seconds.0 >= rules.least_every());
+        }
+        if let Ok(report) = json::from_slice::<ChallengeReport>(line.as_bytes(), 1 << 16, "a report")
+            && let Some(rules) = lines.iter().find_map(|line| serde_json::from_str::<Challenges>(line).ok())
+        {
+            let _ = report.shows(&asking().occasion.challenger, &rules);
+        }
+    }
+    let [first, second, third, ..] = lines[..] else { return };
+    let (computing, _) = asking().begin().expect("one device");
+    let Ok((recalling, _)) = computing.computed(first, 1) else { return };
+    let Ok((opening, _)) = recalling.recalled(second, 1) else { return };
+    if let Ok(transcript) = opening.opened(third) {
+        assert_eq!(Transcript::read(transcript.text().as_bytes()).as_ref(), Ok(&transcript));
+        assert!(!checked(&transcript), "made up, and found right");
+    }
+}
+
+/// Whether the rows of a small transcript are right.
+fn checked(transcript: &Transcript) -> bool {
+    let Ok(check) = Check::sample(transcript, 1, b"fuzz") else { return false };
+    check.work() < 1 << 18 && check.finish().is_ok()
 }

@@ -97,3 +97,8 @@ fn messages_of_peers() {
 fn pasted_text() {
     replay("text", 2_000, fuzz::targets::text);
 }
+
+#[test]
+fn challenges() {
+    replay("challenge", 2_000, fuzz::targets::challenge);
+}

@@ -1,5 +1,6 @@
 //! How surveys go.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use super::counters::float;
 use super::family::{Family, Sample, desc, gathered};
 use crate::events::{Counts, KernelLogState};
 use crate::survey::{Failure, Survey, WatchState};
+
+/// Most functions and codes that are told apart.
+const MAX_ERROR_SERIES: usize = 64;
 
 static NVML_UP: Family = Family {
     name: "koinon_agent_nvml_up",
@@ -111,6 +115,9 @@ pub struct LibraryFile {
 pub(super) struct SurveyMetrics {
     results: IntCounterVec,
     failures: IntCounterVec,
+    errors: IntCounterVec,
+    /// Those of the errors that have a series of their own.
+    told: Arc<Mutex<BTreeSet<(String, u32)>>>,
     seconds: Histogram,
     stuck: IntGauge,
     standing: Standing,
@@ -125,6 +132,12 @@ impl SurveyMetrics {
                 "Surveys that found nothing out, by why.",
                 &["reason"],
             )?,
+            errors: new.counters(
+                "koinon_agent_nvml_errors_total",
+                "Errors that NVML's functions returned, by return code; that something is not supported or not there is none.",
+                &["symbol", "code"],
+            )?,
+            told: Arc::default(),
             seconds: new.histogram(
                 "koinon_agent_survey_duration_seconds",
                 "How long surveys took, those that failed included.",
@@ -153,12 +166,25 @@ impl SurveyMetrics {
         if let Some(failure) = failure {
             self.failures.with_label_values(&[failure.name()]).inc();
         }
+        for error in &survey.errors {
+            self.returned(&error.symbol, error.code, error.count);
+        }
         self.standing.change(|known| {
             known.surveyed = Some(failure);
             if failure.is_none() {
                 known.last_success = Some(unix_seconds);
             }
         });
+    }
+
+    /// Whatever a driver returns over the years, the series stay few.
+    fn returned(&self, symbol: &str, code: u32, count: u32) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (symbol.to_owned(), code);
+        let own = told.contains(&key) || (told.len() < MAX_ERROR_SERIES && told.insert(key));
+        let code = code.to_string();
+        let labels = if own { [symbol, code.as_str()] } else { ["other", "other"] };
+        self.errors.with_label_values(&labels).inc_by(count.into());
     }
 
     pub(super) fn listening(&self, watch: &WatchState, kernel_log: &KernelLogState, counts: Counts) {

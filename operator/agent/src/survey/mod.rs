@@ -25,6 +25,7 @@ pub use judge::{Nvml, Survey, Version};
 pub use process::{Processes, SurveyCommand};
 pub use surveyor::Surveyor;
 pub use watch::{Watch, WatchArgs, WatchState, Watcher, watch_main};
+pub use wire::CallErrors;
 
 pub(crate) use judge::{gpu_id, readable};
 

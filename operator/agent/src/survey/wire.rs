@@ -46,6 +46,21 @@ pub(super) struct Readings {
     pub(super) count: u32,
     /// At most [`super::MAX_DEVICES`], in the order of their indices.
     pub(super) devices: Vec<RawDevice>,
+    /// What the functions returned besides values.
+    #[serde(default)]
+    pub(super) errors: Vec<CallErrors>,
+}
+
+/// How often a function returned an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CallErrors {
+    /// Its name.
+    pub symbol: String,
+    /// NVML's return code.
+    pub code: u32,
+    /// How often.
+    pub count: u32,
 }
 
 /// Confidential computing, of the node as a whole.

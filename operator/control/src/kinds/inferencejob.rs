@@ -54,7 +54,7 @@ pub struct Jobs {
     pub(super) stores: Stores,
     pub(super) own: Own,
     pub(super) writer: Writer,
-    metrics: PlacementMetrics,
+    pub(super) metrics: PlacementMetrics,
     pub(super) refusals: Mutex<Refusals>,
 }
 

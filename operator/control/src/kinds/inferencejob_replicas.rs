@@ -194,6 +194,7 @@ async fn write(
             jobs.ctx.publisher.hold_back_requests(&copy.view.host);
         }
         jobs.writer.replace_status(&api, &object).await?;
+        jobs.metrics.starts.changed(&before, &next.conditions, turn.look.now.unix);
         for type_ in [ConditionType::Granted, ConditionType::Ready, ConditionType::Reclaiming, ConditionType::Routable]
         {
             jobs.tell(placement.as_ref(), &before, &next.conditions, type_);

@@ -12,6 +12,7 @@ use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::passes::Passes;
 use super::reclaim::metrics::ReclaimMetrics;
+use super::starts::StartMetrics;
 use super::taints::PoolTaints;
 use crate::challenges::metrics::ChallengeMetrics;
 
@@ -79,6 +80,8 @@ pub struct PlacementMetrics {
     taints: IntGaugeVec,
     /// Of what the owner takes back.
     pub reclaim: ReclaimMetrics,
+    /// Of copies that start.
+    pub starts: StartMetrics,
 }
 
 /// What a pool's devices of one class are counted by.
@@ -207,6 +210,7 @@ pub(crate) fn with(new: &Registrar<'_>) -> Result<PlacementMetrics, prometheus::
         passes: Passes::register(new)?,
         challenges: ChallengeMetrics::register(new)?,
         reclaim: ReclaimMetrics::register(new)?,
+        starts: StartMetrics::register(new)?,
         breaker: new.gauge(
             "koinon_quarantine_breaker_open",
             "1 while so many devices failed at once that nothing more is drained for their sake.",

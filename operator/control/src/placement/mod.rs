@@ -27,6 +27,7 @@ pub mod refusals;
 pub mod renewals;
 pub mod reservations;
 pub mod rules;
+pub mod starts;
 pub mod stores;
 pub mod stores_dra;
 pub mod survey;

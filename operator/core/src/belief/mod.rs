@@ -162,14 +162,8 @@ pub fn believe(subject: Subject<'_>, rules: &Challenges, measured: &[Measured]) 
     }
     let passed = passed(&fitting, rules);
     let judged = |devices| {
-        let rule = Rule {
-            host: host.clone(),
-            group: Some(group.clone()),
-            devices,
-            challengers: rules.challengers,
-            machines: BTreeSet::new(),
-            now,
-        };
+        let rule =
+            Rule { host: host.clone(), group: Some(group.clone()), devices, challengers: rules.challengers, now };
         level(belief.level, &passed, &rule)
     };
     // The most for which it holds: what holds for some GPUs holds for fewer.
@@ -216,7 +210,6 @@ fn passed(fitting: &[&Measured], rules: &Challenges) -> Vec<Passed> {
             devices: one.devices,
             began: earlier(one.began),
             ended: earlier(one.ended),
-            machine: None,
         })
     };
     fitting.iter().filter_map(one).collect()

@@ -40,7 +40,7 @@ pub use attestation::{ATTESTED_NOT_AVAILABLE, Attestation, AttestationError, Not
 pub use check::{Check, Checked, Refuted};
 pub use message::{Ask, MessageError, Reply};
 pub use secret::{Commitment, Salt, Secret, asked_rows};
-pub use standing::{Judged, Machine, NotCounted, Passed, Rule, level};
+pub use standing::{Judged, NotCounted, Passed, Rule, level};
 pub use task::{DEPTH, MAX_DEVICES, Nonce, Occasion, ROWS, Seed, Size, SizeError, Task, rows_each};
 pub use timing::{Timing, Verdict, Window, WindowError, Windows, judge, propose};
 pub use transcript::{Answer, MAX_TRANSCRIPT, Transcript, TranscriptError};

@@ -4,26 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::body::latest::EvidenceLevel;
-use crate::ids::{ControlGroup, Digest, MemberId, Seconds, UnixMicros};
+use crate::ids::{ControlGroup, MemberId, Seconds, UnixMicros};
 
 /// A passed challenge counts so long (section 7 of the reference on GPU reliability).
 pub const LASTS: Seconds = Seconds(86_400);
 
 /// How far a challenger's clock may be ahead.
 pub const AHEAD: Seconds = Seconds(300);
-
-/// A node as far as a challenge shows it: the digest of driver version, VBIOS and boot id. When one changes, it is another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Machine(pub Digest);
-
-impl Machine {
-    /// Of what the node says of itself.
-    #[must_use]
-    pub fn of(driver: &str, vbios: &str, boot: &str) -> Self {
-        // None of the three has a line break, so no two of them can be mistaken for others.
-        Self(Digest::of(format!("koinon machine v1\n{driver}\n{vbios}\n{boot}").as_bytes()))
-    }
-}
 
 /// A challenge of the class in question whose transcript was checked and whose durations fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +25,6 @@ pub struct Passed {
     pub began: UnixMicros,
     /// When the roots were there, by the challenger's clock. In between every device held its matrix, or was computing it.
     pub ended: UnixMicros,
-    /// On which node, if known.
-    pub machine: Option<Machine>,
 }
 
 /// What is asked of a host's class.
@@ -53,8 +38,6 @@ pub struct Rule {
     pub devices: u32,
     /// How many challengers must have.
     pub challengers: u32,
-    /// The nodes as they are now, as far as known; empty if they are not.
-    pub machines: BTreeSet<Machine>,
     /// Now.
     pub now: UnixMicros,
 }
@@ -70,8 +53,6 @@ pub enum NotCounted {
     Expired,
     /// It began after it ended, or has not ended yet.
     WrongTimes,
-    /// Driver, VBIOS or boot of the node have changed since.
-    OtherMachine,
     /// The challenger saw fewer devices at once than it must.
     TooFewDevices {
         /// How many it saw.
@@ -88,7 +69,6 @@ impl fmt::Display for NotCounted {
             Self::SameOwner => f.write_str("challenger and host have one owner"),
             Self::Expired => write!(f, "it is more than {} h ago", LASTS.0 / 3600),
             Self::WrongTimes => f.write_str("its times cannot be"),
-            Self::OtherMachine => f.write_str("driver, VBIOS or boot of the node have changed since"),
             Self::TooFewDevices { seen, of } => write!(f, "{seen} devices were seen at once, of {of}"),
         }
     }
@@ -161,7 +141,6 @@ fn end_of(ended: UnixMicros) -> UnixMicros {
 fn unfit(passed: &Passed, rule: &Rule) -> Option<NotCounted> {
     let same_owner = passed.group.is_some() && passed.group == rule.group;
     let latest = rule.now.0.saturating_add(micros(AHEAD));
-    let other = |machine: &Machine| !rule.machines.is_empty() && !rule.machines.contains(machine);
     if passed.challenger == rule.host {
         Some(NotCounted::Itself)
     } else if same_owner {
@@ -170,8 +149,6 @@ fn unfit(passed: &Passed, rule: &Rule) -> Option<NotCounted> {
         Some(NotCounted::WrongTimes)
     } else if end_of(passed.ended) <= rule.now {
         Some(NotCounted::Expired)
-    } else if passed.machine.as_ref().is_some_and(other) {
-        Some(NotCounted::OtherMachine)
     } else {
         None
     }

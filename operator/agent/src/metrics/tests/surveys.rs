@@ -9,7 +9,7 @@ use prometheus::{Registry, TextEncoder};
 use super::super::{DcgmNames, LibraryFile, Metrics};
 use super::{series, value};
 use crate::events::{Counts, KernelLogState};
-use crate::survey::{Failure, Nvml, Survey, WatchState};
+use crate::survey::{CallErrors, Failure, Nvml, Survey, WatchState};
 
 #[test]
 fn how_surveys_go_is_told_by_result_and_reason() {
@@ -50,4 +50,23 @@ fn how_surveys_go_is_told_by_result_and_reason() {
     assert_eq!(value(&text, "koinon_agent_last_success_timestamp_seconds", &[]), Some(110.0));
     assert_eq!(value(&text, "koinon_agent_nvml_library_info", &["/lib/libnvidia-ml.so.1", "abab"]), Some(1.0));
     assert!(series(&text).iter().all(|line| line.starts_with("koinon_")));
+}
+
+#[test]
+fn errors_of_the_driver_are_counted_by_function_and_code_in_few_series() {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry, DcgmNames::Off).unwrap();
+    let taken = Taken { at: UnixMicros(0), uptime_milliseconds: 0 };
+    let error = |symbol: &str, code| CallErrors { symbol: symbol.to_owned(), code, count: 2 };
+    let survey = |errors| Survey { nvml: Nvml::Available, errors, ..Survey::failed(taken, Failure::Hung, None, "") };
+    let lost = survey(vec![error("nvmlDeviceGetMemoryInfo_v2", 15)]);
+    for _ in 0..2 {
+        metrics.surveyed(&lost, Duration::ZERO, 0, 100);
+    }
+    metrics.surveyed(&survey((0..100).map(|code| error("nvmlDeviceGetUUID", code)).collect()), Duration::ZERO, 0, 110);
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let name = "koinon_agent_nvml_errors_total";
+    assert_eq!(value(&text, name, &["nvmlDeviceGetMemoryInfo_v2", "15"]), Some(4.0));
+    assert_eq!(value(&text, name, &["other"]), Some(74.0));
+    assert_eq!(text.matches("koinon_agent_nvml_errors_total{").count(), 65);
 }

@@ -11,7 +11,7 @@ use koinon_core::gpu::reading::{Gap, Reading};
 
 use super::MAX_DEVICES;
 use super::failure::Failure;
-use super::wire::{Answer, Failed, MARK, RawConfidential, Readings};
+use super::wire::{Answer, CallErrors, Failed, MARK, RawConfidential, Readings};
 use values::{confidential_capable, confidential_mode, on_or_off, reading};
 
 pub use text::Version;
@@ -19,6 +19,8 @@ pub(crate) use text::{gpu_id, readable};
 
 /// A message that people read in conditions is cut here.
 const MAX_MESSAGE_CHARS: usize = 256;
+/// Functions and codes of which errors are kept: a driver that fails everywhere fails alike.
+const MAX_ERRORS: usize = 64;
 
 /// Whether NVML could be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Survey {
     pub lost_unidentified: u32,
     /// And for any other cause.
     pub other_unidentified: u32,
+    /// Which functions returned errors; that something is not supported or not there is none.
+    pub errors: Vec<CallErrors>,
 }
 
 impl Survey {
@@ -83,6 +87,7 @@ impl Survey {
             devices: Vec::new(),
             lost_unidentified: 0,
             other_unidentified: 0,
+            errors: Vec::new(),
         }
     }
 
@@ -135,6 +140,7 @@ fn described(readings: Readings, taken: Taken) -> Survey {
         devices: Vec::new(),
         lost_unidentified: 0,
         other_unidentified: 0,
+        errors: readings.errors.into_iter().filter(is_of_nvml).take(MAX_ERRORS).collect(),
     };
     for raw in readings.devices {
         match device::device(raw, &confidential) {
@@ -144,6 +150,12 @@ fn described(readings: Readings, taken: Taken) -> Survey {
         }
     }
     survey
+}
+
+/// The library shares the process that says this, so it may have said it.
+fn is_of_nvml(errors: &CallErrors) -> bool {
+    let name = errors.symbol.strip_prefix("nvml").unwrap_or_default();
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn confidential(raw: RawConfidential) -> Confidential {

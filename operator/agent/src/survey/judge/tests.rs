@@ -417,6 +417,22 @@ fn more_devices_than_the_cap_are_garbled() {
     assert_eq!(survey(&devices).failure(), Some(Failure::Garbled));
 }
 
+#[test]
+fn errors_are_those_of_nvmls_functions_and_not_too_many() {
+    let errors: Vec<Value> = ["nvmlDeviceGetUUID", "printf", "nvml", "nvml{x}", ""]
+        .into_iter()
+        .map(str::to_owned)
+        .chain((0..100).map(|number| format!("nvmlNew{number}")))
+        .map(|symbol| json!({"symbol": symbol, "code": 15, "count": 1}))
+        .collect();
+    let answer = json!({"read": {"driverVersion": {"code": 15}, "nvmlVersion": {"code": 15}, "cudaVersion": {"code": 15},
+        "count": 0, "devices": [], "errors": errors}});
+    let survey = judge(format!("{MARK}{answer}\n").as_bytes(), TAKEN);
+    assert_eq!(survey.errors.len(), MAX_ERRORS);
+    let symbols: Vec<&str> = survey.errors.iter().map(|error| error.symbol.as_str()).collect();
+    assert_eq!(symbols[..2], ["nvmlDeviceGetUUID", "nvmlNew0"]);
+}
+
 proptest! {
     #[test]
     fn any_output_is_judged_without_a_panic_and_yields_no_more_than_the_cap(

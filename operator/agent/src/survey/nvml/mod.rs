@@ -31,7 +31,7 @@ pub(super) fn survey(asked: &OsStr, trace: Trace) -> Answer {
         Ok(count) => count,
         Err(failed) => return Answer::Failed(failed),
     };
-    Answer::Read(Readings {
+    let mut readings = Readings {
         driver_version: library.driver_version(),
         nvml_version: library.nvml_version(),
         cuda_version: library.cuda_version(),
@@ -43,7 +43,10 @@ pub(super) fn survey(asked: &OsStr, trace: Trace) -> Answer {
         library_file: super::file::loaded(Path::new(asked)),
         count,
         devices: (0..count.min(MAX_DEVICES)).map(|index| device::device(&library, index)).collect(),
-    })
+        errors: Vec::new(),
+    };
+    readings.errors = library.errors();
+    Answer::Read(readings)
 }
 
 /// The number of devices, without which NVML is of no use.

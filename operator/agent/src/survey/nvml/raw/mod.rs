@@ -13,7 +13,8 @@
 mod calls;
 mod lists;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr};
 use std::mem::ManuallyDrop;
 use std::os::raw::{c_char, c_uint};
@@ -24,11 +25,13 @@ use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlReturn_t};
 pub(in crate::survey) use lists::{Event, EventSet, List, Listed};
 
 use super::super::failure::Failure;
-use super::super::wire::{Failed, Raw};
+use super::super::wire::{CallErrors, Failed, Raw};
 use super::failed;
 use super::trace::Trace;
 
 const SUCCESS: nvmlReturn_t = 0;
+/// Not supported, not there, and longer than the buffer: answers as good as a value.
+const ANSWERS: [nvmlReturn_t; 3] = [3, 6, 7];
 /// An error that has no number of its own.
 const UNKNOWN: nvmlReturn_t = 999;
 
@@ -38,6 +41,7 @@ pub(in crate::survey) struct Library {
     nvml: ManuallyDrop<Nvml>,
     trace: Trace,
     calls: Cell<u32>,
+    errors: RefCell<BTreeMap<(&'static str, nvmlReturn_t), u32>>,
 }
 
 /// A device or instance, as the library names it for as long as the process lives.
@@ -72,7 +76,8 @@ impl Library {
         match Nvml::builder().lib_path(path).init() {
             Ok(nvml) => {
                 trace.returned(INIT, SUCCESS, 0);
-                Ok(Self { nvml: ManuallyDrop::new(nvml), trace, calls: Cell::new(0) })
+                let (calls, errors) = (Cell::new(0), RefCell::default());
+                Ok(Self { nvml: ManuallyDrop::new(nvml), trace, calls, errors })
             }
             Err(error) => {
                 let failed = failed(error);
@@ -89,6 +94,15 @@ impl Library {
     /// How often it was asked.
     pub(in crate::survey) fn calls(&self) -> u32 {
         self.calls.get()
+    }
+
+    /// Which functions returned errors, and how often.
+    pub(in crate::survey) fn errors(&self) -> Vec<CallErrors> {
+        let errors = self.errors.borrow();
+        errors
+            .iter()
+            .map(|((symbol, code), count)| CallErrors { symbol: (*symbol).to_owned(), code: *code, count: *count })
+            .collect()
     }
 
     fn get<T>(&self, symbol: Symbol<Get<T>>, device: Handle, blank: T) -> Raw<T> {
@@ -155,7 +169,13 @@ impl Library {
         self.calls.set(self.calls.get().saturating_add(1));
         let (code, value) = call(function);
         self.trace.returned(symbol.name, code, size);
-        if code == SUCCESS { Raw::Value(value) } else { Raw::Code(code) }
+        if code == SUCCESS {
+            return Raw::Value(value);
+        }
+        if !ANSWERS.contains(&code) {
+            *self.errors.borrow_mut().entry((symbol.name, code)).or_default() += 1;
+        }
+        Raw::Code(code)
     }
 }
 

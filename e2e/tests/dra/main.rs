@@ -1,6 +1,8 @@
 //! GPUs by dynamic resource allocation: a real driver tells a real kubelet and a real scheduler of them, and a pod gets them.
 //!
-//! One datacenter is as Kubernetes 1.34 comes, the other knows taints of single devices.
+//! One datacenter is as Kubernetes 1.34 comes, another knows taints of single devices, and in the third Koinon serves with them.
+
+mod served;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -23,18 +25,27 @@ const STOCK: &str = "aarhus";
 /// With taints of single devices.
 const TAINTING: &str = "bilbao";
 
-/// The GPUs of both, in this order.
+/// With Koinon.
+const SERVING: &str = "cork";
+
+/// The GPUs of the first two, in this order.
 static GPUS: Mutex<Vec<NodeGpus>> = Mutex::const_new(Vec::new());
 
 fn main() -> ExitCode {
-    Suite::over(&[STOCK, TAINTING])
+    Suite::over(&[STOCK, TAINTING, SERVING])
         .with(|spec: DatacenterSpec| if spec.name == TAINTING { spec.with_device_taints() } else { spec })
         .case("slices_name_every_gpu_of_the_node_and_no_extended_resource_does", published)
         .case("a_pod_with_the_rendered_claim_runs_with_the_devices_that_its_status_names", allocated)
         .case("a_restart_of_kubelet_and_driver_hands_no_device_out_twice", restarted)
         .case("a_lost_device_leaves_the_slice_where_no_taints_are_served", left_out)
         .case("a_lost_device_is_tainted_and_not_given_out_where_taints_are_served", tainted)
+        .case("a_pool_of_devices_that_are_given_out_by_name_serves_a_job_with_those_of_its_claim", served::by_name)
         .main()
+}
+
+/// Those without Koinon.
+fn plain(fleet: &Fleet) -> Result<[&Arc<Datacenter>; 2]> {
+    Ok([fleet.get(STOCK)?, fleet.get(TAINTING)?])
 }
 
 /// The devices of a datacenter's slices by UUID, each with its pool's and its own name and the keys of its taints.
@@ -72,14 +83,14 @@ async fn published(fleet: Arc<Fleet>) -> Result<()> {
     let fake = FakeGpus::ensure(&cache, &|what| println!("  {what}"))?;
     let busybox = image::busybox(&cache, &|_| {})?;
     let scenario = checkout().join("e2e/fake-nvml/scenarios/cork.json");
-    for datacenter in fleet.datacenters() {
+    for datacenter in plain(&fleet)? {
         datacenter.load_image(&busybox).await?;
         let gpus = fake.install(datacenter, &scenario, Source::Dra).await?;
         GPUS.lock().await.push(gpus);
         let second = fake.install(datacenter, &scenario, Source::DevicePlugin).await;
         ensure!(second.is_err(), "one node was given its GPUs twice");
     }
-    for datacenter in fleet.datacenters() {
+    for datacenter in plain(&fleet)? {
         wait_for_devices(datacenter, "four clean devices", |all, tainted| (all, tainted) == (4, 0)).await?;
         let node = get(datacenter, &["node", datacenter.name()]).await?;
         ensure!(node["status"]["capacity"].get("nvidia.com/gpu").is_none(), "{}", node["status"]["capacity"]);
@@ -125,10 +136,10 @@ async fn told(datacenter: &Datacenter, pod: &str) -> Result<BTreeSet<String>> {
 }
 
 /// The UUIDs of the devices that the status of a pod's claim names.
-async fn given(datacenter: &Datacenter, pod: &str) -> Result<BTreeSet<String>> {
-    let pod = get(datacenter, &["pod", pod]).await?;
+async fn given(datacenter: &Datacenter, namespace: &str, pod: &str) -> Result<BTreeSet<String>> {
+    let pod = get(datacenter, &["pod", pod, "--namespace", namespace]).await?;
     let claim = text(&pod["status"]["resourceClaimStatuses"][0]["resourceClaimName"])?;
-    let claim = get(datacenter, &["resourceclaim", &claim]).await?;
+    let claim = get(datacenter, &["resourceclaim", &claim, "--namespace", namespace]).await?;
     ensure!(claim["status"]["reservedFor"][0]["uid"] == pod["metadata"]["uid"], "{}", claim["status"]);
     let known = devices(datacenter).await?;
     let results = claim["status"]["allocation"]["devices"]["results"].as_array().context("it is not allocated")?;
@@ -167,13 +178,13 @@ async fn run(datacenter: &Datacenter, name: &str) -> Result<BTreeSet<String>> {
 }
 
 async fn allocated(fleet: Arc<Fleet>) -> Result<()> {
-    for datacenter in fleet.datacenters() {
+    for datacenter in plain(&fleet)? {
         let pod = pod("pair", 2);
         let (_, pod) = pod.rsplit_once("---").context("no pod")?;
         datacenter.apply(&rendered_claim("pair")?).await?;
         datacenter.apply(pod).await?;
         let told = run(datacenter, "pair").await?;
-        let given = given(datacenter, "pair").await?;
+        let given = given(datacenter, "default", "pair").await?;
         ensure!(told.len() == 2 && told == given, "{}: told {told:?}, given {given:?}", datacenter.name());
     }
     Ok(())

@@ -1,0 +1,169 @@
+//! GPUs that another member makes compute: the engine in a confined pod, asked through both gateways, and a third member that
+//! believes what it checked itself.
+//!
+//! The GPUs are pretended, so processors compute in their place: what is shown here is that a challenge is voted, placed,
+//! answered, checked and believed or not as it should be, and nothing of GPUs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use koinon_e2e::ground::{Ground, and_then_cleaned, conditions, ground, metrics};
+use koinon_e2e::said::refused;
+use koinon_e2e::story::look::{condition, items, name, poll, text};
+use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
+use koinon_e2e::{Fleet, Poll, cache::Cache, image, wait_until};
+use serde_json::{Value, json};
+
+use crate::decisions::{all_vote, ends_as, proposed};
+use crate::figures::METRICS;
+use crate::work::drained;
+
+/// Who is challenged: it has the fewer GPUs, so fewer processors have to stand in for them.
+const HOST: &str = "cork";
+/// Who challenges.
+const BY: &str = "aarhus";
+/// Who looks on.
+const THIRD: &str = "bilbao";
+const CLASS: &str = "h100-80";
+/// From a challenge's end until everybody shows what it checked of it.
+const BELIEVED: Duration = Duration::from_secs(60);
+
+/// A matrix of 4 MiB a device. Processors take 3 s for each at best and ten times as long beside another suite; hashing it takes
+/// milliseconds, which the gateways and a busy machine make many.
+fn rules(digest: &str, recall: Value) -> Value {
+    json!({
+        "engine": "koinon-challenge", "model": digest, "challengers": 1, "mostSeconds": 75,
+        "everySeconds": 30_000, "freshSeconds": 86_400,
+        "classes": {CLASS: {"size": {"rows": 1024, "depth": 32_768},
+            "compute": {"least": 2000, "most": 70_000}, "recall": recall}},
+    })
+}
+
+/// A member's GPUs count as Challenged once another has measured them by rules that fit, at everybody who checked it; and as
+/// less than their owner says once rules are voted that they do not meet.
+pub async fn by_another(fleet: Arc<Fleet>) -> Result<()> {
+    let ground = ground(fleet).await?;
+    let engine = image::challenge(&Cache::from_env()?, &|what| println!("  {what}"))?;
+    ground.member(HOST)?.load_image(&engine).await?;
+    let digest = &ground.stage.materials.manifest_digest;
+    let entry = json!({
+        "name": "koinon-challenge", "image": engine.pinned(),
+        "args": ["--port", "{port}", "--devices", "{gpuCount}", "--backend", "cpu"],
+        "port": 8000, "healthPath": "/health", "writablePaths": ["/tmp"],
+        "resources": {"cpu": "100m", "memory": "256Mi", "shm": "16Mi"},
+    });
+    let entry = written(ground, "challenge-engine.yaml", &entry)?;
+    decided(ground, &["propose", "add-engine", &entry]).await?;
+    let challenge = ["challenge", HOST, "--class", CLASS];
+    refused(ground, BY, &challenge, "voted for no challenges").await?;
+    let result = async {
+        let fitting = written(ground, "fitting.yaml", &rules(digest, json!({"least": 1, "most": 500})))?;
+        decided(ground, &["propose", "set-placement-rules", "--challenges", &fitting]).await?;
+        nobody_measured(ground).await?;
+        measured(ground, "Fits").await?;
+        for viewer in [BY, THIRD] {
+            believes(ground, viewer, "Challenged", "True").await?;
+        }
+        refused(ground, BY, &challenge, "this member measured it already").await?;
+        nothing_left(ground, "Fits").await?;
+        // Rules that no device can meet: what was measured by the others no longer counts, and what is measured now speaks against.
+        let unmet = written(ground, "unmet.yaml", &rules(digest, json!({"least": 1, "most": 2})))?;
+        decided(ground, &["propose", "set-placement-rules", "--challenges", &unmet]).await?;
+        nobody_measured(ground).await?;
+        measured(ground, "TooSlow").await?;
+        for viewer in [BY, THIRD] {
+            believes(ground, viewer, "Claimed", "False").await?;
+        }
+        nothing_left(ground, "TooSlow").await
+    };
+    let result = result.await;
+    let cleaned = decided(ground, &["propose", "set-placement-rules", "--challenges", "none"]).await;
+    and_then_cleaned(result, cleaned)
+}
+
+/// A file on the desk of who proposes.
+fn written(ground: &Ground, name: &str, what: &Value) -> Result<String> {
+    let file = ground.stage.desk(BY).join(name);
+    std::fs::write(&file, serde_yaml::to_string(what)?).with_context(|| format!("writing {}", file.display()))?;
+    Ok(file.to_str().context("the desk's path is not text")?.to_owned())
+}
+
+async fn decided(ground: &Ground, args: &[&str]) -> Result<()> {
+    let proposal = proposed(ground, BY, args).await?;
+    all_vote(ground, &proposal, &["yes", "yes", "yes"]).await?;
+    for member in MEMBERS {
+        ends_as(ground, member, &proposal, "Enacted").await?;
+    }
+    Ok(())
+}
+
+/// The host's offer, as `viewer` shows it.
+async fn offer_is(ground: &Ground, viewer: &str, what: &str, is: impl Fn(&Value) -> bool + Sync) -> Result<()> {
+    let datacenter = ground.member(viewer)?;
+    wait_until(&format!("the offer of {HOST} at {viewer} to be {what}"), BELIEVED, || {
+        poll(datacenter, &["koffer", HOST, "--namespace", RELEASE_NAMESPACE], |offer| {
+            let status = &offer["status"];
+            let seen = format!("{} {} {}", status["classes"], status["challenges"], conditions(offer));
+            Poll::<()>::when(is(offer), seen)
+        })
+    })
+    .await
+}
+
+async fn nobody_measured(ground: &Ground) -> Result<()> {
+    for viewer in [BY, THIRD] {
+        let none = |offer: &Value| {
+            offer["status"]["challenges"].as_array().is_none_or(Vec::is_empty)
+                && offer["status"]["classes"][0]["evidence"] == "SchedulerConsistent"
+        };
+        offer_is(ground, viewer, "measured by nobody", none).await?;
+    }
+    Ok(())
+}
+
+/// Somebody asks for a challenge and waits for what it shows.
+async fn measured(ground: &Ground, result: &str) -> Result<()> {
+    let challenge = ["challenge", HOST, "--class", CLASS];
+    if result == "Fits" {
+        let printed = ground.koinon(BY, &challenge).await?;
+        ensure!(printed.contains(&format!("{CLASS}: Fits")), "{printed}");
+        ensure!(printed.contains("What a challenge"), "it does not say what that proves: {printed}");
+    } else {
+        refused(ground, BY, &challenge, &format!("{HOST} failed the challenge")).await?;
+    }
+    Ok(())
+}
+
+/// `viewer` shows who measured what, and believes as much.
+async fn believes(ground: &Ground, viewer: &str, evidence: &str, challenged: &str) -> Result<()> {
+    let what = format!("{evidence} by what {BY} measured");
+    offer_is(ground, viewer, &what, |offer| {
+        let class = &offer["status"]["classes"][0];
+        let by: Vec<&str> = offer["status"]["challenges"]
+            .as_array()
+            .map_or_else(Vec::new, |all| all.iter().map(|one| text(one, "by")).collect());
+        let said = condition(offer, "Challenged").is_some_and(|said| said["status"] == challenged);
+        class["evidence"] == evidence && class["said"] == "SchedulerConsistent" && by.contains(&BY) && said
+    })
+    .await
+}
+
+/// The challenge that ended so held GPUs while it ran and no longer, left no job, and is counted.
+async fn nothing_left(ground: &Ground, result: &str) -> Result<()> {
+    let home = ground.member(BY)?;
+    wait_until("the job of the challenge to be gone", Duration::from_secs(30), || {
+        poll(home, &["kjob", "--namespace", RELEASE_NAMESPACE], |jobs| {
+            let left: Vec<&str> = items(jobs).iter().map(name).collect();
+            Poll::<()>::when(left.is_empty(), left.join(", "))
+        })
+    })
+    .await?;
+    if !koinon_e2e::story::serving::the_copy(home).await.is_ok_and(|copy| copy.host == HOST) {
+        drained(ground.member(HOST)?).await?;
+    }
+    let told = metrics(home, "operator", METRICS).await?;
+    let sample = format!("koinon_challenges_total{{result=\"{result}\"}}");
+    ensure!(told.get(&sample).is_some_and(|made| *made >= 1.0), "{BY} shows no {sample}");
+    Ok(())
+}
