@@ -162,9 +162,11 @@ impl Cluster {
     }
 
     /// Waits until kwok has made every node ready and every pod run.
-    pub async fn settled(&self, kwok: &mut Daemon) -> Result<()> {
+    pub async fn settled(&self, kwok: &mut Daemon, count: usize) -> Result<()> {
+        // Two cores did 5,000 nodes with 10,000 pods in some minutes.
+        let patience = Duration::from_secs(120) + Duration::from_millis(200) * u32::try_from(count)?;
         let waiting = ListParams::default().fields("status.phase!=Running").limit(1);
-        wait_until("every pod to run", Duration::from_secs(300), || {
+        wait_until("every pod to run", patience, || {
             let (alive, waiting) = (kwok.check(), &waiting);
             async move {
                 if let Err(error) = alive {

@@ -132,6 +132,8 @@ async fn on(fleet: &Fleet, count: usize, options: &Options, audit: &Path, say: R
 
     say(&format!("making {count} nodes with {} GPUs", count * nodes::GPUS));
     let mut said = cluster.fill(&template, count, say).await?;
+    // Before anything else is asked of the API server.
+    cluster.settled(&mut kwok, count).await?;
     let (beats, changed) = (AtomicU64::new(0), AtomicU64::new(0));
     let (at_host, at_peer) = (Heard::default(), Heard::default());
     let offers = kube::Api::namespaced_with(abroad, RELEASE_NAMESPACE, &fill::koinon("GPUOffer", "gpuoffers"));
@@ -140,7 +142,6 @@ async fn on(fleet: &Fleet, count: usize, options: &Options, audit: &Path, say: R
     let changes_a_minute = (count * options.changing).div_ceil(1000).max(1);
 
     let measuring = async {
-        cluster.settled(&mut kwok).await?;
         // What lists a full cluster takes more than what has seen it grow, and every upgrade does.
         host.restart()?;
         let all = load::offered_at_first(count);

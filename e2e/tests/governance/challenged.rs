@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use koinon_e2e::ground::{Ground, and_then_cleaned, conditions, ground, metrics};
 use koinon_e2e::said::refused;
 use koinon_e2e::story::look::{condition, items, name, poll, text};
-use koinon_e2e::story::{MEMBERS, RELEASE_NAMESPACE};
+use koinon_e2e::story::{MEMBERS, MODEL_URI, QUANTIZATION, RELEASE_NAMESPACE, REVISION};
 use koinon_e2e::{Fleet, Poll, cache::Cache, image, wait_until};
 use serde_json::{Value, json};
 
@@ -57,9 +57,15 @@ pub async fn by_another(fleet: Arc<Fleet>) -> Result<()> {
     decided(ground, &["propose", "add-engine", &entry]).await?;
     let challenge = ["challenge", HOST, "--class", CLASS];
     refused(ground, BY, &challenge, "voted for no challenges").await?;
+    let fitting = written(ground, "fitting.yaml", &rules(digest, json!({"least": 1, "most": 500})))?;
+    let fitting = ["propose", "set-placement-rules", "--challenges", &fitting];
+    refused(ground, BY, &fitting, "may not be served with koinon-challenge").await?;
+    let released = ["propose", "add-model-release", "--license", "Apache-2.0", "--manifest-digest", digest];
+    let model = ["--uri", MODEL_URI, "--revision", REVISION, "--quantization", QUANTIZATION];
+    let engines = ["--engine", "llama-cpp", "--engine", "koinon-challenge"];
+    decided(ground, &[&released[..], &model, &engines].concat()).await?;
     let result = async {
-        let fitting = written(ground, "fitting.yaml", &rules(digest, json!({"least": 1, "most": 500})))?;
-        decided(ground, &["propose", "set-placement-rules", "--challenges", &fitting]).await?;
+        decided(ground, &fitting).await?;
         nobody_measured(ground).await?;
         measured(ground, "Fits").await?;
         for viewer in [BY, THIRD] {

@@ -157,8 +157,12 @@ fn read_challenges(file: &Path, state: &State) -> anyhow::Result<Challenges> {
     if !state.engines().contains_key(engine) {
         bail!("the catalogue has no engine {engine}: propose it first, with add-engine");
     }
-    if state.releases().get(model).is_none_or(|release| release.withdrawn.is_some()) {
+    let Some(release) = state.releases().get(model).filter(|release| release.withdrawn.is_none()) else {
         bail!("no release {model} is approved: propose it first, with add-model-release");
+    };
+    let engines = &release.release.engines;
+    if !engines.is_empty() && !engines.contains(engine) {
+        bail!("release {model} may not be served with {engine}: propose it anew, with --engine {engine} as well");
     }
     challenges.validate().with_context(|| format!("the rules in {} do not hold", file.display()))?;
     Ok(challenges)

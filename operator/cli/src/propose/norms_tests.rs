@@ -76,9 +76,14 @@ fn challenges_are_proposed_as_they_can_be_carried_out() {
     assert!(refused(&World::new(&names)).contains("no engine koinon-challenge"));
     let with_engine = World::with(&names, |charter| charter.engines = vec![engine.clone()]);
     assert!(refused(&with_engine).contains("no release sha256:0000"));
-    let world = World::with(&names, |charter| {
-        (charter.engines, charter.releases) = (vec![engine.clone()], vec![release.clone()]);
-    });
+    let approved = |release: &ModelRelease| {
+        World::with(&names, |charter| {
+            (charter.engines, charter.releases) = (vec![engine.clone()], vec![release.clone()]);
+        })
+    };
+    let for_another = ModelRelease { engines: vec!["vllm".parse().unwrap()], ..release.clone() };
+    assert!(refused(&approved(&for_another)).contains("may not be served with koinon-challenge"));
+    let world = approved(&release);
     let Action::SetPlacementRules(rules) = action(&world, &args).unwrap() else { panic!("no rules") };
     assert_eq!((rules.min_evidence, rules.challenges.unwrap().challengers), (EvidenceLevel::Challenged, 2));
     std::fs::write(&file, text.replace("everySeconds: 36000", "everySeconds: 3600")).unwrap();
