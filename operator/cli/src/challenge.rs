@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::Event;
+use koinon_api::conditions::Reason;
 use koinon_api::gpu_offer::{GPUOfferStatus, OfferChallenge};
 use koinon_api::{GPUOffer, Member, labels, time};
 use koinon_core::challenge::WHAT_IT_PROVES;
 use koinon_core::ids::{GpuClass, MemberId, UnixSeconds};
 use koinon_core::policy::State;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::access::Access;
@@ -88,6 +90,9 @@ impl Args {
             if let Some(found) = measured.into_iter().find(|one| is_result(one, me, &self.class, since)) {
                 return Ok(found);
             }
+            if let Some(why) = self.refusal(cluster, since).await {
+                bail!("this member's operator does not ask {}: {why}", self.member);
+            }
         }
         bail!(
             "no result after {} s; see the events of the Member ({}) and the log of the operator",
@@ -95,6 +100,20 @@ impl Args {
             format_args!("kubectl describe kmem {}", self.member)
         )
     }
+
+    /// Why the operator refuses to ask, if it said so since. Who may not read events waits for nothing.
+    async fn refusal(&self, cluster: &Cluster, since: UnixSeconds) -> Option<String> {
+        let of_member = format!("involvedObject.name={},reason={}", self.member, Reason::ChallengeRefused.as_str());
+        let events = cluster.api::<Event>().list(&ListParams::default().fields(&of_member)).await.ok()?;
+        events.items.into_iter().find_map(|event| told(event, since))
+    }
+}
+
+/// What an event of a refusal says, if it is about a wish of `since` or later.
+fn told(event: Event, since: UnixSeconds) -> Option<String> {
+    let again = event.series.and_then(|series| series.last_observed_time);
+    let at = again.max(event.event_time).map(|at| at.0.as_second())?;
+    (at >= since.0).then_some(event.message).flatten()
 }
 
 fn is_result(one: &OfferChallenge, me: &MemberId, class: &GpuClass, since: UnixSeconds) -> bool {

@@ -73,3 +73,18 @@ fn only_this_member_s_own_new_measurement_is_the_result() {
         shown.challenges.iter().map(|one| is_result(one, &me, &class, UnixSeconds(100_000))).collect();
     assert_eq!(found, [true, false, false]);
 }
+
+#[test]
+fn only_a_refusal_of_this_wish_ends_the_wait() {
+    let event = |first: &str, last: Option<&str>| -> Event {
+        let series = last.map(|last| json!({"count": 2, "lastObservedTime": last}));
+        let event = json!({"metadata": {}, "involvedObject": {"kind": "Member", "name": "cork"},
+            "reason": "ChallengeRefused", "message": "cork is not heard", "eventTime": first, "series": series});
+        serde_json::from_value(event).unwrap()
+    };
+    let (before, after) = ("2026-11-18T00:00:00.000000Z", "2026-11-18T00:00:02.500000Z");
+    let since = UnixSeconds(1_794_960_001);
+    assert_eq!(told(event(before, None), since), None);
+    assert_eq!(told(event(after, None), since).as_deref(), Some("cork is not heard"));
+    assert_eq!(told(event(before, Some(after)), since).as_deref(), Some("cork is not heard"), "it said so before");
+}

@@ -176,6 +176,12 @@ fn a_person_gets_one_challenge_for_one_wish_and_within_the_vote_s_bounds() {
     let mut told = records.clone();
     told.refuse("bilbao a100-40 later".to_owned());
     assert_eq!(wished(&peers, &told, "bilbao", "a100-40 later"), None, "it was refused once");
+    // Or a vote would leave nothing Challenged until then.
+    let mut under_others = record("bilbao", T0.0 - 60, true, None);
+    under_others.report.rules = Digest::of(b"other rules");
+    let mut before_the_vote = Records::default();
+    before_the_vote.note(under_others);
+    assert!(wished(&peers, &before_the_vote, "bilbao", "h100-80 later").unwrap().is_ok());
     // What the host did not grant cost it nothing.
     let mut free = Records::default();
     free.note(record("bilbao", T0.0 - 60, false, None));

@@ -104,8 +104,10 @@ impl Records {
     pub fn last(&self, target: &Target, rules: &Challenges) -> Option<Last> {
         let record = self.of(target)?;
         let shows = !matches!(record.report.outcome, Outcome::Unanswered { .. });
-        let counts = shows && record.report.rules == rules.digest();
-        Some(Last { at: record.began(), granted: record.granted, counts })
+        // After a vote on other rules nothing counts that was measured before, and nothing could be placed that must be
+        // Challenged until it is measured again; that once a vote of all spends more than the share of time that one does.
+        let same = record.report.rules == rules.digest();
+        Some(Last { at: record.began(), granted: record.granted && same, counts: shows && same })
     }
 
     /// Whether what a person asks for by this annotation was done, or refused.

@@ -17,7 +17,7 @@ pub struct Challenges {
     pub engine: EngineName,
     /// The release under which the job is placed, as every job is; its one file is small.
     pub model: ManifestDigest,
-    /// The least time between two challenges of one host's class by one member.
+    /// The least time between two challenges of one host's class by one member under these rules.
     pub every_seconds: Seconds,
     /// How many other owners must have measured a class before it counts as Challenged, or before it counts for less.
     pub challengers: u32,
