@@ -48,12 +48,7 @@ impl Mutants {
         }
         let copy = tempfile::tempdir().context("making a folder for the copy")?;
         copy_to(copy.path())?;
-        for (id, patch) in &known {
-            let applied = Command::new("git").args(["apply", "-p0"]).arg(patch).current_dir(copy.path()).status();
-            if !applied.context("starting git")?.success() {
-                bail!("the mutant of {id} no longer fits the code: write {} anew", patch.display());
-            }
-        }
+        apply(&known, copy.path())?;
         let switched = copy.path().join(SWITCHED);
         let text = fs::read_to_string(&switched).with_context(|| format!("reading {}", switched.display()))?;
         fs::write(&switched, text + SWITCH).with_context(|| format!("writing {}", switched.display()))?;
@@ -100,6 +95,17 @@ fn patches() -> Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Puts all of them into a copy of the checkout.
+fn apply(patches: &[(String, PathBuf)], copy: &Path) -> Result<()> {
+    for (id, patch) in patches {
+        let applied = Command::new("git").args(["apply", "-p0"]).arg(patch).current_dir(copy).status();
+        if !applied.context("starting git")?.success() {
+            bail!("the mutant of {id} no longer fits the code: write {} anew", patch.display());
+        }
+    }
+    Ok(())
 }
 
 /// The files of the checkout that git knows or would, as they stand.
@@ -161,5 +167,18 @@ impl Table {
             bail!("the table of {fault} failed and named no line: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_fits_the_code() {
+        let (copy, patches) = (tempfile::tempdir().unwrap(), patches().unwrap());
+        assert!(!patches.is_empty(), "there are none in {PATCHES}");
+        copy_to(copy.path()).unwrap();
+        apply(&patches, copy.path()).unwrap();
     }
 }
