@@ -154,8 +154,9 @@ impl Rounds {
         self.judge.class(xid)
     }
 
-    /// Keeps what was reported for the next judgement.
+    /// Keeps what was reported for the next judgement. What was voted before it came is how it is judged and counted.
     pub fn hear(&mut self, news: &News) {
+        self.follow();
         for report in &news.reports {
             self.judge.hear(report);
         }
