@@ -1,9 +1,10 @@
 //! What an operator that may taint can do with that right.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use koinon_e2e::Fleet;
+use anyhow::{Context as _, Result, bail};
+use koinon_e2e::{Datacenter, Fleet};
 use serde_json::{Value, json};
 
 use crate::lifecycle::permit_taints;
@@ -11,6 +12,7 @@ use crate::operator::as_operator;
 use crate::server::{RELEASE, Server, all_held};
 
 const NODE: &str = "tainted-node";
+const SHARED: &str = "shared-node";
 
 fn taint(key: &str, value: &str, effect: &str) -> Value {
     json!({"key": key, "value": value, "effect": effect})
@@ -24,19 +26,18 @@ fn own(effect: &str) -> Value {
 pub async fn own_alone(fleet: Arc<Fleet>) -> Result<()> {
     let datacenter = fleet.get("aarhus")?;
     let admin = Server::admin(datacenter).await?;
-    let others = [
-        taint("example.com/maintenance", "x", "NoSchedule"),
-        taint("koinon.dev/gpu-unhealthy", "another-release", "NoExecute"),
-    ];
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"hall": "1"}},
-        "spec": {"taints": others}});
-    admin.create(&node).await?;
-    // What admission itself adds to a new node is there as well.
-    let there = datacenter.kubectl(["get", "node", NODE, "--output", "json"]).await?;
-    let there: Value = serde_json::from_str(&there).context("reading the node")?;
-    let there = there["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    let with = |more: &[Value]| json!({"spec": {"taints": there.iter().chain(more).cloned().collect::<Vec<_>>()}});
     permit_taints(datacenter).await?;
+    let tainted = |name: &str, taint: Value| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"hall": "1"}},
+            "spec": {"taints": [taint]}})
+    };
+    let node = tainted(NODE, taint("example.com/maintenance", "x", "NoSchedule"));
+    // There can be one taint of a key and an effect, so what another release set is on another node.
+    let shared = tainted(SHARED, taint("koinon.dev/gpu-unhealthy", "another-release", "NoExecute"));
+    admin.create(&node).await?;
+    admin.create(&shared).await?;
+    let there = settled(datacenter).await?;
+    let with = |more: &[Value]| json!({"spec": {"taints": there.iter().chain(more).cloned().collect::<Vec<_>>()}});
     let operator = as_operator(datacenter).await?;
     let only = "no taint of a node but its own";
     let nothing = "nothing of a node but its taint";
@@ -70,6 +71,9 @@ pub async fn own_alone(fleet: Arc<Fleet>) -> Result<()> {
         let answer = operator.try_patch(&node, change).await?;
         check(&mut failures, what, &answer, words);
     }
+    count += 1;
+    let off = operator.try_patch(&shared, json!({"spec": {"taints": null}})).await?;
+    check(&mut failures, "another release's taint off", &off, Some(only));
     for (what, answer) in [
         ("a node ended", operator.try_delete(&node).await?),
         ("a node made", {
@@ -128,8 +132,25 @@ pub async fn own_alone(fleet: Arc<Fleet>) -> Result<()> {
     operator.create(&mine).await?;
     count += 1;
     check(&mut failures, "its own rule ended", &operator.try_delete(&mine).await?, None);
-    datacenter.kubectl(["delete", "node", NODE]).await?;
+    datacenter.kubectl(["delete", "node", NODE, SHARED]).await?;
     all_held(failures, count)
+}
+
+/// The node's taints, once the cluster has put and taken its own of a node that is new.
+async fn settled(datacenter: &Datacenter) -> Result<Vec<Value>> {
+    let (mut before, mut same) = (Vec::new(), 0);
+    for _ in 0..100 {
+        let node = datacenter.kubectl(["get", "node", NODE, "--output", "json"]).await?;
+        let node: Value = serde_json::from_str(&node).context("reading the node")?;
+        let now = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        same = if now == before { same + 1 } else { 0 };
+        if same == 8 {
+            return Ok(now);
+        }
+        before = now;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    bail!("the taints of a new node still change: {before:?}")
 }
 
 fn check(failures: &mut Vec<String>, what: &str, answer: &Result<(), String>, words: Option<&str>) {
